@@ -1,0 +1,21 @@
+# `make demo` and `make test` do everything from a fresh clone; see README.md.
+.PHONY: demo test lint setup clean
+
+PY := .venv/bin/python
+
+demo: setup
+	$(PY) examples/digits.py
+
+test: setup lint
+	$(PY) -m pytest
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+
+setup:
+	@sh scripts/setup.sh
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,1 @@
+"""Rewriting NNabla graphs: NNP in, NNP out."""

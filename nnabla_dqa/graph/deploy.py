@@ -1,0 +1,290 @@
+"""From a trained graph to an NNP whose weights lie on their low-bit grids."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
+
+import nnabla as nn
+import numpy as np
+
+from nnabla_dqa.files import PathLike
+from nnabla_dqa.graph.nnp import save_network
+from nnabla_dqa.graph_ops import Variable
+from nnabla_dqa.layers import STATE_SCOPE, Layer, find_layers
+from nnabla_dqa.parametric_functions import AttentionWarning
+from nnabla_dqa.quantization import FullPrecision, Quantizer
+from nnabla_dqa.reporting.summary import LayerReport, Report, format_table, report
+
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DeployedLayer:
+    """A layer of a deployed file: its report, the quantizer used and the distinct values found.
+
+    ``values`` is the largest number of distinct values in a tensor, or in a
+    channel if the grid is per channel.
+    """
+
+    report: LayerReport
+    quantizer: str
+    bits: int
+    values: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Deployment:
+    """What :func:`deploy` wrote; ``str()`` of it is a table."""
+
+    path: Path
+    file_bytes: int
+    parameters: int
+    layers: Tuple[DeployedLayer, ...]
+
+    @property
+    def weights(self) -> int:
+        """The number of weights in DQA layers."""
+        return sum(row.report.weights for row in self.layers)
+
+    @property
+    def bits_per_weight(self) -> float:
+        """Mean bits of the quantizers over the weights of the DQA layers."""
+        return sum(row.bits * row.report.weights for row in self.layers) / self.weights
+
+    @property
+    def file_bits_per_parameter(self) -> float:
+        """Bits of the whole file, network definition and biases included, per parameter."""
+        return 8 * self.file_bytes / self.parameters
+
+    def __str__(self) -> str:
+        head = ("layer", "weights", "quantizer", "bits", "values", "attention")
+        rows = [
+            (
+                row.report.name,
+                f"{row.report.weights:,}",
+                row.quantizer,
+                str(row.bits),
+                str(row.values),
+                " ".join(f"{a:.3f}" for a in row.report.shares),
+            )
+            for row in self.layers
+        ]
+        return (
+            f"{format_table([head, *rows])}\n{self.path}: {self.file_bytes:,} bytes, "
+            f"{self.file_bits_per_parameter:.2f} bits per parameter on disk"
+        )
+
+
+def deploy(
+    path: PathLike,
+    inputs: Mapping[str, Variable],
+    outputs: Mapping[str, Variable],
+    choose: str = "lowest",
+    network: str = "main",
+    variable_batch_size: bool = True,
+    allow_untrained: bool = False,
+) -> Deployment:
+    """Write the graph as an NNP with standard functions and the quantized weights baked in.
+
+    Give the evaluation graph (batch normalization on running statistics);
+    whether it was built under ``with dqa.hard():`` makes no difference. In the
+    file each DQA layer's ``W`` holds ``scale * codes + offset`` of one
+    quantizer, and everything that computed it is gone. Other parameters,
+    functions and the given names stay as they are. The outputs of the file
+    equal those of the graph built under :func:`~nnabla_dqa.hard` exactly.
+    Nothing in the parameter scope is changed.
+
+    Args:
+        path: The file, ``.nnp``; replaced atomically if it exists.
+        inputs: Input variables by the names they shall have.
+        outputs: Output variables by name.
+        choose: ``"lowest"``: each layer's lowest bit width; ``"argmax"``: the
+            quantizer with the largest share of attention.
+        network: Name of the network in the file; its executor is ``runtime``.
+        variable_batch_size: Leave the batch size open.
+        allow_untrained: Deploy although no schedule has moved yet.
+
+    Returns:
+        What was written, layer by layer.
+
+    Raises:
+        ValueError: A wrong ``choose``, no DQA layer in the graph, a layer that
+            was never trained, NaN or infinity in a parameter (names it), or an
+            input of the graph that ``inputs`` lacks.
+        OSError: The file cannot be written.
+
+    Warns:
+        AttentionWarning: For each layer whose attention ended elsewhere than
+            on the lowest bit width, if that is what is deployed.
+    """
+    if choose not in ("lowest", "argmax"):
+        raise ValueError(f"deploy: choose={choose!r} is neither 'lowest' nor 'argmax'")
+    if not inputs or not outputs:
+        raise ValueError("deploy: inputs and outputs must each name at least one variable")
+    graph = _Graph.of(outputs)
+    layers = [layer for layer in find_layers() if layer.weight.data in graph.leaves]
+    if not layers:
+        raise ValueError(
+            "deploy: the graph has no DQA layer of the current parameter scope; call it in the "
+            "scope in which the model was built"
+        )
+    _check_values(graph)
+    if not allow_untrained:
+        _check_trained(layers)
+    rows = {layer.name: row for layer, row in zip(layers, _rows(layers))}
+    chosen = {
+        layer.name: rows[layer.name].argmax if choose == "argmax" else 0 for layer in layers
+    }
+    if choose == "lowest":
+        for message in Report(tuple(rows.values())).messages():
+            warnings.warn(message, AttentionWarning, stacklevel=2)
+    baked = {}
+    deployed = []
+    with _hardened(graph, layers, chosen):
+        for layer in layers:
+            quantizer = layer.mixture.quantizers[chosen[layer.name]]
+            weights = graph.weights_of(layer)
+            if weights is not None:
+                baked[f"{layer.name}/W"] = weights
+                weights.forward(clear_no_need_grad=False)
+            values = _check_grid(layer, quantizer, layer.weight if weights is None else weights)
+            deployed.append(DeployedLayer(rows[layer.name], str(quantizer), quantizer.bits, values))
+        size = save_network(
+            path, inputs, outputs, network, baked, _metadata(layers, chosen), variable_batch_size
+        )
+    return Deployment(Path(path), size, graph.parameter_count, tuple(deployed))
+
+
+class _Graph(NamedTuple):
+    """The functions above some outputs, in order, and the arrays of their leaf variables."""
+
+    functions: List[Any]
+    leaves: Dict[Any, Any]
+
+    @classmethod
+    def of(cls, outputs: Mapping[str, Variable]) -> _Graph:
+        functions: List[Any] = []
+        leaves: Dict[Any, Any] = {}
+
+        def visit(function: Any) -> None:
+            if function in seen:
+                return
+            seen.add(function)
+            functions.append(function)
+            for v in function.inputs:
+                if v.parent is None:
+                    leaves[v.data] = v
+
+        seen: Set[Any] = set()
+        for output in outputs.values():
+            output.visit(visit)
+        return cls(functions, leaves)
+
+    @property
+    def parameter_count(self) -> int:
+        """Numbers in the parameters that will remain."""
+        names = {v.data: name for name, v in nn.get_parameters(grad_only=False).items()}
+        return sum(
+            v.size
+            for array, v in self.leaves.items()
+            if array in names and f"{STATE_SCOPE}/" not in names[array]
+        )
+
+    def weights_of(self, layer: Layer) -> Optional[Variable]:
+        """The variable by which ``layer``'s function gets its weights; None if that is W itself."""
+        own = {layer.weight.data, *(v.data for v in layer.state.values())}
+        computed: Set[Any] = set()
+        for function in self.functions:
+            arrays = [v for v in function.inputs]
+            mine = [v.data in own if v.parent is None else v in computed for v in arrays]
+            if all(mine) and mine:
+                computed.update(function.outputs)
+            elif any(mine):
+                found = arrays[mine.index(True)]
+                return None if found.parent is None else found
+        return None
+
+
+def _check_values(graph: _Graph) -> None:
+    for name, v in nn.get_parameters(grad_only=False).items():
+        if v.data in graph.leaves and not np.isfinite(v.d).all():
+            raise ValueError(f"deploy: parameter {name} holds NaN or infinity; nothing was written")
+
+
+def _check_trained(layers: List[Layer]) -> None:
+    steps = {
+        name: int(v.d[0])
+        for name, v in nn.get_parameters(grad_only=False).items()
+        if f"/{name}".endswith(f"/{STATE_SCOPE}/step")
+    }
+    mixed = [layer.name for layer in layers if layer.state]
+    if mixed and not any(steps.values()):
+        raise ValueError(
+            f"deploy: layer {mixed[0]} was never trained with a schedule (no update is counted); "
+            f"use dqa.attach, or allow_untrained=True"
+        )
+
+
+def _rows(layers: List[Layer]) -> List[LayerReport]:
+    by_name = {row.name: row for row in report().layers}
+    return [by_name[layer.name] for layer in layers]
+
+
+@contextlib.contextmanager
+def _hardened(graph: _Graph, layers: List[Layer], chosen: Dict[str, int]) -> Iterator[None]:
+    """Let the graph's own ``hard`` leaves see a one-hot array; the parameters stay as they are."""
+    swapped = []
+    try:
+        for layer in layers:
+            hard = layer.state.get("hard")
+            leaf = None if hard is None else graph.leaves.get(hard.data)
+            if leaf is None:
+                continue
+            one_hot = np.zeros(hard.shape, np.float32)  # type: ignore[union-attr]
+            one_hot[chosen[layer.name]] = 1
+            swapped.append((leaf, leaf.data))
+            leaf.data = nn.NdArray.from_numpy_array(one_hot)
+        yield
+    finally:
+        for leaf, array in swapped:
+            leaf.data = array
+
+
+def _check_grid(layer: Layer, quantizer: Quantizer, weights: Variable) -> int:
+    """Count the distinct values a range holds; raise if the quantizer cannot have made them."""
+    values = weights.d
+    if quantizer.axis is not None:
+        rows = np.moveaxis(values, quantizer.axis, 0).reshape(values.shape[quantizer.axis], -1)
+    else:
+        rows = values.reshape(1, -1)
+    count = max(len(np.unique(row)) for row in rows)
+    if not isinstance(quantizer, FullPrecision) and count > quantizer.levels:
+        raise ValueError(
+            f"deploy: layer {layer.name} has {count} distinct weights, {quantizer} allows "
+            f"{quantizer.levels}; was the graph built under dqa.hard() with another choose?"
+        )
+    return count
+
+
+def _metadata(layers: List[Layer], chosen: Dict[str, int]) -> Dict[str, Any]:
+    from nnabla_dqa import __version__
+
+    return {
+        "format": FORMAT,
+        "kind": "deployed",
+        "nnabla_dqa": __version__,
+        "layers": [
+            {
+                "weight": f"{layer.name}/W",
+                "function": layer.function,
+                "quantizer": layer.mixture.quantizers[chosen[layer.name]].to_json(),
+                "attention": [float(a) for a in layer.attention()],
+                **layer.mixture.to_json(),
+            }
+            for layer in layers
+        ],
+    }

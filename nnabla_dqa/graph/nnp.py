@@ -1,0 +1,158 @@
+"""Writing a live graph as an NNP file that any NNabla opens."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from collections import OrderedDict
+from typing import Any, Dict, List, Mapping, Optional
+
+import nnabla as nn
+import numpy as np
+
+from nnabla_dqa.files import PathLike, write_atomically
+from nnabla_dqa.graph_ops import Variable
+
+METADATA = "nnabla_dqa.json"
+"""Member of an NNP in which this package notes what it did; loaders ignore it."""
+RUNTIME = "runtime"
+
+
+def save_network(
+    path: PathLike,
+    inputs: Mapping[str, Variable],
+    outputs: Mapping[str, Variable],
+    network: str = "main",
+    baked: Optional[Mapping[str, Variable]] = None,
+    metadata: Optional[Dict[str, Any]] = None,
+    variable_batch_size: bool = True,
+) -> int:
+    """Write the graph between ``inputs`` and ``outputs`` as a deflated NNP.
+
+    Args:
+        path: The file; replaced atomically if it exists.
+        inputs: Input variables by the names they shall have.
+        outputs: Output variables by name.
+        network: Name of the network; its executor is called ``runtime``.
+        baked: Variables whose present values become parameters of these
+            names; what computed them is left out.
+        metadata: JSON to travel inside the file.
+        variable_batch_size: Leave the first axis open, as NNabla's ``save`` does.
+
+    Returns:
+        The size of the file in bytes.
+
+    Raises:
+        ValueError: An input of the graph has no name, or the batch size
+            cannot be left open.
+        OSError: The file cannot be written.
+    """
+    baked = baked or {}
+    # A name that cannot be that of a parameter, until the parameters it replaces are gone.
+    marks = {f"{name}\n": variable for name, variable in baked.items()}
+    graph = nn.graph_def.create_graph_from_variable(
+        network, list(outputs.values()), names={**inputs, **marks, **outputs}
+    )
+    net = graph.default_graph()
+    _bake(net, {mark: variable.d.copy() for mark, variable in marks.items()})
+    _prune(net, list(outputs))
+    unnamed = [v for v in net.variables.values() if v.parent is None and v.name not in inputs]
+    if unnamed:
+        raise ValueError(
+            f"the graph has an input of shape {tuple(unnamed[0].shape)} that is not in "
+            f"inputs={sorted(inputs)}"
+        )
+    proto = _definition(graph, net, inputs, outputs, variable_batch_size)
+    data = _zip(proto, _parameters(net), metadata)
+    write_atomically(path, data)
+    return len(data)
+
+
+def _bake(net: Any, values: Dict[str, np.ndarray]) -> None:
+    for mark, value in values.items():
+        name = mark.rstrip("\n")
+        parameter = nn.ProtoVariable(value.shape, name, False, "Parameter")
+        parameter.variable_instance = nn.Variable.from_numpy_array(value, need_grad=False)
+        del net.variables[mark]
+        net.parameters[mark] = parameter
+
+
+def _prune(net: Any, outputs: List[str]) -> None:
+    """Keep only what the outputs need, and give baked parameters their final names."""
+    wanted = set(outputs)
+    for name, function in reversed(list(net.functions.items())):
+        if any(out in wanted and out not in net.parameters for out in function.outputs):
+            wanted.update(function.inputs)
+        else:
+            del net.functions[name]
+    variables = OrderedDict((k, v) for k, v in net.variables.items() if k in wanted)
+    net.variables = variables
+    net.parameters = OrderedDict(
+        (v.name, v) for k, v in net.parameters.items() if k in wanted
+    )
+    for function in net.functions.values():
+        function.inputs = [name.rstrip("\n") for name in function.inputs]
+
+
+def _definition(
+    graph: Any,
+    net: Any,
+    inputs: Mapping[str, Variable],
+    outputs: Mapping[str, Variable],
+    variable_batch_size: bool,
+) -> Any:
+    from nnabla.core.graph_def import ProtoExecutor
+
+    executor = {
+        "name": RUNTIME,
+        "network": net.name,
+        "data": [name for name in inputs if name in net.variables],
+        "output": list(outputs),
+    }
+    graph.executors = {RUNTIME: ProtoExecutor.create_from_dict(executor, net)}
+    try:
+        proto = graph.as_proto(variable_batch_size=variable_batch_size)
+    except AssertionError:
+        raise ValueError(
+            "the batch size cannot be left open: a Reshape or Broadcast does not keep the first "
+            "axis; use variable_batch_size=False"
+        ) from None
+    for written in proto.network:
+        written.batch_size = next((v.shape[0] for v in inputs.values() if v.shape), 1)
+    return proto
+
+
+def _parameters(net: Any) -> Any:
+    from nnabla.utils import nnabla_pb2
+
+    proto = nnabla_pb2.NNablaProtoBuf()
+    for name, variable in net.parameters.items():
+        parameter = proto.parameter.add()
+        parameter.variable_name = name
+        parameter.shape.dim.extend(variable.shape)
+        parameter.data.extend(variable.variable_instance.d.ravel().tolist())
+        parameter.need_grad = variable.variable_instance.need_grad
+    return proto
+
+
+def _zip(definition: Any, parameters: Any, metadata: Optional[Dict[str, Any]]) -> bytes:
+    from google.protobuf import text_format
+    from nnabla.utils.nnp_format import nnp_version
+
+    members = {
+        "nnp_version.txt": f"{nnp_version()}\n".encode(),
+        "network.nntxt": text_format.MessageToString(definition).encode(),
+        "parameter.protobuf": parameters.SerializeToString(),
+    }
+    if metadata is not None:
+        members[METADATA] = json.dumps(metadata, indent=1).encode()
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, data in members.items():
+            # A fixed date, so that equal networks give equal files.
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, data)
+    return buffer.getvalue()

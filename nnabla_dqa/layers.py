@@ -1,0 +1,187 @@
+"""The DQA layers of a parameter scope: what they consist of and where their state lives.
+
+A layer's arrays are parameters beside its weights::
+
+    conv1/conv/W                  the float weights
+    conv1/conv/dqa/alpha          attention, learned (rule Attention)
+    conv1/conv/dqa/temperature    T
+    conv1/conv/dqa/hard           zeros, or one-hot: this quantizer alone
+
+Which quantizers and which rule cannot be an array. It is remembered with the
+scope it belongs to and forgotten when the scope is cleared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import weakref
+from typing import Any, Dict, Iterator, List, Optional, Tuple
+
+import nnabla as nn
+import nnabla.functions as F
+import nnabla.parameter
+import numpy as np
+
+from nnabla_dqa.functions.portable import common_axis
+from nnabla_dqa.graph_ops import Variable
+from nnabla_dqa.mixing import MixingRule, mixing_rule_from_json
+from nnabla_dqa.quantization import Quantizer, quantizer_from_json
+
+STATE_SCOPE = "dqa"
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """K quantizers from the lowest to the highest bit width, and the rule that mixes them.
+
+    The first is the target: the quantizer that remains.
+
+    Raises:
+        ValueError: There is none, they are not sorted by bits, two have the
+            same bits, their channel axes differ, or the rule refuses them.
+    """
+
+    quantizers: Tuple[Quantizer, ...]
+    mixing: MixingRule
+
+    def __post_init__(self) -> None:
+        if not self.quantizers:
+            raise ValueError("no quantizers given")
+        for q in self.quantizers:
+            if not isinstance(q, Quantizer):
+                raise ValueError(f"{q!r} is not a quantizer such as MinMax(2)")
+        bits = [q.bits for q in self.quantizers]
+        if len(set(bits)) != len(bits):
+            raise ValueError(f"bit widths must differ; got {bits} from {self}")
+        if sorted(bits) != bits:
+            raise ValueError(
+                f"quantizers must go from the lowest to the highest bit width, because the first "
+                f"is the one that remains; got {bits}, write {sorted(bits)}"
+            )
+        if not isinstance(self.mixing, MixingRule):
+            raise ValueError(f"mixing={self.mixing!r} is not a mixing rule such as Attention()")
+        common_axis(self.quantizers)
+        self.mixing.check(self.quantizers)
+
+    def __str__(self) -> str:
+        return ", ".join(str(q) for q in self.quantizers)
+
+    @property
+    def target(self) -> Quantizer:
+        """The quantizer of the lowest bit width."""
+        return self.quantizers[0]
+
+    def to_json(self) -> Dict[str, Any]:
+        """The mixture as JSON values."""
+        return {
+            "quantizers": [q.to_json() for q in self.quantizers],
+            "mixing": self.mixing.to_json(),
+        }
+
+    @classmethod
+    def from_json(cls, data: Dict[str, Any]) -> Mixture:
+        """The inverse of :meth:`to_json`; raises ValueError on anything else."""
+        return cls(
+            tuple(quantizer_from_json(q) for q in data["quantizers"]),
+            mixing_rule_from_json(data["mixing"]),
+        )
+
+    def shares(self, state: Dict[str, Variable]) -> Optional[Variable]:
+        """``a`` of shape (1, K) as a graph, None for K = 1.
+
+        ``(1 - sum(hard)) * rule + hard``: exactly one-hot once ``hard`` is.
+        """
+        count = len(self.quantizers)
+        if count == 1:
+            return None
+        hard = F.reshape(state["hard"], (1, count))
+        soft_share = F.r_sub_scalar(F.sum(hard, axis=1, keepdims=True), 1.0)
+        return F.add2(F.mul2(self.mixing.shares(state, count), soft_share), hard)
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+    """A DQA layer that has been built.
+
+    ``name`` is the path of its scope below the scope it was looked up in, such
+    as ``"conv1/conv"``; ``function`` NNabla's name of what uses the weights.
+    """
+
+    name: str
+    function: str
+    mixture: Mixture
+    recorded: bool
+    scope: Any = dataclasses.field(repr=False, compare=False)
+
+    @property
+    def weight(self) -> Any:
+        """The float weights, ``nnabla.Variable``."""
+        return self.scope["W"]
+
+    @property
+    def state(self) -> Dict[str, Any]:
+        """The arrays of the mixing rule and ``hard``; empty with one quantizer."""
+        return dict(self.scope.get(STATE_SCOPE, {}))
+
+    @property
+    def learned(self) -> Dict[str, Any]:
+        """The entries of :attr:`state` that a solver trains."""
+        entries = self.mixture.mixing.state(self.mixture.quantizers)
+        return {name: v for name, v in self.state.items() if name in entries and entries[name].learned}
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether one quantizer alone is in use."""
+        state = self.state
+        return not state or bool(state["hard"].d.any())
+
+    def attention(self) -> np.ndarray:
+        """The rule's shares, shape (K,), as if the layer were not hard; reads only."""
+        return self.mixture.mixing.evaluate(self.state, len(self.mixture.quantizers))
+
+
+_RECORDS: Dict[int, Tuple[Any, str, Mixture, bool]] = {}
+
+
+def remember(scope: Any, function: str, mixture: Mixture, recorded: bool) -> None:
+    """Note that ``scope`` (a parameter scope's dictionary) belongs to a DQA layer.
+
+    Raises:
+        ValueError: It was built with another mixture before.
+    """
+    known = _RECORDS.get(id(scope))
+    if known is not None and known[2] != mixture:
+        raise ValueError(
+            f"the layer exists already with {known[2]} mixed by {known[2].mixing}, not {mixture} "
+            f"mixed by {mixture.mixing}; use another name or call nn.clear_parameters()"
+        )
+    key = id(scope)
+    reference = weakref.ref(scope, lambda _: _RECORDS.pop(key, None))
+    _RECORDS[key] = (reference, function, mixture, recorded)
+
+
+def find_layers(scope: Any = None) -> List[Layer]:
+    """The DQA layers below a parameter scope (default: the current one), in building order."""
+    root = nn.parameter.get_current_parameter_scope() if scope is None else scope
+    return [
+        Layer(path, *_RECORDS[id(node)][1:], node)
+        for path, node in _walk(root, "")
+        if id(node) in _RECORDS and "W" in node
+    ]
+
+
+def _walk(scope: Any, path: str) -> Iterator[Tuple[str, Any]]:
+    yield path, scope
+    for name, child in scope.items():
+        if isinstance(child, dict):
+            yield from _walk(child, f"{path}/{name}" if path else name)
+
+
+def scope_path(scope: Any) -> str:
+    """The path of ``scope`` from NNabla's root scope, for messages."""
+    for path, node in _walk(nnabla.parameter.root_scope, ""):
+        if node is scope:
+            return path or "(the root scope)"
+    return "(a local scope)"
+
+

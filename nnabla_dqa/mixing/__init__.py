@@ -1,0 +1,23 @@
+"""Mixing rules: how the quantizers of a layer are combined. One module each."""
+
+from nnabla_dqa.mixing.attention import Attention
+from nnabla_dqa.mixing.base import MixingRule, StateEntry
+from nnabla_dqa.mixing.binary_relax import BinaryRelax
+from nnabla_dqa.mixing.single import Single
+from nnabla_dqa.serialization import Registry
+
+MIXING_RULES: Registry[MixingRule] = Registry("mixing rule")
+for _cls in (Attention, BinaryRelax, Single):
+    MIXING_RULES.register(_cls)
+register_mixing_rule = MIXING_RULES.register
+mixing_rule_from_json = MIXING_RULES.from_json
+
+__all__ = [
+    "Attention",
+    "BinaryRelax",
+    "MixingRule",
+    "Single",
+    "StateEntry",
+    "mixing_rule_from_json",
+    "register_mixing_rule",
+]

@@ -1,0 +1,26 @@
+"""One quantizer alone: plain quantization-aware training."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Dict, Mapping, Sequence
+
+from nnabla_dqa.graph_ops import Variable
+from nnabla_dqa.mixing.base import MixingRule, StateEntry
+from nnabla_dqa.quantization import Quantizer
+
+
+@dataclasses.dataclass(frozen=True)
+class Single(MixingRule):
+    """``a = 1`` for the only quantizer; refuses more than one."""
+
+    def check(self, quantizers: Sequence[Quantizer]) -> str:
+        if len(quantizers) != 1:
+            raise ValueError(f"Single takes one quantizer, not {len(quantizers)}")
+        return ""
+
+    def state(self, quantizers: Sequence[Quantizer]) -> Dict[str, StateEntry]:
+        return {}
+
+    def shares(self, state: Mapping[str, Variable], count: int) -> Variable:
+        raise ValueError("Single has no shares to compute: its only quantizer has all")

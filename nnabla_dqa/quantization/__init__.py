@@ -1,0 +1,27 @@
+"""Weight quantizers: one module each. ``docs/quantizers.md`` compares them."""
+
+from nnabla_dqa.quantization.base import Encoded, Grid, Quantizer
+from nnabla_dqa.quantization.bwn import BWN
+from nnabla_dqa.quantization.full_precision import FullPrecision
+from nnabla_dqa.quantization.minmax import MinMax
+from nnabla_dqa.quantization.registry import quantizer_from_json, register_quantizer
+from nnabla_dqa.quantization.sawb import SAWB
+from nnabla_dqa.quantization.statistics import Statistics
+from nnabla_dqa.quantization.twn import TWN
+
+for _cls in (MinMax, SAWB, BWN, TWN, FullPrecision):
+    register_quantizer(_cls)
+
+__all__ = [
+    "BWN",
+    "SAWB",
+    "TWN",
+    "Encoded",
+    "FullPrecision",
+    "Grid",
+    "MinMax",
+    "Quantizer",
+    "Statistics",
+    "quantizer_from_json",
+    "register_quantizer",
+]

@@ -1,0 +1,30 @@
+"""The identity, for mixtures with a float member and for layers that stay float."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import ClassVar
+
+import nnabla.functions as F
+import numpy as np
+
+from nnabla_dqa.quantization.base import Encoded, Grid, Quantizer
+from nnabla_dqa.quantization.statistics import Statistics
+
+
+@dataclasses.dataclass(frozen=True)
+class FullPrecision(Quantizer):
+    """``Q(w) = w``; counted as 32 bits, as in the paper's sets 1/2/32."""
+
+    bits: ClassVar[int] = 32  # type: ignore[misc]
+
+    def grid(self, statistics: Statistics) -> Grid:
+        return Grid(statistics.w, statistics.one, F.mul_scalar(statistics.one, 0.0))
+
+    def encode(self, weights: np.ndarray) -> Encoded:
+        """Always raises ValueError: float weights have no codes."""
+        raise ValueError("FullPrecision has no integer codes; use quantize() for the weights")
+
+    def quantize(self, weights: np.ndarray) -> np.ndarray:
+        """The weights as float32."""
+        return np.array(weights, np.float32)

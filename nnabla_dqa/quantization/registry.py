@@ -1,0 +1,10 @@
+"""Quantizers by name, for JSON, recipes and the command line."""
+
+from __future__ import annotations
+
+from nnabla_dqa.quantization.base import Quantizer
+from nnabla_dqa.serialization import Registry
+
+QUANTIZERS: Registry[Quantizer] = Registry("quantizer")
+register_quantizer = QUANTIZERS.register
+quantizer_from_json = QUANTIZERS.from_json

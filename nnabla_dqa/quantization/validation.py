@@ -1,0 +1,27 @@
+"""Checks that the quantizers share; each error names the class, the value and what is allowed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def is_int(value: Any) -> bool:
+    """True for a whole number that is not a bool."""
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def check_bits(quantizer: Any, low: int, high: int) -> None:
+    """Raise ValueError unless ``quantizer.bits`` is a whole number in [low, high]."""
+    bits = quantizer.bits
+    if not is_int(bits) or not low <= bits <= high:
+        name = type(quantizer).__name__
+        raise ValueError(f"{name}: bits={bits!r} is not a whole number from {low} to {high}")
+
+
+def check_channel_axis(quantizer: Any) -> None:
+    """Raise ValueError unless ``quantizer.channel_axis`` is None or a whole number."""
+    axis = quantizer.channel_axis
+    if axis is not None and not is_int(axis):
+        raise ValueError(
+            f"{type(quantizer).__name__}: channel_axis={axis!r} is neither None nor a whole number"
+        )

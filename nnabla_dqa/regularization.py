@@ -1,0 +1,101 @@
+"""The penalty that draws attention to low bit widths."""
+
+from __future__ import annotations
+
+from functools import reduce
+from typing import List
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+
+from nnabla_dqa.graph_ops import Variable, lift
+from nnabla_dqa.layers import Layer, find_layers
+
+_PENALTIES = ("powers_of_4", "squared_bits")
+_WEIGHTINGS = ("network", "layer", "none")
+
+
+def regularizer(
+    strength: float, penalty: str = "powers_of_4", weighting: str = "network"
+) -> Variable:
+    """``strength * sum_l g^T a_l / S`` over the DQA layers of the current scope.
+
+    DQA, arXiv 2103.13322, eq. 6, with ``g_k = 4^(k-1)`` (the paper's [1, 4, 16])
+    and ``S`` the number of weights in the whole network: the elements of all
+    parameters named ``W`` in the current scope, float layers included.
+
+    Args:
+        strength: lambda, not negative; the paper uses 1 to 30.
+        penalty: ``"powers_of_4"``, or ``"squared_bits"``: ``g_k = (bits_k / bits_1)^2``.
+        weighting: ``"network"``: divide by S, as printed; ``"layer"``: multiply
+            by the layer's share of the weights, M_l / S; ``"none"``: neither.
+
+    Returns:
+        A scalar variable of shape () to be added to the loss. Layers with one
+        quantizer contribute their constant g_1.
+
+    Raises:
+        ValueError: An argument is not allowed, or the current scope has no DQA
+            layer (build the model first).
+    """
+    if not 0 <= strength < float("inf"):
+        raise ValueError(f"regularizer: strength={strength!r} is not a finite number >= 0")
+    if penalty not in _PENALTIES:
+        raise ValueError(f"regularizer: penalty={penalty!r} is none of {', '.join(_PENALTIES)}")
+    if weighting not in _WEIGHTINGS:
+        raise ValueError(
+            f"regularizer: weighting={weighting!r} is none of {', '.join(_WEIGHTINGS)}"
+        )
+    layers = find_layers()
+    if not layers:
+        raise ValueError(
+            "regularizer: the current parameter scope has no DQA layer; build the model first"
+        )
+    total = total_weights()
+    terms = [
+        F.mul_scalar(_penalised(layer, penalty), strength * _factor(layer, weighting, total))
+        for layer in layers
+        if len(layer.mixture.quantizers) > 1
+    ]
+    constant = sum(
+        strength * _factor(layer, weighting, total)
+        for layer in layers
+        if len(layer.mixture.quantizers) == 1
+    )
+    if not terms:
+        return nn.Variable.from_numpy_array(np.array(constant, np.float32))
+    return F.add_scalar(reduce(F.add2, terms), constant)
+
+
+def total_weights() -> int:
+    """The number of weights (elements of parameters named ``W``) in the current scope."""
+    parameters = nn.get_parameters(grad_only=False)
+    return sum(v.size for name, v in parameters.items() if name.split("/")[-1] == "W")
+
+
+def penalty_vector(layer: Layer, penalty: str) -> List[float]:
+    """``g`` for one layer."""
+    bits = [q.bits for q in layer.mixture.quantizers]
+    if penalty == "squared_bits":
+        return [(n / bits[0]) ** 2 for n in bits]
+    return [4.0**k for k in range(len(bits))]
+
+
+def _factor(layer: Layer, weighting: str, total: int) -> float:
+    if weighting == "none":
+        return 1.0
+    return (layer.weight.size if weighting == "layer" else 1) / total
+
+
+def _penalised(layer: Layer, penalty: str) -> Variable:
+    """g^T a as a graph of shape ()."""
+    like = nn.ProtoVariable((1,)) if layer.recorded else None
+    state = {name: lift(v.get_unlinked_variable(need_grad=v.need_grad), like) for name, v in layer.state.items()}
+    shares = layer.mixture.shares(state)
+    # Scaling slices, not multiplying by a vector: a constant array would become a parameter.
+    parts = [
+        F.mul_scalar(F.slice(shares, start=(0, k), stop=(1, k + 1)), g)
+        for k, g in enumerate(penalty_vector(layer, penalty))
+    ]
+    return F.sum(F.concatenate(*parts, axis=1))

@@ -1,0 +1,178 @@
+"""Pure functions of the step: temperature, growth factor, and when the hard end begins.
+
+Steps are mini-batches, counted from 1 as in the paper.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any, Dict, Protocol
+
+from nnabla_dqa.serialization import Registry, to_json
+
+
+def temperature(b: int, steps: int, start: float = 100.0, end: float = 0.03) -> float:
+    """T of mini-batch ``b`` (DQA, arXiv 2103.13322, eq. 5).
+
+    ``T(b) = T(0) psi^b`` with ``psi = (T(B) / T(0))^(1 / B)``.
+
+    Args:
+        b: 0 to ``steps``; 0 gives ``start``, ``steps`` gives ``end``.
+        steps: B.
+        start: T(0).
+        end: T(B).
+    """
+    return float(start * math.exp(math.log(end / start) * b / steps))
+
+
+class Schedule(Protocol):
+    """What drives the state of layers during training."""
+
+    @property
+    def steps(self) -> int:
+        """Mini-batches of the whole training, hard end included."""
+
+    @property
+    def soft_steps(self) -> int:
+        """Mini-batches before the hard end."""
+
+    def state(self, b: int) -> Dict[str, float]:
+        """The values of state arrays by name for mini-batch ``b``, 1 to ``soft_steps``."""
+
+
+def _check_steps(schedule: Any) -> None:
+    name = type(schedule).__name__
+    for field in ("steps", *(["steps_per_epoch"] if hasattr(schedule, "steps_per_epoch") else [])):
+        value = getattr(schedule, field)
+        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+            raise ValueError(f"{name}: {field}={value!r} is not a whole number above 0")
+    if not isinstance(schedule.hard, (int, float)) or not 0 <= schedule.hard < 1:
+        raise ValueError(f"{name}: hard={schedule.hard!r} is not a share from 0 to below 1")
+    if schedule.steps >= 2**24:
+        raise ValueError(f"{name}: steps={schedule.steps} is more than the 2^24 a run can count")
+
+
+def _soft_steps(schedule: Any) -> int:
+    return max(1, schedule.steps - round(schedule.hard * schedule.steps))
+
+
+@dataclasses.dataclass(frozen=True)
+class TemperatureSchedule:
+    """Cools attention exponentially, then uses the target quantizer alone.
+
+    ``T`` follows :func:`temperature` from ``start`` to ``end`` over the soft
+    steps, so that the mixture is nearly one-hot when the hard end begins.
+
+    Args:
+        steps: Mini-batches (solver updates) of the whole training, hard end included.
+        start: T(0).
+        end: T at the last soft step.
+        hard: The last share of the steps, in which every layer uses its
+            lowest bit width alone. 0 is the paper's schedule.
+
+    Raises:
+        ValueError: ``steps`` <= 0, a temperature <= 0 or not finite, or
+            ``hard`` outside [0, 1).
+    """
+
+    steps: int
+    start: float = 100.0
+    end: float = 0.03
+    hard: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_steps(self)
+        for field in ("start", "end"):
+            value = getattr(self, field)
+            if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise ValueError(
+                    f"TemperatureSchedule: {field}={value!r} is not a temperature above 0"
+                )
+
+    @property
+    def soft_steps(self) -> int:
+        """Mini-batches before the hard end, at least 1."""
+        return _soft_steps(self)
+
+    def state(self, b: int) -> Dict[str, float]:
+        """``{"temperature": T(b)}``."""
+        return {"temperature": temperature(b, self.soft_steps, self.start, self.end)}
+
+    def to_json(self) -> Dict[str, Any]:
+        """The schedule as JSON values."""
+        return to_json(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class RelaxSchedule:
+    """Lets Binary-Relax's ``omega`` grow by ``rho`` after every epoch (DQA eq. 15).
+
+    ``omega = start * rho^epoch``, epochs counted from 0. The defaults are the
+    DQA paper's; ``original()`` gives those of Binary-Relax itself.
+
+    Args:
+        steps: Mini-batches of the whole training, hard end included.
+        steps_per_epoch: Mini-batches of one epoch.
+        start: omega in the first epoch.
+        rho: Growth an epoch. Over E epochs the target's share becomes
+            ``rho^E / (rho^E + K - 1)``: 0.995 after the paper's 300, but 0.75
+            after 90.
+        hard: The last share of the steps, with the target quantizer alone.
+
+    Raises:
+        ValueError: ``steps`` or ``steps_per_epoch`` <= 0, ``start`` or ``rho``
+            not positive and finite, or ``hard`` outside [0, 1).
+    """
+
+    steps: int
+    steps_per_epoch: int
+    start: float = 1.0
+    rho: float = 1.02
+    hard: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check_steps(self)
+        for field in ("start", "rho"):
+            value = getattr(self, field)
+            if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+                raise ValueError(f"RelaxSchedule: {field}={value!r} is not a number above 0")
+
+    @classmethod
+    def original(cls, steps: int, steps_per_epoch: int) -> RelaxSchedule:
+        """Growth and hard phase of arXiv 1801.06313's published code: 1.04, last quarter."""
+        return cls(steps, steps_per_epoch, start=1.04, rho=1.04, hard=0.25)
+
+    @classmethod
+    def reaching(
+        cls, steps: int, steps_per_epoch: int, growth: float = 380.0, hard: float = 0.1
+    ) -> RelaxSchedule:
+        """A schedule whose omega reaches ``growth`` at its last soft epoch.
+
+        380 is what 300 epochs of 1.02 come to, so that a short training sees
+        the whole relaxation of the paper's long one.
+        """
+        if not 1 <= growth < math.inf:
+            raise ValueError(f"RelaxSchedule: growth={growth!r} is not a number from 1 on")
+        probe = cls(steps, steps_per_epoch, hard=hard)
+        epochs = max(1, (probe.soft_steps - 1) // steps_per_epoch)
+        return cls(steps, steps_per_epoch, rho=growth ** (1 / epochs), hard=hard)
+
+    @property
+    def soft_steps(self) -> int:
+        """Mini-batches before the hard end, at least 1."""
+        return _soft_steps(self)
+
+    def state(self, b: int) -> Dict[str, float]:
+        """``{"omega": start * rho^epoch}``."""
+        return {"omega": self.start * self.rho ** ((b - 1) // self.steps_per_epoch)}
+
+    def to_json(self) -> Dict[str, Any]:
+        """The schedule as JSON values."""
+        return to_json(self)
+
+
+SCHEDULES: Registry[Any] = Registry("schedule")
+SCHEDULES.register(TemperatureSchedule)
+SCHEDULES.register(RelaxSchedule)
+schedule_from_json = SCHEDULES.from_json

@@ -1,0 +1,124 @@
+"""Moves a schedule forward and writes its values into the layers' state."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any, List
+
+import nnabla as nn
+import numpy as np
+
+from nnabla_dqa.layers import STATE_SCOPE, Layer, find_layers
+from nnabla_dqa.reporting.summary import report
+from nnabla_dqa.schedules import Schedule
+
+
+class Annealer:
+    """Advances temperature (or omega) and the hard end, once per call.
+
+    Call it once after every solver update: by hand, or as a callback of
+    NNabla's ``Updater`` (its arguments are ignored). :func:`~nnabla_dqa.attach`
+    makes a solver that does it by itself.
+
+    The number of updates done is the parameter ``dqa/step`` of the scope in
+    which the annealer is made, so it is saved and loaded with the weights: an
+    annealer made after loading a checkpoint goes on where that one stopped.
+
+    Args:
+        schedule: :class:`~nnabla_dqa.TemperatureSchedule`,
+            :class:`~nnabla_dqa.RelaxSchedule`, or anything with their methods.
+        restart: Start from step 0 whatever ``dqa/step`` says.
+
+    Raises:
+        ValueError: No layer in the current scope has the state that the
+            schedule drives, a layer with several quantizers has another rule,
+            or the schedule is finished already.
+    """
+
+    def __init__(self, schedule: Schedule, restart: bool = False) -> None:
+        self.schedule = schedule
+        self.scope = nn.parameter.get_current_parameter_scope()
+        with nn.parameter_scope(STATE_SCOPE):
+            zero = np.zeros(1, np.float32)
+            nn.parameter.get_parameter_or_create("step", zero.shape, zero, need_grad=False)
+        if restart:
+            self._step_parameter.d = 0
+        self._check_layers()
+        if self.step >= schedule.steps:
+            raise ValueError(
+                f"dqa/step is {self.step}: this schedule of {schedule.steps} steps is finished; "
+                f"give more steps, or restart=True to begin again"
+            )
+        self.apply()
+
+    @property
+    def _step_parameter(self) -> Any:
+        return self.scope[STATE_SCOPE]["step"]
+
+    @property
+    def step_array(self) -> Any:
+        """The ``nnabla.NdArray`` that holds the number of updates."""
+        return self._step_parameter.data
+
+    @property
+    def step(self) -> int:
+        """Updates done so far."""
+        return int(self._step_parameter.d[0])
+
+    @property
+    def is_hard(self) -> bool:
+        """Whether the next mini-batch belongs to the hard end."""
+        return self.step >= self.schedule.soft_steps
+
+    @property
+    def layers(self) -> List[Layer]:
+        """The DQA layers below the scope of this annealer."""
+        return find_layers(self.scope)
+
+    def __call__(self, *_: Any) -> None:
+        """Count one update and set the state for the next mini-batch.
+
+        After the last step it warns of every layer whose attention ended
+        elsewhere than on the lowest bit width.
+        """
+        layers = self.layers
+        for layer in layers:
+            if len(layer.mixture.quantizers) > 1 and not self.is_hard:
+                layer.mixture.mixing.after_update(layer.state)
+        self._step_parameter.d = self.step + 1
+        self.apply()
+        if self.step == self.schedule.steps:
+            for message in report(self.scope).messages():
+                warnings.warn(message, stacklevel=2)
+
+    def apply(self) -> None:
+        """Write the values for the next mini-batch into the state of every layer."""
+        b = min(self.step + 1, self.schedule.soft_steps)
+        values = self.schedule.state(b)
+        is_hard = self.is_hard
+        for layer in self.layers:
+            state = layer.state
+            for name, value in values.items():
+                if name in state:
+                    state[name].d = value
+            if state:
+                one_hot = np.zeros(len(layer.mixture.quantizers), np.float32)
+                one_hot[0] = float(is_hard)
+                state["hard"].d = one_hot
+
+    def _check_layers(self) -> None:
+        names = sorted(self.schedule.state(1))
+        mixed = [layer for layer in self.layers if len(layer.mixture.quantizers) > 1]
+        kind = type(self.schedule).__name__
+        if not mixed:
+            raise ValueError(
+                f"{kind}: no layer in the current parameter scope mixes quantizers; build the "
+                f"model first (a net of single quantizers needs no schedule)"
+            )
+        for layer in mixed:
+            missing = [name for name in names if name not in layer.state]
+            if missing:
+                raise ValueError(
+                    f"{kind} drives {missing[0]!r}, which layer {layer.name} with "
+                    f"{layer.mixture.mixing} does not have"
+                )

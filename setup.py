@@ -1,0 +1,34 @@
+"""Package definition. Tools are configured in pyproject.toml; `make` sets everything up."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+HERE = pathlib.Path(__file__).parent
+VERSION = re.search(
+    r'^__version__ = "(.+)"$', (HERE / "nnabla_dqa" / "__init__.py").read_text("utf-8"), re.M
+).group(1)
+
+DEMO = ["scikit-learn>=1.3,<2", "matplotlib>=3.7,<4", "tqdm>=4.60,<5"]
+TEST = ["pytest>=7.4,<10", "hypothesis>=6.90,<7", "ruff>=0.4,<1", "mypy>=1.8,<3"]
+
+setup(
+    name="nnabla_dqa",
+    version=VERSION,
+    description="DNN Quantization with Attention for NNabla: networks with 1- and 2-bit weights",
+    long_description=(HERE / "README.md").read_text("utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["nnabla_dqa", "nnabla_dqa.*"]),
+    package_data={"nnabla_dqa": ["py.typed"]},
+    python_requires=">=3.9,<3.11",
+    install_requires=["nnabla>=1.39,<1.40", "numpy>=1.20,<2"],
+    extras_require={"demo": DEMO, "test": DEMO + TEST},
+    classifiers=[
+        "Programming Language :: Python :: 3.9",
+        "Programming Language :: Python :: 3.10",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)
