@@ -94,7 +94,8 @@ class Mixture:
         count = len(self.quantizers)
         if count == 1:
             return None
-        hard = F.reshape(state["hard"], (1, count))
+        # Not in place: deploying lets this leaf see another array for a moment.
+        hard = F.reshape(state["hard"], (1, count), inplace=False)
         soft_share = F.r_sub_scalar(F.sum(hard, axis=1, keepdims=True), 1.0)
         return F.add2(F.mul2(self.mixing.shares(state, count), soft_share), hard)
 

@@ -98,4 +98,4 @@ def _penalised(layer: Layer, penalty: str) -> Variable:
         F.mul_scalar(F.slice(shares, start=(0, k), stop=(1, k + 1)), g)
         for k, g in enumerate(penalty_vector(layer, penalty))
     ]
-    return F.sum(F.concatenate(*parts, axis=1))
+    return F.sum(F.concatenate(*parts, axis=1), axis=(0, 1))

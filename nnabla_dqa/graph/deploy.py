@@ -144,14 +144,15 @@ def deploy(
             warnings.warn(message, AttentionWarning, stacklevel=2)
     baked = {}
     deployed = []
+    if choose == "argmax":
+        _check_open(graph, layers)
     with _hardened(graph, layers, chosen):
         for layer in layers:
             quantizer = layer.mixture.quantizers[chosen[layer.name]]
             weights = graph.weights_of(layer)
-            if weights is not None:
-                baked[f"{layer.name}/W"] = weights
-                weights.forward(clear_no_need_grad=False)
-            values = _check_grid(layer, quantizer, layer.weight if weights is None else weights)
+            nn.forward_all([v for v in weights if v.parent is not None])
+            baked[f"{layer.name}/W"] = [v for v in weights if v.parent is not None]
+            values = _check_grid(layer, quantizer, weights)
             deployed.append(DeployedLayer(rows[layer.name], str(quantizer), quantizer.bits, values))
         size = save_network(
             path, inputs, outputs, network, baked, _metadata(layers, chosen), variable_batch_size
@@ -194,19 +195,18 @@ class _Graph(NamedTuple):
             if array in names and f"{STATE_SCOPE}/" not in names[array]
         )
 
-    def weights_of(self, layer: Layer) -> Optional[Variable]:
-        """The variable by which ``layer``'s function gets its weights; None if that is W itself."""
+    def weights_of(self, layer: Layer) -> List[Variable]:
+        """The variables by which functions get ``layer``'s weights; one for each use of them."""
         own = {layer.weight.data, *(v.data for v in layer.state.values())}
         computed: Set[Any] = set()
+        found: Dict[Any, None] = {}
         for function in self.functions:
-            arrays = [v for v in function.inputs]
-            mine = [v.data in own if v.parent is None else v in computed for v in arrays]
-            if all(mine) and mine:
+            mine = [v.data in own if v.parent is None else v in computed for v in function.inputs]
+            if mine and all(mine):
                 computed.update(function.outputs)
-            elif any(mine):
-                found = arrays[mine.index(True)]
-                return None if found.parent is None else found
-        return None
+            else:
+                found.update({v: None for v, is_mine in zip(function.inputs, mine) if is_mine})
+        return [v for v in found if v.shape == layer.weight.shape]
 
 
 def _check_values(graph: _Graph) -> None:
@@ -227,6 +227,15 @@ def _check_trained(layers: List[Layer]) -> None:
             f"deploy: layer {mixed[0]} was never trained with a schedule (no update is counted); "
             f"use dqa.attach, or allow_untrained=True"
         )
+
+
+def _check_open(graph: _Graph, layers: List[Layer]) -> None:
+    for layer in layers:
+        if layer.state and layer.state["hard"].data not in graph.leaves:
+            raise ValueError(
+                f"deploy: layer {layer.name} was built under dqa.hard(), which has chosen already; "
+                f"choose='argmax' needs a graph built without it"
+            )
 
 
 def _rows(layers: List[Layer]) -> List[LayerReport]:
@@ -254,13 +263,16 @@ def _hardened(graph: _Graph, layers: List[Layer], chosen: Dict[str, int]) -> Ite
             leaf.data = array
 
 
-def _check_grid(layer: Layer, quantizer: Quantizer, weights: Variable) -> int:
+def _check_grid(layer: Layer, quantizer: Quantizer, uses: List[Variable]) -> int:
     """Count the distinct values a range holds; raise if the quantizer cannot have made them."""
-    values = weights.d
-    if quantizer.axis is not None:
-        rows = np.moveaxis(values, quantizer.axis, 0).reshape(values.shape[quantizer.axis], -1)
-    else:
-        rows = values.reshape(1, -1)
+    values = uses[0].d
+    if any(not np.array_equal(values, v.d) for v in uses[1:]):
+        raise ValueError(
+            f"deploy: layer {layer.name} is used with different weights in one graph; was a part "
+            f"of it built under dqa.hard() with another choose?"
+        )
+    axis = quantizer.axis
+    rows = values[None] if axis is None else np.moveaxis(values, axis, 0)
     count = max(len(np.unique(row)) for row in rows)
     if not isinstance(quantizer, FullPrecision) and count > quantizer.levels:
         raise ValueError(

@@ -6,7 +6,7 @@ import io
 import json
 import zipfile
 from collections import OrderedDict
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import nnabla as nn
 import numpy as np
@@ -24,7 +24,7 @@ def save_network(
     inputs: Mapping[str, Variable],
     outputs: Mapping[str, Variable],
     network: str = "main",
-    baked: Optional[Mapping[str, Variable]] = None,
+    baked: Optional[Mapping[str, Sequence[Variable]]] = None,
     metadata: Optional[Dict[str, Any]] = None,
     variable_batch_size: bool = True,
 ) -> int:
@@ -35,8 +35,9 @@ def save_network(
         inputs: Input variables by the names they shall have.
         outputs: Output variables by name.
         network: Name of the network; its executor is called ``runtime``.
-        baked: Variables whose present values become parameters of these
-            names; what computed them is left out.
+        baked: Variables whose present values become the parameter of this
+            name, what computed them is left out. Several for one name must
+            have equal values: the uses of shared weights.
         metadata: JSON to travel inside the file.
         variable_batch_size: Leave the first axis open, as NNabla's ``save`` does.
 
@@ -49,8 +50,12 @@ def save_network(
         OSError: The file cannot be written.
     """
     baked = baked or {}
-    # A name that cannot be that of a parameter, until the parameters it replaces are gone.
-    marks = {f"{name}\n": variable for name, variable in baked.items()}
+    # Names that no parameter can have, until the parameters they replace are gone.
+    marks = {
+        f"{name}\n{i}": variable
+        for name, variables in baked.items()
+        for i, variable in enumerate(variables)
+    }
     graph = nn.graph_def.create_graph_from_variable(
         network, list(outputs.values()), names={**inputs, **marks, **outputs}
     )
@@ -71,7 +76,7 @@ def save_network(
 
 def _bake(net: Any, values: Dict[str, np.ndarray]) -> None:
     for mark, value in values.items():
-        name = mark.rstrip("\n")
+        name = mark.split("\n")[0]
         parameter = nn.ProtoVariable(value.shape, name, False, "Parameter")
         parameter.variable_instance = nn.Variable.from_numpy_array(value, need_grad=False)
         del net.variables[mark]
@@ -92,7 +97,7 @@ def _prune(net: Any, outputs: List[str]) -> None:
         (v.name, v) for k, v in net.parameters.items() if k in wanted
     )
     for function in net.functions.values():
-        function.inputs = [name.rstrip("\n") for name in function.inputs]
+        function.inputs = [name.split("\n")[0] for name in function.inputs]
 
 
 def _definition(

@@ -68,7 +68,9 @@ class Annealer:
     @property
     def is_hard(self) -> bool:
         """Whether the next mini-batch belongs to the hard end."""
-        return self.step >= self.schedule.soft_steps
+        return self.schedule.soft_steps < self.schedule.steps and (
+            self.step >= self.schedule.soft_steps
+        )
 
     @property
     def layers(self) -> List[Layer]:

@@ -1,0 +1,82 @@
+"""Eq. 5, Binary-Relax's growth, and where the hard end begins."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from nnabla_dqa import RelaxSchedule, TemperatureSchedule, temperature
+from nnabla_dqa.schedules import schedule_from_json
+from tests import reference
+
+
+@given(
+    st.integers(1, 200_000), st.floats(0, 1), st.floats(1e-2, 1e3), st.floats(1e-6, 1e2)
+)
+def test_temperature_equals_eq_5(steps, share, start, end):
+    b = round(share * steps)
+    expected = reference.temperature(b, steps, start, end)
+    assert temperature(b, steps, start, end) == pytest.approx(expected, rel=1e-6)
+
+
+def test_values_of_the_paper():
+    """psi and T at shares of CIFAR's 117,300 mini-batches (methods, 1.2)."""
+    steps = 300 * 391
+    assert temperature(1, steps) / 100 == pytest.approx(0.99993085, abs=1e-8)
+    for share, value in ((1 / 3, 6.69), (0.5, 1.73), (2 / 3, 0.448), (0.8, 0.152), (1, 0.03)):
+        assert temperature(round(share * steps), steps) == pytest.approx(value, rel=5e-3)
+
+
+def test_hard_end():
+    schedule = TemperatureSchedule(steps=1000)
+    assert schedule.soft_steps == 900
+    assert schedule.state(900)["temperature"] == pytest.approx(0.03)
+    paper = TemperatureSchedule(steps=1000, hard=0)
+    assert paper.soft_steps == 1000
+    assert paper.state(500)["temperature"] == pytest.approx(np.sqrt(100 * 0.03))
+    assert TemperatureSchedule(steps=1, hard=0.9).soft_steps == 1
+
+
+def test_relax_grows_once_an_epoch():
+    schedule = RelaxSchedule(steps=300 * 10, steps_per_epoch=10, hard=0)
+    assert [schedule.state(b)["omega"] for b in (1, 10, 11, 20, 21)] == pytest.approx(
+        [1, 1, 1.02, 1.02, 1.02**2]
+    )
+    assert schedule.state(3000)["omega"] == pytest.approx(1.02**299)
+    reaching = RelaxSchedule.reaching(400, 10, growth=380, hard=0.1)
+    assert reaching.state(reaching.soft_steps)["omega"] == pytest.approx(380)
+    original = RelaxSchedule.original(steps=200 * 10, steps_per_epoch=10)
+    assert original.soft_steps == 1500
+    assert original.state(1500)["omega"] == pytest.approx(1.04**150)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: TemperatureSchedule(0), "steps=0"),
+        (lambda: TemperatureSchedule(-5), "steps=-5"),
+        (lambda: TemperatureSchedule(2.5), "steps=2.5"),
+        (lambda: TemperatureSchedule(2**24), "2\\^24"),
+        (lambda: TemperatureSchedule(10, start=0), "start=0"),
+        (lambda: TemperatureSchedule(10, end=-1), "end=-1"),
+        (lambda: TemperatureSchedule(10, end=float("nan")), "end=nan"),
+        (lambda: TemperatureSchedule(10, hard=1), "hard=1"),
+        (lambda: TemperatureSchedule(10, hard=-0.1), "hard=-0.1"),
+        (lambda: RelaxSchedule(10, 0), "steps_per_epoch=0"),
+        (lambda: RelaxSchedule(10, 1, rho=0), "rho=0"),
+        (lambda: RelaxSchedule(10, 1, start=float("inf")), "start=inf"),
+        (lambda: RelaxSchedule.reaching(10, 1, growth=0.5), "growth=0.5"),
+    ],
+)
+def test_wrong_arguments_are_named(make, message):
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+@pytest.mark.parametrize(
+    "schedule", [TemperatureSchedule(10, hard=0.5), RelaxSchedule(10, 2, rho=1.1)], ids=str
+)
+def test_json_round_trip(schedule):
+    assert schedule_from_json(schedule.to_json()) == schedule

@@ -1,0 +1,171 @@
+"""The schedule's way into the layers' state, by hand and as a callback."""
+
+from __future__ import annotations
+
+import warnings
+
+import nnabla as nn
+import numpy as np
+import pytest
+
+import nnabla_dqa as dqa
+import nnabla_dqa.parametric_functions as PF
+from tests import reference
+
+SET = (dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8))
+
+
+def build(mixing=None, quantizers=SET):
+    x = nn.Variable((1, 4))
+    PF.dqa_affine(x, 5, name="a", quantizers=quantizers, mixing=mixing)
+    PF.dqa_affine(x, 5, name="plain", quantizers=SET[:1])
+    return PF.dqa_affine(x, 5, name="b", quantizers=quantizers, mixing=mixing)
+
+
+def states(name):
+    return [layer.state[name].d.copy() for layer in dqa.find_layers() if layer.state]
+
+
+def test_temperature_and_hard_end_of_every_layer():
+    build()
+    annealer = dqa.Annealer(dqa.TemperatureSchedule(steps=10, hard=0.3))
+    for done in range(11):
+        b = min(done + 1, 7)
+        for t, hard in zip(states("temperature"), states("hard")):
+            assert t[0] == pytest.approx(reference.temperature(b, 7, 100, 0.03), rel=1e-6)
+            assert hard.tolist() == ([1, 0, 0] if done >= 7 else [0, 0, 0])
+        assert annealer.step == done
+        assert annealer.is_hard == (done >= 7)
+        if done < 10:
+            annealer()
+    assert nn.get_parameters(grad_only=False)["dqa/step"].d == 10
+    assert "dqa/step" not in nn.get_parameters()
+
+
+def test_paper_schedule_never_becomes_hard():
+    build()
+    annealer = dqa.Annealer(dqa.TemperatureSchedule(steps=5, hard=0))
+    for _ in range(5):
+        annealer()
+    assert not np.any(states("hard"))
+    assert states("temperature")[0] == pytest.approx(0.03)
+
+
+def test_relax():
+    build(dqa.BinaryRelax())
+    annealer = dqa.Annealer(dqa.RelaxSchedule(steps=6, steps_per_epoch=2, rho=2.0, hard=0))
+    seen = []
+    for _ in range(6):
+        seen.append(float(states("omega")[0][0]))
+        annealer()
+    assert seen == [1, 1, 2, 2, 4, 4]
+
+
+def test_goes_on_after_loading_a_checkpoint(tmp_path):
+    build()
+    schedule = dqa.TemperatureSchedule(steps=20)
+    annealer = dqa.Annealer(schedule)
+    for _ in range(7):
+        annealer()
+    expected = states("temperature")
+    nn.save_parameters(str(tmp_path / "c.h5"))
+    nn.clear_parameters()
+    build()
+    nn.load_parameters(str(tmp_path / "c.h5"))
+    resumed = dqa.Annealer(schedule)
+    assert resumed.step == 7
+    np.testing.assert_array_equal(states("temperature"), expected)
+
+
+def test_a_finished_schedule_is_refused_unless_restarted():
+    build()
+    annealer = dqa.Annealer(dqa.TemperatureSchedule(steps=2))
+    annealer()
+    annealer()
+    with pytest.raises(ValueError, match=r"dqa/step is 2: this schedule of 2 steps is finished"):
+        dqa.Annealer(dqa.TemperatureSchedule(steps=2))
+    assert dqa.Annealer(dqa.TemperatureSchedule(steps=2), restart=True).step == 0
+    assert not np.any(states("hard"))
+
+
+def test_warns_by_name_of_layers_that_ended_elsewhere():
+    build()
+    annealer = dqa.Annealer(dqa.TemperatureSchedule(steps=1))
+    dqa.find_layers()[2].state["alpha"].d = [0.1, 0.9, 0.2]
+    with pytest.warns(UserWarning) as caught:
+        annealer()
+    (message,) = [str(w.message) for w in caught]
+    assert message.startswith("layer b/affine: attention is on MinMax4")
+    row = dqa.report().layers[2]
+    assert (row.name, row.argmax, row.on_target, row.bits) == ("b/affine", 1, False, 2)
+    assert "MinMax4 (!)" in str(dqa.report())
+
+
+def test_no_warning_where_all_is_well():
+    build()
+    annealer = dqa.Annealer(dqa.TemperatureSchedule(steps=1))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        annealer()
+
+
+def test_projection_is_applied_after_each_update():
+    build(dqa.Attention(normalize="project"))
+    annealer = dqa.Annealer(dqa.TemperatureSchedule(steps=4, hard=0.5))
+    for layer in dqa.find_layers():
+        if layer.state:
+            layer.state["alpha"].d = [3, 1, -4]
+    annealer()
+    for alpha in states("alpha"):
+        assert alpha.std(ddof=1) == pytest.approx(1, rel=1e-6)
+
+
+def test_works_on_its_own_scope_only():
+    with nn.parameter_scope("student"):
+        build()
+        annealer = dqa.Annealer(dqa.TemperatureSchedule(steps=10))
+    with nn.parameter_scope("teacher"):
+        build()
+    for _ in range(3):
+        annealer()
+    parameters = nn.get_parameters(grad_only=False)
+    assert parameters["student/dqa/step"].d == 3
+    assert parameters["student/a/affine/dqa/temperature"].d < 100
+    assert parameters["teacher/a/affine/dqa/temperature"].d == 100
+
+
+def test_survives_nnablas_save_which_replaces_the_registered_variables(tmp_path):
+    from nnabla.utils.save import save
+
+    y = build()
+    annealer = dqa.Annealer(dqa.TemperatureSchedule(steps=10))
+    network = {"name": "n", "batch_size": 1, "outputs": {"y": y}, "names": {}}
+    save(str(tmp_path / "m.nnp"), {"networks": [network]})
+    annealer()
+    assert len(dqa.find_layers()) == 3
+    assert states("temperature")[0] == pytest.approx(reference.temperature(2, 9, 100, 0.03))
+
+
+def test_as_a_callback_of_nnablas_updater():
+    from nnabla.experimental.framework.updater import Updater
+
+    build()
+    annealer = dqa.Annealer(dqa.TemperatureSchedule(steps=10))
+
+    def nothing(*_):
+        pass
+
+    updater = Updater(
+        nothing, nothing, nothing, nothing, nothing, solver_update_callback_on_finish=annealer
+    )
+    for i in range(4):
+        updater.update(i, 0)
+    assert annealer.step == 4
+
+
+def test_wrong_use_is_named():
+    with pytest.raises(ValueError, match="no layer in the current parameter scope mixes"):
+        dqa.Annealer(dqa.TemperatureSchedule(steps=10))
+    build(dqa.BinaryRelax())
+    with pytest.raises(ValueError, match="drives 'temperature', which layer a/affine with Binary"):
+        dqa.Annealer(dqa.TemperatureSchedule(steps=10))
