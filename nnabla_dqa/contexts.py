@@ -10,7 +10,9 @@ from nnabla_dqa.layers import Mixture
 from nnabla_dqa.mixing import Attention, MixingRule, Single
 from nnabla_dqa.quantization import Quantizer
 
-_MIXTURE: contextvars.ContextVar[Optional[Mixture]] = contextvars.ContextVar("mixture", default=None)
+_MIXTURE: contextvars.ContextVar[Optional[Mixture]] = contextvars.ContextVar(
+    "mixture", default=None
+)
 _HARD: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("hard", default=None)
 
 

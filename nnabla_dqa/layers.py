@@ -128,7 +128,9 @@ class Layer:
     def learned(self) -> Dict[str, Any]:
         """The entries of :attr:`state` that a solver trains."""
         entries = self.mixture.mixing.state(self.mixture.quantizers)
-        return {name: v for name, v in self.state.items() if name in entries and entries[name].learned}
+        return {
+            name: v for name, v in self.state.items() if name in entries and entries[name].learned
+        }
 
     @property
     def is_hard(self) -> bool:
@@ -139,6 +141,19 @@ class Layer:
     def attention(self) -> np.ndarray:
         """The rule's shares, shape (K,), as if the layer were not hard; reads only."""
         return self.mixture.mixing.evaluate(self.state, len(self.mixture.quantizers))
+
+    def shares_in_use(self) -> np.ndarray:
+        """The shares that training uses now, shape (K,): attention, or one-hot once hard."""
+        state = self.state
+        return state["hard"].d.copy() if state and self.is_hard else self.attention()
+
+    def mixed_weights(self) -> np.ndarray:
+        """``sum_k a_k Q_k(W)`` with the shares in use, shaped like W; reads only."""
+        w = self.weight.d
+        shares = self.shares_in_use()
+        parts = [a * q.quantize(w) for a, q in zip(shares, self.mixture.quantizers)]
+        total: np.ndarray = np.sum(parts, axis=0)
+        return total
 
 
 _RECORDS: Dict[int, Tuple[Any, str, Mixture, bool]] = {}
@@ -184,5 +199,3 @@ def scope_path(scope: Any) -> str:
         if node is scope:
             return path or "(the root scope)"
     return "(a local scope)"
-
-

@@ -91,7 +91,10 @@ def _factor(layer: Layer, weighting: str, total: int) -> float:
 def _penalised(layer: Layer, penalty: str) -> Variable:
     """g^T a as a graph of shape ()."""
     like = nn.ProtoVariable((1,)) if layer.recorded else None
-    state = {name: lift(v.get_unlinked_variable(need_grad=v.need_grad), like) for name, v in layer.state.items()}
+    state = {
+        name: lift(v.get_unlinked_variable(need_grad=v.need_grad), like)
+        for name, v in layer.state.items()
+    }
     shares = layer.mixture.shares(state)
     # Scaling slices, not multiplying by a vector: a constant array would become a parameter.
     parts = [

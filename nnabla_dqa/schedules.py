@@ -54,7 +54,8 @@ def _check_steps(schedule: Any) -> None:
 
 
 def _soft_steps(schedule: Any) -> int:
-    return max(1, schedule.steps - round(schedule.hard * schedule.steps))
+    hard_steps: int = round(schedule.hard * schedule.steps)
+    return max(1, int(schedule.steps) - hard_steps)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -243,7 +243,10 @@ def test_a_float_checkpoint_loads_into_the_dqa_net_and_back(tmp_path):
 )
 def test_errors_name_the_layer(quantizers, mixing, message):
     x = nn.Variable((1, 3, 5, 5))
-    with nn.parameter_scope("net"), pytest.raises(ValueError, match=f"layer net/c1/conv: .*{message}"):
+    with (
+        nn.parameter_scope("net"),
+        pytest.raises(ValueError, match=f"layer net/c1/conv: .*{message}"),
+    ):
         PF.dqa_convolution(x, 4, (3, 3), name="c1", quantizers=quantizers, mixing=mixing)
 
 

@@ -12,9 +12,7 @@ from nnabla_dqa.schedules import schedule_from_json
 from tests import reference
 
 
-@given(
-    st.integers(1, 200_000), st.floats(0, 1), st.floats(1e-2, 1e3), st.floats(1e-6, 1e2)
-)
+@given(st.integers(1, 200_000), st.floats(0, 1), st.floats(1e-2, 1e3), st.floats(1e-6, 1e2))
 def test_temperature_equals_eq_5(steps, share, start, end):
     b = round(share * steps)
     expected = reference.temperature(b, steps, start, end)

@@ -59,6 +59,4 @@ def _weighted_sum(grids: Sequence[Grid], shares: Variable) -> Variable:
     scales = F.mul2(F.concatenate(*[g.scale for g in grids], axis=1), shares)
     offsets = F.mul2(F.concatenate(*[g.offset for g in grids], axis=1), shares)
     product = F.batch_matmul(F.reshape(scales, (rows, 1, count)), codes)
-    return shift_rows(
-        F.reshape(product, (rows, size)), F.sum(offsets, axis=1, keepdims=True)
-    )
+    return shift_rows(F.reshape(product, (rows, size)), F.sum(offsets, axis=1, keepdims=True))

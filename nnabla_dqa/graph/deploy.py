@@ -6,7 +6,7 @@ import contextlib
 import dataclasses
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Set, Tuple
 
 import nnabla as nn
 import numpy as np
@@ -136,9 +136,7 @@ def deploy(
     if not allow_untrained:
         _check_trained(layers)
     rows = {layer.name: row for layer, row in zip(layers, _rows(layers))}
-    chosen = {
-        layer.name: rows[layer.name].argmax if choose == "argmax" else 0 for layer in layers
-    }
+    chosen = {layer.name: rows[layer.name].argmax if choose == "argmax" else 0 for layer in layers}
     if choose == "lowest":
         for message in Report(tuple(rows.values())).messages():
             warnings.warn(message, AttentionWarning, stacklevel=2)

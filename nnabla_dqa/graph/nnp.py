@@ -93,9 +93,7 @@ def _prune(net: Any, outputs: List[str]) -> None:
             del net.functions[name]
     variables = OrderedDict((k, v) for k, v in net.variables.items() if k in wanted)
     net.variables = variables
-    net.parameters = OrderedDict(
-        (v.name, v) for k, v in net.parameters.items() if k in wanted
-    )
+    net.parameters = OrderedDict((v.name, v) for k, v in net.parameters.items() if k in wanted)
     for function in net.functions.values():
         function.inputs = [name.split("\n")[0] for name in function.inputs]
 

@@ -65,17 +65,17 @@ class Attention(MixingRule):
             raise ValueError(f"Attention: eps={self.eps!r} is not positive")
         if not 0 < self.start_temperature < float("inf"):
             raise ValueError(
-                f"Attention: start_temperature={self.start_temperature!r} is not positive and finite"
+                f"Attention: start_temperature={self.start_temperature!r} is not a number above 0"
             )
 
     def check(self, quantizers: Sequence[Quantizer]) -> str:
         count = len(quantizers)
-        if not isinstance(self.init, str):
-            if len(self.init) != count or not np.isfinite(self.init).all():
-                raise ValueError(
-                    f"Attention: init={self.init!r} is not {count} finite numbers, "
-                    f"one for each quantizer"
-                )
+        own = None if isinstance(self.init, str) else self.init
+        if own is not None and (len(own) != count or not np.isfinite(own).all()):
+            raise ValueError(
+                f"Attention: init={self.init!r} is not {count} finite numbers, "
+                f"one for each quantizer"
+            )
         if count == 2 and self.normalize != "none":
             return (
                 "with two quantizers the normalised attention is a constant, so alpha does not "

@@ -41,7 +41,7 @@ class MixingRule(abc.ABC):
         """Raise ValueError if the rule cannot mix these; return a warning or ''."""
         return ""
 
-    def after_update(self, state: Mapping[str, Any]) -> None:
+    def after_update(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Change the arrays of one layer after a solver update (default: leave them)."""
 
     def evaluate(self, state: Mapping[str, Any], count: int) -> np.ndarray:

@@ -55,7 +55,7 @@ class Statistics:
 
     @cached_property
     def unit_peak(self) -> Variable:
-        """w / peak (at least :data:`TINY`), in [-1, 1]; shape (C, m). Its square cannot overflow."""
+        """w / peak (at least :data:`TINY`), in [-1, 1]; shape (C, m). Squares cannot overflow."""
         return scale_rows(self.w, F.r_div_scalar(F.maximum_scalar(self.peak, TINY), 1.0))
 
     @cached_property

@@ -64,7 +64,16 @@ class Report:
         ]
 
     def __str__(self) -> str:
-        head = ("layer", "function", "weights", "quantizers", "attention", "arg max", "bits", "hard")
+        head = (
+            "layer",
+            "function",
+            "weights",
+            "quantizers",
+            "attention",
+            "arg max",
+            "bits",
+            "hard",
+        )
         rows = [
             (
                 row.name,

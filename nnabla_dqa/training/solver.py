@@ -155,15 +155,15 @@ class AttachedSolver:
 
     def check_inf_grad(self, *args: Any, **kwargs: Any) -> bool:
         """Whether a gradient is infinite."""
-        return any([part.check_inf_grad(*args, **kwargs) for part in self._both])
+        return any(part.check_inf_grad(*args, **kwargs) for part in self._both)
 
     def check_nan_grad(self, *args: Any, **kwargs: Any) -> bool:
         """Whether a gradient is NaN."""
-        return any([part.check_nan_grad(*args, **kwargs) for part in self._both])
+        return any(part.check_nan_grad(*args, **kwargs) for part in self._both)
 
     def check_inf_or_nan_grad(self, *args: Any, **kwargs: Any) -> bool:
         """Whether a gradient is NaN or infinite."""
-        return any([part.check_inf_or_nan_grad(*args, **kwargs) for part in self._both])
+        return any(part.check_inf_or_nan_grad(*args, **kwargs) for part in self._both)
 
     def get_states(self) -> Dict[str, Any]:
         """Solver states (momentum and the like) of all trained parameters by name."""

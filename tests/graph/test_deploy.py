@@ -93,7 +93,9 @@ def test_outputs_equal_the_hard_graph_exactly_in_plain_nnabla(family, graph, tmp
         w = values[f"{row.report.name}/W"]
         rows = w if per_channel else [w]
         assert max(len(np.unique(part)) for part in rows) == row.values <= levels
-        np.testing.assert_array_equal(w, SETS[family][0].quantize(before[f"{row.report.name}/W"][0]))
+        np.testing.assert_array_equal(
+            w, SETS[family][0].quantize(before[f"{row.report.name}/W"][0])
+        )
     np.testing.assert_array_equal(values["float/conv/W"], before["float/conv/W"][0])
     assert not [name for name in values if "dqa" in name]
     assert result.file_bytes == (tmp_path / "d.nnp").stat().st_size
@@ -197,7 +199,10 @@ def test_refusals_name_the_reason_and_leave_no_file(tmp_path):
         assert not target.exists()
 
     refuses("choose='best'", choose="best")
-    refuses(r"input of shape \(.*3, 6, 6\) that is not in inputs=\['z'\]", inputs={"z": nn.Variable((1,))})
+    refuses(
+        r"input of shape \(.*3, 6, 6\) that is not in inputs=\['z'\]",
+        inputs={"z": nn.Variable((1,))},
+    )
     plain = NPF.affine(x, 3, name="plain")
     refuses("has no DQA layer", outputs={"y": plain})
     nn.get_parameters(grad_only=False)["bn/bn/var"].d[0, 1] = np.nan

@@ -12,7 +12,9 @@ import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
 
 SET = (dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8))
-SOLVERS = sorted(n for n in dir(S) if n[0].isupper() and n not in ("OrderedDict", "Solver", "SolverState"))
+SOLVERS = sorted(
+    n for n in dir(S) if n[0].isupper() and n not in ("OrderedDict", "Solver", "SolverState")
+)
 
 
 def build(quantizers=SET, seed=0):

@@ -1,0 +1,93 @@
+"""What the examples share: runs side by side under a progress bar, and honest measuring."""
+
+from __future__ import annotations
+
+import concurrent.futures as futures
+import json
+import multiprocessing
+import os
+import platform
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Callable, Dict, Hashable, List, Mapping
+
+import nnabla as nn
+import numpy as np
+from tqdm import tqdm
+
+import nnabla_dqa as dqa
+
+HERE = Path(__file__).resolve().parent
+Tick = Callable[[], None]
+
+_ticks: Any = None
+
+
+def _start_worker(ticks: Any) -> None:
+    global _ticks
+    _ticks = ticks
+    # Layers whose attention ended elsewhere are counted and printed with the table.
+    warnings.simplefilter("ignore", dqa.AttentionWarning)
+
+
+def _tick() -> None:
+    with _ticks.get_lock():
+        _ticks.value += 1
+
+
+def _call(function: Callable[..., Any], arguments: tuple) -> Any:
+    return function(*arguments, _tick)
+
+
+def run_all(
+    function: Callable[..., Any], runs: Mapping[Hashable, tuple], ticks_each: int, jobs: int
+) -> Dict[Any, Any]:
+    """``function(*arguments, tick)`` for every run, ``jobs`` processes at a time.
+
+    Each run calls ``tick`` ``ticks_each`` times to move the progress bar. The
+    first error stops everything.
+    """
+    context = multiprocessing.get_context("spawn")
+    ticks = context.Value("i", 0)
+    results = {}
+    with (
+        futures.ProcessPoolExecutor(jobs, context, _start_worker, (ticks,)) as pool,
+        tqdm(total=len(runs) * ticks_each, unit="epoch") as bar,
+    ):
+        keys = {pool.submit(_call, function, args): key for key, args in runs.items()}
+        waiting = set(keys)
+        try:
+            while waiting:
+                done, waiting = futures.wait(waiting, 0.2, futures.FIRST_COMPLETED)
+                bar.update(ticks.value - bar.n)
+                results.update({keys[run]: run.result() for run in done})
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return results
+
+
+def measure(paths: List[str], x: np.ndarray, t: np.ndarray, folder: str) -> Dict[str, float]:
+    """Accuracy of each NNP, in percent, in a process that cannot import nnabla_dqa."""
+    np.savez(f"{folder}/data.npz", x=x, t=t)
+    command = [sys.executable, str(HERE / "evaluate_plain.py"), f"{folder}/data.npz", *paths]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RuntimeError(f"evaluate_plain.py failed: {done.stderr.strip().splitlines()[-1]}")
+    accuracies: Dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    return accuracies
+
+
+def environment() -> Dict[str, Any]:
+    """The machine and the versions a figure belongs to."""
+    return {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "versions": {
+            "python": platform.python_version(),
+            "nnabla": nn.__version__,
+            "numpy": np.__version__,
+            "nnabla_dqa": dqa.__version__,
+        },
+    }

@@ -1,0 +1,63 @@
+"""What attention did during a training, for pictures and for JSON."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Dict, List, Optional, Tuple
+
+import numpy as np
+
+from nnabla_dqa.layers import find_layers
+from nnabla_dqa.reporting.summary import short_name
+
+
+@dataclasses.dataclass
+class Curve:
+    """The weights of a layer and what the mixture makes of them at one step, sorted by weight."""
+
+    step: int
+    weights: np.ndarray
+    mixed: np.ndarray
+
+
+@dataclasses.dataclass
+class AttentionHistory:
+    """Shares in use of every DQA layer of a scope over the steps of a training.
+
+    Call :meth:`record` as often as the picture shall have points. ``curves``
+    holds the effective quantization of the first layer at the steps for which
+    it was asked.
+
+    Args:
+        scope: The parameter scope; default: the current one at each call.
+    """
+
+    scope: Any = None
+    steps: List[int] = dataclasses.field(default_factory=list)
+    shares: Dict[str, List[Tuple[float, ...]]] = dataclasses.field(default_factory=dict)
+    temperatures: List[Optional[float]] = dataclasses.field(default_factory=list)
+    quantizers: Tuple[str, ...] = ()
+    curves: List[Curve] = dataclasses.field(default_factory=list)
+
+    def record(self, step: int, curve: bool = False) -> None:
+        """Note the present shares, and with ``curve`` the first layer's weights too.
+
+        Raises:
+            ValueError: The scope has no DQA layer.
+        """
+        layers = find_layers(self.scope)
+        if not layers:
+            raise ValueError("AttentionHistory: the parameter scope has no DQA layer")
+        first = layers[0]
+        self.quantizers = tuple(short_name(q) for q in first.mixture.quantizers)
+        self.steps.append(step)
+        for layer in layers:
+            values = tuple(float(a) for a in layer.shares_in_use())
+            self.shares.setdefault(layer.name, []).append(values)
+        temperature = first.state.get("temperature")
+        self.temperatures.append(None if temperature is None else float(temperature.d[0]))
+        if curve:
+            w = first.weight.d.ravel()
+            order = np.argsort(w)
+            mixed = first.mixed_weights().ravel()
+            self.curves.append(Curve(step, w[order].copy(), mixed[order].copy()))
