@@ -14,12 +14,11 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import json
-import math
 import os
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence
 
 os.environ["OMP_NUM_THREADS"] = "1"  # one run a core; convolutions use one thread anyway
 
@@ -27,6 +26,7 @@ import nnabla as nn
 import nnabla.functions as F
 import nnabla.solvers as S
 import numpy as np
+from digits_recipes import PICTURED, ROWS, SWEEP, Row, learning_rate
 from runner import Tick, environment, measure, run_all
 from sklearn.datasets import load_digits
 
@@ -38,60 +38,7 @@ from nnabla_dqa.reporting.summary import format_table
 
 HERE = Path(__file__).resolve().parent
 BATCH = 64
-LEARNING_RATE = 0.1
 WEIGHT_DECAY = 5e-4
-
-
-@dataclasses.dataclass(frozen=True)
-class Row:
-    """One line of the table: a method with its quantizers, rule and recipe.
-
-    ``hard`` is the share of the steps at the end on the target quantizer alone,
-    ``strength`` the lambda of eq. 6.
-    """
-
-    method: str
-    quantizer: str
-    quantizers: Tuple[dqa.Quantizer, ...]
-    relax: bool = False
-    hard: float = 0.1
-    strength: float = 5.0
-
-    @property
-    def bits(self) -> int:
-        return self.quantizers[0].bits
-
-    def mixing(self) -> Optional[dqa.MixingRule]:
-        return dqa.BinaryRelax() if self.relax else None
-
-    def schedule(self, steps: int, steps_per_epoch: int) -> Any:
-        if len(self.quantizers) == 1:
-            return None
-        if self.relax:
-            return dqa.RelaxSchedule.reaching(steps, steps_per_epoch, hard=self.hard)
-        return dqa.TemperatureSchedule(steps, hard=self.hard)
-
-
-MINMAX = (dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8))
-SAWB = (dqa.SAWB(2), dqa.SAWB(4), dqa.SAWB(8))
-BINARY = (dqa.BWN(), dqa.TWN(), dqa.FullPrecision())
-PAPER = "DQA (paper's schedule)"
-ROWS = (
-    Row("Full precision", "-", (dqa.FullPrecision(),)),
-    Row("Plain", "min-max 2", MINMAX[:1]),
-    Row("Binary-Relax", "min-max 2/4/8", MINMAX, relax=True),
-    Row(PAPER, "min-max 2/4/8", MINMAX, hard=0.0),
-    Row("DQA", "min-max 2/4/8", MINMAX, hard=0.5, strength=500),
-    Row("Plain", "SAWB 2", SAWB[:1]),
-    Row("Binary-Relax", "SAWB 2/4/8", SAWB, relax=True),
-    Row(PAPER, "SAWB 2/4/8", SAWB, hard=0.0),
-    Row("DQA", "SAWB 2/4/8", SAWB, hard=0.5, strength=500),
-    Row("Plain", "BWN", BINARY[:1]),
-    Row(PAPER, "BWN/TWN/FP", BINARY, hard=0.0),
-    Row("DQA", "BWN/TWN/FP", BINARY, hard=0.5, strength=500),
-    Row("Plain", "TWN", (dqa.TWN(),)),
-)
-PICTURED = next(row for row in ROWS if row.method == "DQA" and row.quantizers == MINMAX)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,24 +52,22 @@ class Split:
 
 
 def load(validate: bool) -> Split:
-    """The 1,797 digits, shuffled once: 500 test images, the rest for training.
+    """The 1,797 digits, shuffled once: 500 for the test, 597 for validation, 700 for training.
 
-    With ``validate``, 597 of the rest are held out instead and the test images
-    are not touched.
+    The training images are the same whichever of the others are measured.
     """
     digits = load_digits()
     order = np.random.RandomState(0).permutation(len(digits.target))
     x = (digits.images[order, None] / 8 - 1).astype(np.float32)
     t = digits.target[order]
-    if validate:
-        return Split(x[1097:], t[1097:], x[500:1097], t[500:1097])
-    return Split(x[500:], t[500:], x[:500], t[:500])
+    measured = slice(500, 1097) if validate else slice(0, 500)
+    return Split(x[1097:], t[1097:], x[measured], t[measured])
 
 
 def network(x: Any, train: bool, rng: np.random.RandomState) -> Any:
     """Five 3x3 convolutions with batch normalization and an affine layer, all quantized."""
     h = x
-    for i, (maps, stride) in enumerate([(4, 1), (4, 1), (8, 2), (8, 1), (16, 2)], 1):
+    for i, (maps, stride) in enumerate([(8, 1), (8, 1), (16, 2), (16, 1), (32, 2)], 1):
         h = PF.dqa_convolution(
             h, maps, (3, 3), (1, 1), (stride, stride), with_bias=False, rng=rng, name=f"conv{i}"
         )
@@ -142,7 +87,7 @@ def train(row: Row, seed: int, split: Split, epochs: int, path: str, tick: Tick)
     rng = np.random.RandomState(seed)
     x, t = nn.Variable((BATCH, 1, 8, 8)), nn.Variable((BATCH, 1))
     x_eval = nn.Variable.from_numpy_array(split.x_eval)
-    with dqa.quantizers(*row.quantizers, mixing=row.mixing()):
+    with dqa.quantizers(*row.quantizers, mixing=row.mixing):
         loss = F.mean(F.softmax_cross_entropy(network(x, True, rng), t))
         y_eval = network(x_eval, False, rng)
     steps_per_epoch = len(split.x) // BATCH
@@ -150,11 +95,11 @@ def train(row: Row, seed: int, split: Split, epochs: int, path: str, tick: Tick)
     schedule = row.schedule(steps, steps_per_epoch)
     if schedule is not None and not row.relax:
         loss = loss + dqa.regularizer(row.strength)
-    solver = dqa.attach(S.Momentum(LEARNING_RATE, 0.9), schedule)
+    solver = dqa.attach(S.Momentum(momentum=0.9), schedule)
     solver.set_parameters(nn.get_parameters())
 
-    history = AttentionHistory() if row is PICTURED and seed == 1 else None
-    pictured = [round(share * (steps - 1)) for share in (0, 0.15, 0.3, 0.45, 1)]
+    history = AttentionHistory() if row == PICTURED and seed == 1 else None
+    pictured = [round(share * (steps - 1)) for share in (0, 0.1, 0.2, 0.3, 1)]
     step = 0
     for _ in range(epochs):
         order = rng.permutation(len(split.x))
@@ -163,7 +108,7 @@ def train(row: Row, seed: int, split: Split, epochs: int, path: str, tick: Tick)
             x.d, t.d = split.x[batch], split.t[batch, None]
             if history is not None and (step % 5 == 0 or step in pictured):
                 history.record(step, curve=step in pictured)
-            solver.set_learning_rate(LEARNING_RATE * 0.5 * (1 + math.cos(math.pi * step / steps)))
+            solver.set_learning_rate(learning_rate(row.rate, step / steps))
             loss.forward(clear_no_need_grad=True)
             solver.zero_grad()
             loss.backward(clear_buffer=True)
@@ -202,6 +147,7 @@ def summarise(
                 "sd": float(np.std(values, ddof=1)) if len(values) > 1 else 0.0,
                 "file_bytes": round(float(np.mean([run["bytes"] for run in mine]))),
                 "hard": row.hard if len(row.quantizers) > 1 else None,
+                "rate": row.rate,
                 "strength": row.strength if len(row.quantizers) > 1 and not row.relax else None,
                 "soft_accuracy": [run["soft"] for run in mine],
                 "layers_off_target": sum(len(run["off_target"]) for run in mine),
@@ -212,7 +158,10 @@ def summarise(
 
 def format_results(table: Sequence[Dict[str, Any]]) -> str:
     """The table in the form of the paper's Table 1."""
-    head = ("method", "quantizers", "bits/weight", "hard end", "lambda", "accuracy %", "file bytes")
+    head = (
+        "method", "quantizers", "bits/weight", "hard end", "lambda", "rate", "accuracy %",
+        "off target", "file bytes",
+    )  # fmt: skip
     rows = [
         (
             entry["method"],
@@ -220,7 +169,9 @@ def format_results(table: Sequence[Dict[str, Any]]) -> str:
             str(entry["bits"]),
             "-" if entry["hard"] is None else f"{entry['hard']:.0%}",
             "-" if entry["strength"] is None else f"{entry['strength']:g}",
+            entry["rate"],
             f"{entry['mean']:.1f} +- {entry['sd']:.1f}",
+            str(entry["layers_off_target"]),
             f"{entry['file_bytes']:,}",
         )
         for entry in table
@@ -250,12 +201,13 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     start = time.time()
     split = load(options.validate)
     seeds = range(1, options.seeds + 1)
+    rows = SWEEP if options.validate else ROWS
     with tempfile.TemporaryDirectory() as folder:
         runs = run_all(
             train,
             {
                 (row, seed): (row, seed, split, options.epochs, f"{folder}/{i}-{seed}.nnp")
-                for i, row in enumerate(ROWS)
+                for i, row in enumerate(rows)
                 for seed in seeds
             },
             options.epochs,
@@ -263,7 +215,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         )
         paths = [run["path"] for run in runs.values()]
         accuracies = measure(paths, split.x_eval, split.t_eval, folder)
-    table = summarise(ROWS, seeds, runs, accuracies)
+    table = summarise(rows, seeds, runs, accuracies)
     stem = "digits_validation" if options.validate else "digits"
     kind = "validation" if options.validate else "test"
     meta = {
@@ -277,8 +229,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     }
     for name, content in ((f"{stem}.json", table), (f"{stem}.meta.json", meta)):
         write_atomically(options.output / name, (json.dumps(content, indent=1) + "\n").encode())
-    pictured = runs[PICTURED, 1]
     if not options.validate:
+        pictured = runs[PICTURED, 1]
         plot_attention(
             pictured["history"],
             options.output / "attention.png",

@@ -1,0 +1,132 @@
+"""Set-up, import time, JSON and the registry."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import resource
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import nnabla_dqa as dqa
+from nnabla_dqa.layers import Mixture
+from nnabla_dqa.quantization import quantizer_from_json
+from nnabla_dqa.serialization import Registry
+
+ROOT = Path(__file__).resolve().parent.parent
+QUANTIZERS = [
+    dqa.MinMax(3),
+    dqa.MinMax(2, channel_axis=0),
+    dqa.SAWB(4),
+    dqa.BWN(),
+    dqa.TWN(channel_axis=-1),
+    dqa.FullPrecision(),
+]
+
+
+@pytest.mark.parametrize("quantizer", QUANTIZERS, ids=str)
+def test_quantizer_json_round_trip(quantizer):
+    assert quantizer_from_json(quantizer.to_json()) == quantizer
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({"type": "MaxMin"}, "unknown quantizer type 'MaxMin'; known: BWN,"),
+        ({}, "unknown quantizer type None"),
+        ({"type": "MinMax", "bit": 2}, "MinMax has no field 'bit'; its fields: bits, channel_axis"),
+        ({"type": "MinMax"}, "quantizer MinMax: .*bits"),
+        ({"type": "MinMax", "bits": 12}, "bits=12"),
+    ],
+)
+def test_wrong_json_is_named(data, message):
+    with pytest.raises(ValueError, match=message):
+        quantizer_from_json(data)
+
+
+def test_mixture_json_round_trip():
+    for mixture in (
+        Mixture((dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8)), dqa.Attention(ddof=0)),
+        Mixture((dqa.BWN(), dqa.TWN(), dqa.FullPrecision()), dqa.BinaryRelax()),
+        Mixture((dqa.TWN(),), dqa.Single()),
+    ):
+        assert Mixture.from_json(mixture.to_json()) == mixture
+
+
+def test_values_are_immutable():
+    for value in (*QUANTIZERS, dqa.Attention(), dqa.TemperatureSchedule(10)):
+        field = next(iter(dataclasses.fields(value)), None)
+        if field is not None:
+            with pytest.raises(dataclasses.FrozenInstanceError):
+                setattr(value, field.name, 3)
+
+
+def test_registering_a_name_twice_is_refused():
+    registry: Registry = Registry("thing")
+    one = type("Thing", (), {"__module__": "one"})
+    registry.register(one)
+    registry.register(one)
+    with pytest.raises(ValueError, match="a thing named Thing exists already in one"):
+        registry.register(type("Thing", (), {"__module__": "two"}))
+
+
+def cpu_seconds(statement):
+    """User and system time of a process: on a busy machine wall time measures the others."""
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    subprocess.run([sys.executable, "-c", statement], check=True, capture_output=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+
+
+def test_import_costs_at_most_a_tenth_of_a_second_more_than_nnabla():
+    extra = [cpu_seconds("import nnabla_dqa") - cpu_seconds("import nnabla") for _ in range(9)]
+    assert sorted(extra)[4] < 0.1
+
+
+def test_import_does_not_load_what_only_some_need():
+    statement = (
+        "import sys, nnabla_dqa\n"
+        "loaded = [m for m in ('matplotlib', 'sklearn', 'tqdm') if m in sys.modules]\n"
+        "assert not loaded, loaded"
+    )
+    subprocess.run([sys.executable, "-c", statement], check=True)
+
+
+def test_setup_says_in_one_line_what_to_install(tmp_path):
+    """On a machine whose only interpreters are too new, or dead shims."""
+    copy = tmp_path / "clone"
+    (copy / "scripts").mkdir(parents=True)
+    for name in ("scripts/setup.sh", "setup.py", "pyproject.toml"):
+        (copy / name).write_bytes((ROOT / name).read_bytes())
+    tools = tmp_path / "bin"
+    tools.mkdir()
+    for name in ("sh", "cat", "cksum", "ls", "awk", "dirname", "rm"):
+        found = next(Path(p) / name for p in ("/bin", "/usr/bin") if (Path(p) / name).exists())
+        (tools / name).symlink_to(found)
+    for name in ("python3.10", "python3"):
+        shim = tools / name
+        shim.write_text("#!/bin/sh\necho 'pyenv: command not found' >&2\nexit 127\n")
+        shim.chmod(0o755)
+    done = subprocess.run(
+        ["sh", "scripts/setup.sh"],
+        cwd=copy,
+        capture_output=True,
+        text=True,
+        env={"PATH": str(tools), "HOME": str(tmp_path)},
+    )
+    assert done.returncode == 1
+    (line,) = done.stderr.strip().splitlines()
+    assert line.startswith("No CPython 3.9 or 3.10 found")
+    assert not (copy / ".venv").exists()
+
+
+def test_setup_does_nothing_the_second_time():
+    if not (ROOT / ".venv" / ".installed").exists():
+        pytest.skip("this environment was not made by `make setup`")
+    start = time.perf_counter()
+    subprocess.run(["sh", "scripts/setup.sh"], cwd=ROOT, check=True, env=dict(os.environ))
+    assert time.perf_counter() - start < 2
