@@ -1,5 +1,5 @@
 # `make demo` and `make test` do everything from a fresh clone; see README.md.
-.PHONY: demo test lint setup clean
+.PHONY: demo test lint setup readme clean
 
 PY := .venv/bin/python
 
@@ -8,6 +8,9 @@ demo: setup
 
 test: setup lint
 	$(PY) -m pytest
+
+readme: setup
+	$(PY) scripts/readme.py
 
 lint: setup
 	$(PY) -m ruff check .

@@ -121,6 +121,7 @@ def train(row: Row, seed: int, split: Split, epochs: int, path: str, tick: Tick)
     return {
         "path": path,
         "bytes": deployment.file_bytes,
+        "parameters": deployment.parameters,
         "soft": 100 * float((y_eval.d.argmax(axis=1) == split.t_eval).mean()),
         "off_target": [row.name for row in dqa.report().layers if not row.on_target],
         "history": history,
@@ -222,6 +223,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         "command": "python examples/digits.py" + (" --validate" if options.validate else ""),
         "epochs": options.epochs,
         "training_images": len(split.x),
+        "parameters": next(iter(runs.values()))["parameters"],
         "measured_on": f"{len(split.x_eval)} {kind} images",
         "seconds": round(time.time() - start),
         "jobs": options.jobs,

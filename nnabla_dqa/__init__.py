@@ -6,9 +6,9 @@ Importing this package also makes the ``dqa_`` layers available from
 
 from nnabla_dqa.contexts import hard, make_mixture, quantizers
 from nnabla_dqa.graph.deploy import deploy
-from nnabla_dqa.layers import Layer, Mixture, find_layers
+from nnabla_dqa.layers import AttentionWarning, Layer, Mixture, find_layers
 from nnabla_dqa.mixing import Attention, BinaryRelax, MixingRule, Single
-from nnabla_dqa.parametric_functions import AttentionWarning, install
+from nnabla_dqa.parametric_functions import install
 from nnabla_dqa.quantization import (
     BWN,
     SAWB,

@@ -30,6 +30,10 @@ from nnabla_dqa.quantization import Quantizer, quantizer_from_json
 STATE_SCOPE = "dqa"
 
 
+class AttentionWarning(UserWarning):
+    """A layer's attention does not do what its user probably expects."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Mixture:
     """K quantizers from the lowest to the highest bit width, and the rule that mixes them.

@@ -28,7 +28,7 @@ from nnabla.parametric_functions import *  # noqa: F403
 from nnabla_dqa.contexts import current_choice, current_mixture, make_mixture
 from nnabla_dqa.functions import mixture as mix
 from nnabla_dqa.graph_ops import Variable, lift
-from nnabla_dqa.layers import STATE_SCOPE, Layer, Mixture, remember, scope_path
+from nnabla_dqa.layers import STATE_SCOPE, AttentionWarning, Layer, Mixture, remember, scope_path
 from nnabla_dqa.mixing import MixingRule
 from nnabla_dqa.quantization import Quantizer
 from nnabla_dqa.quantization.base import RowLayout
@@ -36,10 +36,6 @@ from nnabla_dqa.quantization.base import RowLayout
 Initializer = Any
 Quantizers = Optional[Sequence[Quantizer]]
 Apply = Optional[Callable[[Variable], Variable]]
-
-
-class AttentionWarning(UserWarning):
-    """A layer's attention does not do what its user probably expects."""
 
 
 _STATE = [

@@ -14,8 +14,7 @@ import numpy as np
 from nnabla_dqa.files import PathLike
 from nnabla_dqa.graph.nnp import save_network
 from nnabla_dqa.graph_ops import Variable
-from nnabla_dqa.layers import STATE_SCOPE, Layer, find_layers
-from nnabla_dqa.parametric_functions import AttentionWarning
+from nnabla_dqa.layers import STATE_SCOPE, AttentionWarning, Layer, find_layers
 from nnabla_dqa.quantization import FullPrecision, Quantizer
 from nnabla_dqa.reporting.summary import LayerReport, Report, format_table, report
 

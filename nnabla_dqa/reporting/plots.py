@@ -94,7 +94,7 @@ def _shares(axis: Any, history: AttentionHistory, soft_steps: Optional[int]) -> 
         (line,) = right.plot(history.steps, history.temperatures, color="0.5", linestyle=":")
         right.set(yscale="log", ylabel="temperature T")
         handles, labels = [*handles, line], [*labels, "temperature"]
-    axis.legend(handles, labels, loc="center left", fontsize=8, framealpha=0.9)
+    axis.legend(handles, labels, loc="center right", fontsize=8, framealpha=0.9)
 
 
 def _curve(axis: Any, curve: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any, List
 import nnabla as nn
 import numpy as np
 
-from nnabla_dqa.layers import STATE_SCOPE, Layer, find_layers
+from nnabla_dqa.layers import STATE_SCOPE, AttentionWarning, Layer, find_layers
 from nnabla_dqa.reporting.summary import report
 from nnabla_dqa.schedules import Schedule
 
@@ -80,8 +80,9 @@ class Annealer:
     def __call__(self, *_: Any) -> None:
         """Count one update and set the state for the next mini-batch.
 
-        After the last step it warns of every layer whose attention ended
-        elsewhere than on the lowest bit width.
+        Warns:
+            AttentionWarning: After the last step, for each layer whose
+                attention ended elsewhere than on the lowest bit width.
         """
         layers = self.layers
         for layer in layers:
@@ -91,7 +92,7 @@ class Annealer:
         self.apply()
         if self.step == self.schedule.steps:
             for message in report(self.scope).messages():
-                warnings.warn(message, stacklevel=2)
+                warnings.warn(message, AttentionWarning, stacklevel=2)
 
     def apply(self) -> None:
         """Write the values for the next mini-batch into the state of every layer."""

@@ -92,7 +92,7 @@ def test_warns_by_name_of_layers_that_ended_elsewhere():
     build()
     annealer = dqa.Annealer(dqa.TemperatureSchedule(steps=1))
     dqa.find_layers()[2].state["alpha"].d = [0.1, 0.9, 0.2]
-    with pytest.warns(UserWarning, match="attention") as caught:
+    with pytest.warns(dqa.AttentionWarning, match="attention") as caught:
         annealer()
     (message,) = [str(w.message) for w in caught]
     assert message.startswith("layer b/affine: attention is on MinMax4")

@@ -1,0 +1,95 @@
+"""Copies the figures of results/ into README.md and docs/digits.md, between their markers.
+
+python scripts/readme.py            # what `make readme` runs
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any, Dict, List
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def markdown(head: List[str], rows: List[List[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+
+
+def results(entries: List[Dict[str, Any]], full: bool) -> str:
+    head = ["method", "quantizers", "bits / weight", "hard end", "lambda"]
+    head += ["learning rate"] if full else []
+    head += ["accuracy %", "attention elsewhere"] + ([] if full else ["file bytes"])
+    rows = []
+    for e in entries:
+        runs = len(e["seeds"])
+        cells = [e["method"], e["quantizer"], str(e["bits"])]
+        cells.append("-" if e["hard"] is None else f"{100 * e['hard']:.0f} %")
+        cells.append("-" if e["strength"] is None else f"{e['strength']:g}")
+        cells += [e["rate"]] if full else []
+        cells.append(f"{e['mean']:.1f} ± {e['sd']:.1f}")
+        cells.append(f"{e['layers_off_target']} of {6 * runs}" if e["hard"] is not None else "-")
+        cells += [] if full else [f"{e['file_bytes']:,}"]
+        rows.append(cells)
+    return markdown(head, rows)
+
+
+def caption(meta: Dict[str, Any], entries: List[Dict[str, Any]]) -> str:
+    versions = ", ".join(f"{k} {v}" for k, v in meta["versions"].items())
+    return (
+        f"`{meta['command']}`: {len(entries[0]['seeds'])} seeds, mean ± sd over them, "
+        f"{meta['measured_on']}, {meta['epochs']} epochs; {meta['seconds']} s on "
+        f"{meta['machine']}; {versions}."
+    )
+
+
+def sizes(entries: List[Dict[str, Any]], meta: Dict[str, Any]) -> str:
+    float_bytes = entries[0]["file_bytes"]
+    rows = []
+    seen = set()
+    for e in entries:
+        key = e["quantizer"].split("/")[0].split()[0] + str(e["bits"])
+        if e["method"] in ("Full precision", "Plain") and key not in seen:
+            seen.add(key)
+            per = 8 * e["file_bytes"] / meta["parameters"]
+            name = "float" if e["bits"] == 32 else e["quantizer"]
+            rows.append(
+                [
+                    name,
+                    f"{e['file_bytes']:,}",
+                    f"1 / {float_bytes / e['file_bytes']:.1f}",
+                    f"{per:.1f}",
+                ]
+            )
+    return markdown(
+        ["weights of the demo's net", "file bytes", "of float", "bits / parameter"], rows
+    )
+
+
+def insert(page: Path, name: str, text: str) -> None:
+    old = page.read_text("utf-8")
+    pattern = rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)"
+    new, count = re.subn(pattern, lambda m: f"{m[1]}{text}\n{m[2]}", old, flags=re.S)
+    if count != 1:
+        raise SystemExit(f"{page}: the markers of {name!r} occur {count} times, not once")
+    page.write_text(new, "utf-8")
+
+
+def load(name: str) -> Any:
+    return json.loads((ROOT / "results" / name).read_text("utf-8"))
+
+
+def main() -> None:
+    entries, meta = load("digits.json"), load("digits.meta.json")
+    readme = ROOT / "README.md"
+    insert(readme, "digits", f"{results(entries, False)}\n\n{caption(meta, entries)}")
+    insert(readme, "size", sizes(entries, meta))
+    sweep, meta = load("digits_validation.json"), load("digits_validation.meta.json")
+    page = ROOT / "docs" / "digits.md"
+    insert(page, "validation", f"{results(sweep, True)}\n\n{caption(meta, sweep)}")
+
+
+if __name__ == "__main__":
+    main()
