@@ -14,10 +14,8 @@ beside them in a scope ``dqa``; see :mod:`nnabla_dqa.layers`.
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Callable, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Optional, Tuple, Union
 
-import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as _PF
 import numpy as np
@@ -25,17 +23,11 @@ from nnabla.initializer import ConstantInitializer, UniformInitializer, calc_uni
 from nnabla.parameter import get_parameter_or_create
 from nnabla.parametric_functions import *  # noqa: F403
 
-from nnabla_dqa.contexts import current_choice, current_mixture, make_mixture
-from nnabla_dqa.functions import mixture as mix
-from nnabla_dqa.graph_ops import Variable, lift
-from nnabla_dqa.layers import STATE_SCOPE, AttentionWarning, Layer, Mixture, remember, scope_path
+from nnabla_dqa.building import Apply, Quantizers, mixer
+from nnabla_dqa.graph_ops import Variable
 from nnabla_dqa.mixing import MixingRule
-from nnabla_dqa.quantization import Quantizer
-from nnabla_dqa.quantization.base import RowLayout
 
 Initializer = Any
-Quantizers = Optional[Sequence[Quantizer]]
-Apply = Optional[Callable[[Variable], Variable]]
 
 
 _STATE = [
@@ -85,72 +77,6 @@ def _native(base: str) -> Callable[..., Variable]:
     return function
 
 
-def _mixer(
-    function: str,
-    inp: Variable,
-    quantizers: Quantizers,
-    mixing: Optional[MixingRule],
-    fix_parameters: bool,
-    apply_w: Apply,
-) -> Callable[[Variable], Variable]:
-    """What takes the weights of the layer being built to the weights its function uses."""
-
-    def apply(w: Variable) -> Variable:
-        scope = nn.parameter.get_current_parameter_scope()
-        try:
-            mixture = _resolve(quantizers, mixing)
-            for q in mixture.quantizers:
-                RowLayout.of(w.shape, q.axis)
-            remember(scope, function, mixture, isinstance(inp, nn.ProtoVariable))
-        except ValueError as error:
-            raise ValueError(f"layer {scope_path(scope)}: {error}") from None
-        state = _state(mixture, fix_parameters)
-        message = mixture.mixing.check(mixture.quantizers)
-        choice = current_choice()
-        if message and choice is None:
-            warnings.warn(f"layer {scope_path(scope)}: {message}", AttentionWarning, stacklevel=5)
-        w = lift(w, inp)
-        if apply_w is not None:
-            w = apply_w(w)
-        if choice is not None:
-            index = _chosen(Layer("", function, mixture, False, scope), choice)
-            return mix(w, mixture.quantizers[index : index + 1], None)
-        shares = mixture.shares({name: lift(v, inp) for name, v in state.items()})
-        return mix(w, mixture.quantizers, shares)
-
-    return apply
-
-
-def _resolve(quantizers: Quantizers, mixing: Optional[MixingRule]) -> Mixture:
-    around = current_mixture()
-    if quantizers is None:
-        if around is None:
-            raise ValueError(
-                "no quantizers; give quantizers=(MinMax(2), ...) or build it in a "
-                "`with dqa.quantizers(...)` block"
-            )
-        return around if mixing is None else Mixture(around.quantizers, mixing)
-    return make_mixture(*quantizers, mixing=mixing)
-
-
-def _state(mixture: Mixture, fix_parameters: bool) -> dict[str, Variable]:
-    entries = mixture.mixing.state(mixture.quantizers)
-    variables = {}
-    with nn.parameter_scope(STATE_SCOPE):
-        for name, (initial, learned) in entries.items():
-            variables[name] = get_parameter_or_create(
-                name, initial.shape, initial, learned, learned and not fix_parameters
-            )
-        if len(mixture.quantizers) > 1:
-            hard = np.zeros(len(mixture.quantizers), np.float32)
-            variables["hard"] = get_parameter_or_create("hard", hard.shape, hard, False)
-    return variables
-
-
-def _chosen(layer: Layer, choice: str) -> int:
-    return 0 if choice == "lowest" else int(np.argmax(layer.attention()))
-
-
 @_parametric("affine", "affine")
 def dqa_affine(
     inp: Variable,
@@ -169,7 +95,7 @@ def dqa_affine(
     """Affine layer ``y = x q(W) + b``, ``q = sum_k a_k Q_k(W)`` (arXiv 2103.13322, eq. 2).
 
     ``W`` is (inputs, outputs): its output channels are axis 1."""
-    apply = _mixer("Affine", inp, quantizers, mixing, fix_parameters, apply_w)
+    apply = mixer("Affine", inp, quantizers, mixing, fix_parameters, apply_w)
     return _native("affine")(
         inp, n_outmaps, base_axis, w_init, b_init, fix_parameters, rng, with_bias, apply, apply_b
     )
@@ -200,7 +126,7 @@ def dqa_convolution(
 
     ``W`` is (outputs, inputs / group, *kernel), with ``channel_last``
     (outputs, *kernel, inputs / group): its output channels are axis 0."""
-    apply = _mixer("Convolution", inp, quantizers, mixing, fix_parameters, apply_w)
+    apply = mixer("Convolution", inp, quantizers, mixing, fix_parameters, apply_w)
     return _native("convolution")(
         inp, outmaps, kernel, pad, stride, dilation, group, channel_last, w_init, b_init,
         base_axis, fix_parameters, rng, with_bias, apply, apply_b,
@@ -232,7 +158,7 @@ def dqa_deconvolution(
     """N-D transposed convolution with ``q = sum_k a_k Q_k(W)`` (arXiv 2103.13322, eq. 2).
 
     ``W`` is (inputs, outputs / group, *kernel): its output channels are axis 1."""
-    apply = _mixer("Deconvolution", inp, quantizers, mixing, fix_parameters, apply_w)
+    apply = mixer("Deconvolution", inp, quantizers, mixing, fix_parameters, apply_w)
     return _native("deconvolution")(
         inp, outmaps, kernel, pad, stride, dilation, group, channel_last, output_padding, w_init,
         b_init, base_axis, fix_parameters, rng, with_bias, apply, apply_b,
@@ -264,7 +190,7 @@ def dqa_depthwise_convolution(
         kernel, channels, channels * multiplier, channels * multiplier,
         w_init, b_init, fix_parameters, rng, with_bias,
     )  # fmt: skip
-    w = _mixer("DepthwiseConvolution", inp, quantizers, mixing, fix_parameters, None)(w)
+    w = mixer("DepthwiseConvolution", inp, quantizers, mixing, fix_parameters, None)(w)
     return F.depthwise_convolution(inp, w, b, base_axis, pad, stride, dilation, multiplier)
 
 
@@ -293,7 +219,7 @@ def dqa_depthwise_deconvolution(
         kernel, channels, channels, channels // divisor,
         w_init, b_init, fix_parameters, rng, with_bias,
     )  # fmt: skip
-    w = _mixer("DepthwiseDeconvolution", inp, quantizers, mixing, fix_parameters, None)(w)
+    w = mixer("DepthwiseDeconvolution", inp, quantizers, mixing, fix_parameters, None)(w)
     return F.depthwise_deconvolution(inp, w, b, base_axis, pad, stride, dilation, divisor)
 
 
@@ -333,7 +259,7 @@ def dqa_embed(
     """Embedding whose table is ``q = sum_k a_k Q_k(W)`` (arXiv 2103.13322, eq. 2).
 
     ``W`` is (inputs, features): its rows are axis 0."""
-    apply = _mixer("Embed", inp, quantizers, mixing, fix_parameters, apply_w)
+    apply = mixer("Embed", inp, quantizers, mixing, fix_parameters, apply_w)
     return _native("embed")(inp, n_inputs, n_features, initializer, fix_parameters, apply)
 
 

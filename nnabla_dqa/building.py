@@ -1,0 +1,87 @@
+"""What a layer does with its weights while it is built: state, mixture, errors by name."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Callable, Optional, Sequence
+
+import nnabla as nn
+import numpy as np
+from nnabla.parameter import get_parameter_or_create
+
+from nnabla_dqa.contexts import current_choice, current_mixture, make_mixture
+from nnabla_dqa.functions import mixture as mix
+from nnabla_dqa.graph_ops import Variable, lift
+from nnabla_dqa.layers import STATE_SCOPE, AttentionWarning, Layer, Mixture, remember, scope_path
+from nnabla_dqa.mixing import MixingRule
+from nnabla_dqa.quantization import Quantizer
+from nnabla_dqa.quantization.base import RowLayout
+
+Quantizers = Optional[Sequence[Quantizer]]
+Apply = Optional[Callable[[Variable], Variable]]
+
+
+def mixer(
+    function: str,
+    inp: Variable,
+    quantizers: Quantizers,
+    mixing: Optional[MixingRule],
+    fix_parameters: bool,
+    apply_w: Apply,
+) -> Callable[[Variable], Variable]:
+    """What takes the weights of the layer being built to the weights its function uses."""
+
+    def apply(w: Variable) -> Variable:
+        scope = nn.parameter.get_current_parameter_scope()
+        try:
+            mixture = _resolve(quantizers, mixing)
+            for q in mixture.quantizers:
+                RowLayout.of(w.shape, q.axis)
+            remember(scope, function, mixture, isinstance(inp, nn.ProtoVariable))
+        except ValueError as error:
+            raise ValueError(f"layer {scope_path(scope)}: {error}") from None
+        state = _state(mixture, fix_parameters)
+        message = mixture.mixing.check(mixture.quantizers)
+        choice = current_choice()
+        if message and choice is None:
+            warnings.warn(f"layer {scope_path(scope)}: {message}", AttentionWarning, stacklevel=5)
+        w = lift(w, inp)
+        if apply_w is not None:
+            w = apply_w(w)
+        if choice is not None:
+            index = _chosen(Layer("", function, mixture, False, scope), choice)
+            return mix(w, mixture.quantizers[index : index + 1], None)
+        shares = mixture.shares({name: lift(v, inp) for name, v in state.items()})
+        return mix(w, mixture.quantizers, shares)
+
+    return apply
+
+
+def _resolve(quantizers: Quantizers, mixing: Optional[MixingRule]) -> Mixture:
+    around = current_mixture()
+    if quantizers is None:
+        if around is None:
+            raise ValueError(
+                "no quantizers; give quantizers=(MinMax(2), ...) or build it in a "
+                "`with dqa.quantizers(...)` block"
+            )
+        return around if mixing is None else Mixture(around.quantizers, mixing)
+    return make_mixture(*quantizers, mixing=mixing)
+
+
+def _state(mixture: Mixture, fix_parameters: bool) -> dict[str, Variable]:
+    entries = mixture.mixing.state(mixture.quantizers)
+    variables = {}
+    with nn.parameter_scope(STATE_SCOPE):
+        for name, (initial, learned) in entries.items():
+            variables[name] = get_parameter_or_create(
+                name, initial.shape, initial, learned, learned and not fix_parameters
+            )
+        if len(mixture.quantizers) > 1:
+            hard = np.zeros(len(mixture.quantizers), np.float32)
+            variables["hard"] = get_parameter_or_create("hard", hard.shape, hard, False)
+    return variables
+
+
+def _chosen(layer: Layer, choice: str) -> int:
+    return 0 if choice == "lowest" else int(np.argmax(layer.attention()))
