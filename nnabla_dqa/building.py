@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import Callable, Optional, Sequence
+from typing import Any, Callable, Optional, Sequence
 
 import nnabla as nn
 import numpy as np
@@ -12,7 +12,15 @@ from nnabla.parameter import get_parameter_or_create
 from nnabla_dqa.contexts import current_choice, current_mixture, make_mixture
 from nnabla_dqa.functions import mixture as mix
 from nnabla_dqa.graph_ops import Variable, lift
-from nnabla_dqa.layers import STATE_SCOPE, AttentionWarning, Layer, Mixture, remember, scope_path
+from nnabla_dqa.layers import (
+    FINGERPRINT,
+    STATE_SCOPE,
+    AttentionWarning,
+    Layer,
+    Mixture,
+    remember,
+    scope_path,
+)
 from nnabla_dqa.mixing import MixingRule
 from nnabla_dqa.quantization import Quantizer
 from nnabla_dqa.quantization.base import RowLayout
@@ -37,7 +45,9 @@ def mixer(
             mixture = _resolve(quantizers, mixing)
             for q in mixture.quantizers:
                 RowLayout.of(w.shape, q.axis)
-            remember(scope, function, mixture, isinstance(inp, nn.ProtoVariable))
+            recorded = isinstance(inp, nn.ProtoVariable)
+            _check_fingerprint(scope, mixture)
+            remember(scope, function, mixture, recorded, fix_parameters)
         except ValueError as error:
             raise ValueError(f"layer {scope_path(scope)}: {error}") from None
         state = _state(mixture, fix_parameters)
@@ -49,7 +59,7 @@ def mixer(
         if apply_w is not None:
             w = apply_w(w)
         if choice is not None:
-            index = _chosen(Layer("", function, mixture, False, scope), choice)
+            index = _chosen(Layer("", function, mixture, False, fix_parameters, scope), choice)
             return mix(w, mixture.quantizers[index : index + 1], None)
         shares = mixture.shares({name: lift(v, inp) for name, v in state.items()})
         return mix(w, mixture.quantizers, shares)
@@ -69,6 +79,19 @@ def _resolve(quantizers: Quantizers, mixing: Optional[MixingRule]) -> Mixture:
     return make_mixture(*quantizers, mixing=mixing)
 
 
+def _check_fingerprint(scope: Any, mixture: Mixture) -> None:
+    """Refuse state, from a checkpoint for example, that belongs to other quantizers."""
+    found = scope.get(STATE_SCOPE, {}).get(FINGERPRINT)
+    expected = mixture.fingerprint()
+    if found is None or len(mixture.quantizers) == 1 or np.array_equal(found.d, expected):
+        return
+    bits = [int(b) for b in found.d[:-1]]
+    raise ValueError(
+        f"its state belongs to other quantizers (bits {bits}) than {mixture}; load the right "
+        f"checkpoint, or remove the parameters in its scope {STATE_SCOPE!r} to begin anew"
+    )
+
+
 def _state(mixture: Mixture, fix_parameters: bool) -> dict[str, Variable]:
     entries = mixture.mixing.state(mixture.quantizers)
     variables = {}
@@ -80,6 +103,8 @@ def _state(mixture: Mixture, fix_parameters: bool) -> dict[str, Variable]:
         if len(mixture.quantizers) > 1:
             hard = np.zeros(len(mixture.quantizers), np.float32)
             variables["hard"] = get_parameter_or_create("hard", hard.shape, hard, False)
+            fingerprint = mixture.fingerprint()
+            get_parameter_or_create(FINGERPRINT, fingerprint.shape, fingerprint, False)
     return variables
 
 

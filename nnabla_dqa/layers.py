@@ -6,6 +6,7 @@ A layer's arrays are parameters beside its weights::
     conv1/conv/dqa/alpha          attention, learned (rule Attention)
     conv1/conv/dqa/temperature    T
     conv1/conv/dqa/hard           zeros, or one-hot: this quantizer alone
+    conv1/conv/dqa/quantizers     bit widths and a checksum, so that state is never mistaken
 
 Which quantizers and which rule cannot be an array. It is remembered with the
 scope it belongs to and forgotten when the scope is cleared.
@@ -14,7 +15,9 @@ scope it belongs to and forgotten when the scope is cleared.
 from __future__ import annotations
 
 import dataclasses
+import json
 import weakref
+import zlib
 from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import nnabla as nn
@@ -28,6 +31,8 @@ from nnabla_dqa.mixing import MixingRule, mixing_rule_from_json
 from nnabla_dqa.quantization import Quantizer, quantizer_from_json
 
 STATE_SCOPE = "dqa"
+FINGERPRINT = "quantizers"
+"""The K bit widths of a layer and a checksum of its quantizers: what its state belongs to."""
 
 
 class AttentionWarning(UserWarning):
@@ -75,6 +80,12 @@ class Mixture:
         """The quantizer of the lowest bit width."""
         return self.quantizers[0]
 
+    def fingerprint(self) -> np.ndarray:
+        """K bit widths and a 24-bit checksum of the quantizers, exact in float32."""
+        text = json.dumps([q.to_json() for q in self.quantizers], sort_keys=True)
+        checksum = zlib.crc32(text.encode()) & 0xFFFFFF
+        return np.array([*(q.bits for q in self.quantizers), checksum], np.float32)
+
     def to_json(self) -> Dict[str, Any]:
         """The mixture as JSON values."""
         return {
@@ -116,6 +127,7 @@ class Layer:
     function: str
     mixture: Mixture
     recorded: bool
+    fixed: bool
     scope: Any = dataclasses.field(repr=False, compare=False)
 
     @property
@@ -126,6 +138,11 @@ class Layer:
     @property
     def state(self) -> Dict[str, Any]:
         """The arrays of the mixing rule and ``hard``; empty with one quantizer."""
+        return {name: v for name, v in self.arrays.items() if name != FINGERPRINT}
+
+    @property
+    def arrays(self) -> Dict[str, Any]:
+        """All that is registered beside the weights: :attr:`state` and the fingerprint."""
         return dict(self.scope.get(STATE_SCOPE, {}))
 
     @property
@@ -152,7 +169,10 @@ class Layer:
         return state["hard"].d.copy() if state and self.is_hard else self.attention()
 
     def mixed_weights(self) -> np.ndarray:
-        """``sum_k a_k Q_k(W)`` with the shares in use, shaped like W; reads only."""
+        """``sum_k a_k Q_k(W)`` with the shares in use, shaped like W; reads only.
+
+        An ``apply_w`` of the user, which comes before the quantizers, is left out.
+        """
         w = self.weight.d
         shares = self.shares_in_use()
         parts = [a * q.quantize(w) for a, q in zip(shares, self.mixture.quantizers)]
@@ -160,11 +180,14 @@ class Layer:
         return total
 
 
-_RECORDS: Dict[int, Tuple[Any, str, Mixture, bool]] = {}
+_RECORDS: Dict[int, Tuple[Any, str, Mixture, bool, bool]] = {}
 
 
-def remember(scope: Any, function: str, mixture: Mixture, recorded: bool) -> None:
+def remember(scope: Any, function: str, mixture: Mixture, recorded: bool, fixed: bool) -> None:
     """Note that ``scope`` (a parameter scope's dictionary) belongs to a DQA layer.
+
+    ``recorded``: built last with ``nn.ProtoVariable``; ``fixed``: with
+    ``fix_parameters``.
 
     Raises:
         ValueError: It was built with another mixture before.
@@ -177,7 +200,7 @@ def remember(scope: Any, function: str, mixture: Mixture, recorded: bool) -> Non
         )
     key = id(scope)
     reference = weakref.ref(scope, lambda _: _RECORDS.pop(key, None))
-    _RECORDS[key] = (reference, function, mixture, recorded)
+    _RECORDS[key] = (reference, function, mixture, recorded, fixed)
 
 
 def find_layers(scope: Any = None) -> List[Layer]:
@@ -195,6 +218,23 @@ def _walk(scope: Any, path: str) -> Iterator[Tuple[str, Any]]:
     for name, child in scope.items():
         if isinstance(child, dict):
             yield from _walk(child, f"{path}/{name}" if path else name)
+
+
+def scopes_around(scope: Any) -> List[Any]:
+    """``scope`` and the scopes that enclose it, from NNabla's root scope on."""
+
+    def search(node: Any, trail: List[Any]) -> Optional[List[Any]]:
+        trail = [*trail, node]
+        if node is scope:
+            return trail
+        children = (child for child in node.values() if isinstance(child, dict))
+        return next((found for child in children if (found := search(child, trail))), None)
+
+    for root in (nnabla.parameter.root_scope, nn.parameter.get_current_parameter_scope()):
+        found = search(root, [])
+        if found:
+            return found
+    return [scope]
 
 
 def scope_path(scope: Any) -> str:

@@ -37,6 +37,7 @@ _STATE = [
     ("dqa/temperature", "Temperature (rule Attention)", "(1,)", False),
     ("dqa/omega", "Growth factor (rule BinaryRelax)", "(1,)", False),
     ("dqa/hard", "Zeros, or one-hot: this quantizer alone", "(K,)", False),
+    ("dqa/quantizers", "Bit widths and a checksum, to tell sets apart", "(K + 1,)", False),
 ]
 _ARGUMENTS = """
 

@@ -92,7 +92,7 @@ def _penalised(layer: Layer, penalty: str) -> Variable:
     """g^T a as a graph of shape ()."""
     like = nn.ProtoVariable((1,)) if layer.recorded else None
     state = {
-        name: lift(v.get_unlinked_variable(need_grad=v.need_grad), like)
+        name: lift(v.get_unlinked_variable(need_grad=v.need_grad and not layer.fixed), like)
         for name, v in layer.state.items()
     }
     shares = layer.mixture.shares(state)

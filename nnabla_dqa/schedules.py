@@ -9,6 +9,7 @@ import dataclasses
 import math
 from typing import Any, Dict, Protocol
 
+from nnabla_dqa.quantization.validation import is_int
 from nnabla_dqa.serialization import Registry, to_json
 
 
@@ -45,8 +46,9 @@ def _check_steps(schedule: Any) -> None:
     name = type(schedule).__name__
     for field in ("steps", *(["steps_per_epoch"] if hasattr(schedule, "steps_per_epoch") else [])):
         value = getattr(schedule, field)
-        if not isinstance(value, int) or isinstance(value, bool) or value <= 0:
+        if not is_int(value) or value <= 0:
             raise ValueError(f"{name}: {field}={value!r} is not a whole number above 0")
+        object.__setattr__(schedule, field, int(value))
     if not isinstance(schedule.hard, (int, float)) or not 0 <= schedule.hard < 1:
         raise ValueError(f"{name}: hard={schedule.hard!r} is not a share from 0 to below 1")
     if schedule.steps >= 2**24:

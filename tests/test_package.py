@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import resource
 import subprocess
@@ -10,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import nnabla_dqa as dqa
@@ -55,6 +57,16 @@ def test_mixture_json_round_trip():
         Mixture((dqa.TWN(),), dqa.Single()),
     ):
         assert Mixture.from_json(mixture.to_json()) == mixture
+
+
+def test_numpy_numbers_become_pythons():
+    quantizer = dqa.MinMax(np.int64(2), channel_axis=np.int32(1))
+    assert json.loads(json.dumps(quantizer.to_json())) == dqa.MinMax(2, channel_axis=1).to_json()
+    schedule = dqa.TemperatureSchedule(steps=np.int64(100))
+    assert json.loads(json.dumps(schedule.to_json()))["steps"] == 100
+    attention = dqa.Attention(init=np.array([1.0, 0.5, 0.25]))
+    assert attention == dqa.Attention(init=(1.0, 0.5, 0.25))
+    assert hash(attention) == hash(dqa.Attention(init=[1.0, 0.5, 0.25]))
 
 
 def test_values_are_immutable():

@@ -85,7 +85,7 @@ def test_same_names_and_initial_values_as_nnablas_own(case):
         f"{name.rsplit('/', 1)[0]}/dqa/{state}"
         for name in expected
         if name.endswith("/W")
-        for state in ("alpha", "temperature", "hard")
+        for state in ("alpha", "temperature", "hard", "quantizers")
     }
     for name, v in expected.items():
         np.testing.assert_array_equal(v.d, actual[name].d, err_msg=name)
@@ -310,3 +310,18 @@ def test_records_with_proto_variables(case, tmp_path):
     y2 = nn.graph_def.load(str(tmp_path / "p.nnp"))(x)
     y2.forward()
     np.testing.assert_array_equal(y.d, y2.d)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [(BWN(), dqa.TWN(), dqa.FullPrecision()), (MinMax(1), MinMax(2)), (dqa.SAWB(2), *SET[1:])],
+    ids=["other bits", "other count", "same bits"],
+)
+def test_state_of_another_set_is_refused_by_name(other, tmp_path):
+    PF.dqa_affine(nn.Variable((1, 4)), 5, name="fc", quantizers=SET)
+    nn.save_parameters(str(tmp_path / "p.h5"))
+    nn.clear_parameters()
+    nn.load_parameters(str(tmp_path / "p.h5"))
+    with pytest.raises(ValueError, match=r"layer fc/affine: its state .*\(bits \[2, 4, 8\]"):
+        PF.dqa_affine(nn.Variable((1, 4)), 5, name="fc", quantizers=other)
+    PF.dqa_affine(nn.Variable((1, 4)), 5, name="fc", quantizers=SET)

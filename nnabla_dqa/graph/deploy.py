@@ -14,7 +14,7 @@ import numpy as np
 from nnabla_dqa.files import PathLike
 from nnabla_dqa.graph.nnp import save_network
 from nnabla_dqa.graph_ops import Variable
-from nnabla_dqa.layers import STATE_SCOPE, AttentionWarning, Layer, find_layers
+from nnabla_dqa.layers import STATE_SCOPE, AttentionWarning, Layer, find_layers, scopes_around
 from nnabla_dqa.quantization import FullPrecision, Quantizer
 from nnabla_dqa.reporting.summary import LayerReport, Report, format_table, report
 
@@ -112,8 +112,9 @@ def deploy(
 
     Raises:
         ValueError: A wrong ``choose``, no DQA layer in the graph, a layer that
-            was never trained, NaN or infinity in a parameter (names it), or an
-            input of the graph that ``inputs`` lacks.
+            was never trained, NaN or infinity in a parameter (names it), a
+            layer whose weights other functions use as they are, or an input
+            of the graph that ``inputs`` lacks.
         OSError: The file cannot be written.
 
     Warns:
@@ -154,7 +155,7 @@ def deploy(
         size = save_network(
             path, inputs, outputs, network, baked, _metadata(layers, chosen), variable_batch_size
         )
-    return Deployment(Path(path), size, graph.parameter_count, tuple(deployed))
+    return Deployment(Path(path), size, graph.parameter_count(layers), tuple(deployed))
 
 
 class _Graph(NamedTuple):
@@ -182,19 +183,17 @@ class _Graph(NamedTuple):
             output.visit(visit)
         return cls(functions, leaves)
 
-    @property
-    def parameter_count(self) -> int:
-        """Numbers in the parameters that will remain."""
-        names = {v.data: name for name, v in nn.get_parameters(grad_only=False).items()}
-        return sum(
-            v.size
-            for array, v in self.leaves.items()
-            if array in names and f"{STATE_SCOPE}/" not in names[array]
-        )
+    def parameter_count(self, layers: List[Layer]) -> int:
+        """Numbers in the parameters that remain once the state of ``layers`` is gone."""
+        states = {v.data for layer in layers for v in layer.state.values()}
+        registered = {v.data for v in nn.get_parameters(grad_only=False).values()}
+        return sum(v.size for a, v in self.leaves.items() if a in registered and a not in states)
 
     def weights_of(self, layer: Layer) -> List[Variable]:
         """The variables by which functions get ``layer``'s weights; one for each use of them."""
-        own = {layer.weight.data, *(v.data for v in layer.state.values())}
+        # An apply_w such as weight normalization has parameters of its own in the layer's scope.
+        with nn.parameter_scope("", layer.scope):
+            own = {v.data for v in nn.get_parameters(grad_only=False).values()}
         computed: Set[Any] = set()
         found: Dict[Any, None] = {}
         for function in self.functions:
@@ -213,17 +212,13 @@ def _check_values(graph: _Graph) -> None:
 
 
 def _check_trained(layers: List[Layer]) -> None:
-    steps = {
-        name: int(v.d[0])
-        for name, v in nn.get_parameters(grad_only=False).items()
-        if f"/{name}".endswith(f"/{STATE_SCOPE}/step")
-    }
-    mixed = [layer.name for layer in layers if layer.state]
-    if mixed and not any(steps.values()):
-        raise ValueError(
-            f"deploy: layer {mixed[0]} was never trained with a schedule (no update is counted); "
-            f"use dqa.attach, or allow_untrained=True"
-        )
+    for layer in layers:
+        counts = [node.get(STATE_SCOPE, {}).get("step") for node in scopes_around(layer.scope)]
+        if layer.state and not any(count.d[0] > 0 for count in counts if count is not None):
+            raise ValueError(
+                f"deploy: layer {layer.name} was never trained with a schedule (no update is "
+                f"counted); use dqa.attach, or allow_untrained=True"
+            )
 
 
 def _check_open(graph: _Graph, layers: List[Layer]) -> None:

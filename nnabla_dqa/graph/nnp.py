@@ -45,8 +45,8 @@ def save_network(
         The size of the file in bytes.
 
     Raises:
-        ValueError: An input of the graph has no name, or the batch size
-            cannot be left open.
+        ValueError: An input of the graph has no name, a baked parameter is
+            also used as it was, or the batch size cannot be left open.
         OSError: The file cannot be written.
     """
     baked = baked or {}
@@ -93,7 +93,14 @@ def _prune(net: Any, outputs: List[str]) -> None:
             del net.functions[name]
     variables = OrderedDict((k, v) for k, v in net.variables.items() if k in wanted)
     net.variables = variables
-    net.parameters = OrderedDict((v.name, v) for k, v in net.parameters.items() if k in wanted)
+    kept = [(k, v) for k, v in net.parameters.items() if k in wanted]
+    for mark, parameter in kept:
+        if "\n" in mark and parameter.name in wanted:
+            raise ValueError(
+                f"parameter {parameter.name} is used both quantized and as it is (tied weights); "
+                f"one file cannot hold both under one name"
+            )
+    net.parameters = OrderedDict((v.name, v) for _, v in kept)
     for function in net.functions.values():
         function.inputs = [name.split("\n")[0] for name in function.inputs]
 

@@ -51,8 +51,8 @@ class Attention(MixingRule):
     start_temperature: float = 100.0
 
     def __post_init__(self) -> None:
-        if isinstance(self.init, list):
-            object.__setattr__(self, "init", tuple(self.init))
+        if not isinstance(self.init, str):
+            object.__setattr__(self, "init", tuple(float(v) for v in self.init))
         if isinstance(self.init, str) and self.init not in _INIT:
             raise ValueError(f"Attention: init={self.init!r} is none of {', '.join(_INIT)}")
         if self.normalize not in _NORMALIZE:

@@ -28,8 +28,8 @@ def best_clip(statistics: Statistics, levels: int) -> Variable:
     stratum meets all positions of a convolution kernel.
 
     Over normal, Laplace, uniform, Student-t, mixed, two-, three- and
-    four-cluster weights the error stayed within 8 % of the best clip's
-    (``tests/quantizers/test_clip_search.py``).
+    four-cluster weights the error stayed within 10 % of the best clip's
+    (``tests/quantization/test_clip_search.py``).
     """
     sample, weight = _sample(statistics.unit_magnitude)
     low = F.minimum_scalar(F.mul_scalar(statistics.unit_rms, 0.9), 1.0)

@@ -2,26 +2,31 @@
 
 from __future__ import annotations
 
+import numbers
 from typing import Any
 
 
 def is_int(value: Any) -> bool:
-    """True for a whole number that is not a bool."""
-    return isinstance(value, int) and not isinstance(value, bool)
+    """True for a whole number, numpy's included, that is not a bool."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
 
 
 def check_bits(quantizer: Any, low: int, high: int) -> None:
-    """Raise ValueError unless ``quantizer.bits`` is a whole number in [low, high]."""
+    """Raise ValueError unless ``quantizer.bits`` is a whole number in [low, high]; make it int."""
     bits = quantizer.bits
     if not is_int(bits) or not low <= bits <= high:
         name = type(quantizer).__name__
         raise ValueError(f"{name}: bits={bits!r} is not a whole number from {low} to {high}")
+    object.__setattr__(quantizer, "bits", int(bits))
 
 
 def check_channel_axis(quantizer: Any) -> None:
-    """Raise ValueError unless ``quantizer.channel_axis`` is None or a whole number."""
+    """Raise ValueError unless ``quantizer.channel_axis`` is None or a whole number; make it int."""
     axis = quantizer.channel_axis
-    if axis is not None and not is_int(axis):
+    if axis is None:
+        return
+    if not is_int(axis):
         raise ValueError(
             f"{type(quantizer).__name__}: channel_axis={axis!r} is neither None nor a whole number"
         )
+    object.__setattr__(quantizer, "channel_axis", int(axis))

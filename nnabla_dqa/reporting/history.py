@@ -22,11 +22,12 @@ class Curve:
 
 @dataclasses.dataclass
 class AttentionHistory:
-    """Shares in use of every DQA layer of a scope over the steps of a training.
+    """Shares in use of every layer of a scope that mixes quantizers, over a training.
 
     Call :meth:`record` as often as the picture shall have points. ``curves``
-    holds the effective quantization of the first layer at the steps for which
-    it was asked.
+    holds the effective quantization of the first such layer at the steps for
+    which it was asked. Layers with one quantizer, or with another set than the
+    first, are left out.
 
     Args:
         scope: The parameter scope; default: the current one at each call.
@@ -43,15 +44,17 @@ class AttentionHistory:
         """Note the present shares, and with ``curve`` the first layer's weights too.
 
         Raises:
-            ValueError: The scope has no DQA layer.
+            ValueError: No layer in the scope mixes quantizers.
         """
-        layers = find_layers(self.scope)
+        layers = [layer for layer in find_layers(self.scope) if len(layer.mixture.quantizers) > 1]
         if not layers:
-            raise ValueError("AttentionHistory: the parameter scope has no DQA layer")
+            raise ValueError("AttentionHistory: no layer in the parameter scope mixes quantizers")
         first = layers[0]
         self.quantizers = tuple(short_name(q) for q in first.mixture.quantizers)
         self.steps.append(step)
         for layer in layers:
+            if layer.mixture.quantizers != first.mixture.quantizers:
+                continue
             values = tuple(float(a) for a in layer.shares_in_use())
             self.shares.setdefault(layer.name, []).append(values)
         temperature = first.state.get("temperature")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, List
+import weakref
+from typing import Any, Dict, List
 
 import nnabla as nn
 import numpy as np
@@ -11,6 +12,9 @@ import numpy as np
 from nnabla_dqa.layers import STATE_SCOPE, AttentionWarning, Layer, find_layers
 from nnabla_dqa.reporting.summary import report
 from nnabla_dqa.schedules import Schedule
+
+_DRIVERS: Dict[int, Any] = {}
+"""By the id of a layer's scope: a weak reference to the annealer that was last made for it."""
 
 
 class Annealer:
@@ -23,6 +27,10 @@ class Annealer:
     The number of updates done is the parameter ``dqa/step`` of the scope in
     which the annealer is made, so it is saved and loaded with the weights: an
     annealer made after loading a checkpoint goes on where that one stopped.
+
+    It drives all DQA layers of that scope. For two nets, each with a solver of
+    its own, make each inside its ``nn.parameter_scope``; a second one for the
+    same layers takes over, and calling the first is then an error.
 
     Args:
         schedule: :class:`~nnabla_dqa.TemperatureSchedule`,
@@ -44,6 +52,8 @@ class Annealer:
         if restart:
             self._step_parameter.d = 0
         self._check_layers()
+        for layer in self.layers:
+            _DRIVERS[id(layer.scope)] = weakref.ref(self)
         if self.step >= schedule.steps:
             raise ValueError(
                 f"dqa/step is {self.step}: this schedule of {schedule.steps} steps is finished; "
@@ -85,6 +95,7 @@ class Annealer:
                 attention ended elsewhere than on the lowest bit width.
         """
         layers = self.layers
+        self._check_alone(layers)
         for layer in layers:
             if len(layer.mixture.quantizers) > 1 and not self.is_hard:
                 layer.mixture.mixing.after_update(layer.state)
@@ -108,6 +119,16 @@ class Annealer:
                 one_hot = np.zeros(len(layer.mixture.quantizers), np.float32)
                 one_hot[0] = float(is_hard)
                 state["hard"].d = one_hot
+
+    def _check_alone(self, layers: List[Layer]) -> None:
+        for layer in layers:
+            reference = _DRIVERS.get(id(layer.scope))
+            other = None if reference is None else reference()
+            if other is not None and other is not self and layer in other.layers:
+                raise RuntimeError(
+                    f"layer {layer.name} is driven by a newer Annealer (or attached solver) too; "
+                    f"for two nets with a solver each, attach inside nn.parameter_scope(...)"
+                )
 
     def _check_layers(self) -> None:
         names = sorted(self.schedule.state(1))

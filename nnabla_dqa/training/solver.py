@@ -25,7 +25,8 @@ def attach(
     """``solver`` with the schedule of the current scope's DQA layers tied to its updates.
 
     Args:
-        solver: Any solver of ``nnabla.solvers``, before parameters are set.
+        solver: Any solver of ``nnabla.solvers``. Parameters it has already are
+            taken over, with alpha moved to the solver without decay.
         schedule: What to drive; None for a net of single quantizers, which is
             then only watched for NaN.
         attention_lr: Learning rate of alpha relative to that of the weights.
@@ -37,8 +38,9 @@ def attach(
         and gradients of the DQA layers, updates, and advances the schedule.
 
     Raises:
-        ValueError: No DQA layer in the current scope, a schedule that does
-            not fit the layers or is finished, or ``attention_lr`` < 0.
+        ValueError: No DQA layer in the current scope, a schedule that is
+            missing, does not fit the layers or is finished, or
+            ``attention_lr`` < 0.
 
     Example:
         solver = dqa.attach(S.Momentum(0.1, 0.9), dqa.TemperatureSchedule(steps=B))
@@ -62,15 +64,26 @@ class AttachedSolver:
         if not 0 <= attention_lr < float("inf"):
             raise ValueError(f"attach: attention_lr={attention_lr!r} is not a finite number >= 0")
         self._scope = nn.parameter.get_current_parameter_scope()
-        if not find_layers(self._scope):
+        layers = find_layers(self._scope)
+        if not layers:
             raise ValueError("attach: the current parameter scope has no DQA layer; build it first")
+        mixed = [layer.name for layer in layers if len(layer.mixture.quantizers) > 1]
+        if schedule is None and mixed:
+            raise ValueError(
+                f"attach: layer {mixed[0]} mixes quantizers and would stay soft for ever; give a "
+                f"schedule such as TemperatureSchedule(steps)"
+            )
         self.annealer = None if schedule is None else Annealer(schedule, restart)
         self.solver = solver
         self.attention_solver = _twin(solver)
         self._attention_lr = attention_lr
         self.set_learning_rate(solver.learning_rate())
+        if solver.get_parameters():
+            self.set_parameters(solver.get_parameters(), reset=True, retain_state=True)
 
     def __getattr__(self, name: str) -> Any:
+        if name == "solver" or name.startswith("__"):
+            raise AttributeError(name)
         return getattr(self.solver, name)
 
     @property
@@ -187,6 +200,18 @@ class AttachedSolver:
         whole.load_states(path)
         self.set_states(whole.get_states())
 
+    def set_states_to_protobuf(self, proto: Any) -> None:
+        """Write the states of all trained parameters to NNabla's optimizer message."""
+        whole = self._whole()
+        whole.set_states(self.get_states())
+        whole.set_states_to_protobuf(proto)
+
+    def set_states_from_protobuf(self, proto: Any) -> None:
+        """Read what :meth:`set_states_to_protobuf` wrote."""
+        whole = self._whole()
+        whole.set_states_from_protobuf(proto)
+        self.set_states(whole.get_states())
+
     def _whole(self) -> Any:
         """A solver of the same kind over all parameters, to read and write NNabla's format."""
         whole = _twin(self.solver)
@@ -195,7 +220,7 @@ class AttachedSolver:
 
     def _split(self, parameters: Dict[str, Any]) -> Tuple[Dict[str, Any], Dict[str, Any]]:
         learned = {v.data for layer in self.layers for v in layer.learned.values()}
-        states = {v.data for layer in self.layers for v in layer.state.values()} - learned
+        states = {v.data for layer in self.layers for v in layer.arrays.values()} - learned
         if self.annealer is not None:
             states.add(self.annealer.step_array)
         weights = {k: v for k, v in parameters.items() if v.data not in learned | states}

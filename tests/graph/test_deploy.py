@@ -296,3 +296,45 @@ def test_training_graph_saves_with_nnablas_own_save(tmp_path):
     values = np.load(tmp_path / "out.npz")
     for name, v in (("y", y), ("features", features), ("loss", loss)):
         np.testing.assert_array_equal(values[name], v.d)
+
+
+def test_tied_weights_are_refused_by_name(tmp_path):
+    """A file cannot hold float and quantized weights under one name; it must not mix them up."""
+    x = nn.Variable.from_numpy_array(np.array([[1.0, 2, 3]]))
+    h = PF.dqa_embed(x, 7, 5, quantizers=[dqa.MinMax(2)], name="e")
+    y = F.affine(h, F.transpose(nn.get_parameters()["e/embed/W"], (1, 0)), base_axis=2)
+    with pytest.raises(ValueError, match="parameter e/embed/W is used both quantized and as it is"):
+        dqa.deploy(tmp_path / "d.nnp", {"x": x}, {"y": y}, variable_batch_size=False)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_apply_w_may_have_parameters_of_its_own(tmp_path):
+    x = nn.Variable.from_numpy_array(np.random.RandomState(0).randn(2, 8))
+    y = PF.dqa_affine(
+        x, 5, quantizers=[dqa.MinMax(2)], apply_w=lambda w: PF.weight_normalization(w, dim=1)
+    )
+    y.forward()
+    result = dqa.deploy(tmp_path / "d.nnp", {"x": x}, {"y": y})
+    assert result.layers[0].values <= 4
+    y2 = nn.graph_def.load(str(tmp_path / "d.nnp"))(x)
+    y2.forward()
+    np.testing.assert_array_equal(y.d, y2.d)
+
+
+@pytest.mark.parametrize("scope", ["net", "outer/net", "dqa", "fc_dqa"])
+def test_scopes_and_names(scope, tmp_path):
+    """The schedule in the root, the model in a scope; names that look like the state's."""
+    x = nn.Variable.from_numpy_array(np.random.RandomState(0).randn(2, 8))
+    with nn.parameter_scope(scope):
+        y = PF.dqa_affine(x, 5, quantizers=SETS["minmax"], name="l_dqa")
+    annealer = dqa.Annealer(dqa.TemperatureSchedule(3))
+    with nn.parameter_scope(scope), pytest.raises(ValueError, match="never trained"):
+        dqa.deploy(tmp_path / "d.nnp", {"x": x}, {"y": y})
+    for _ in range(3):
+        annealer()
+    with nn.parameter_scope(scope):
+        result = dqa.deploy(tmp_path / "d.nnp", {"x": x}, {"y": y})
+    assert result.parameters == 45
+    assert "bits per parameter" in str(result)
+    parameters = nn.graph_def.load(str(tmp_path / "d.nnp")).get_parameters()
+    assert sorted(parameters) == ["l_dqa/affine/W", "l_dqa/affine/b"]

@@ -83,8 +83,20 @@ def test_history_and_picture(tmp_path):
     assert data.startswith(b"\x89PNG")
     assert len(data) > 10_000
     nn.clear_parameters()
-    with pytest.raises(ValueError, match="no DQA layer"):
+    with pytest.raises(ValueError, match="no layer in the parameter scope mixes"):
         history.record(0)
+
+
+def test_history_follows_the_first_layer_that_mixes():
+    x = nn.Variable((1, 4))
+    PF.dqa_affine(x, 5, name="float", quantizers=[dqa.FullPrecision()])
+    PF.dqa_affine(x, 5, name="mixed", quantizers=SET)
+    PF.dqa_affine(x, 5, name="other", quantizers=(dqa.BWN(), *SET[1:]))
+    history = AttentionHistory()
+    history.record(0, curve=True)
+    assert history.quantizers == ("MinMax2", "MinMax4", "MinMax8")
+    assert list(history.shares) == ["mixed/affine"]
+    assert history.temperatures == [100]
 
 
 def test_picture_without_temperature_or_curves(tmp_path):

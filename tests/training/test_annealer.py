@@ -169,3 +169,25 @@ def test_wrong_use_is_named():
     build(dqa.BinaryRelax())
     with pytest.raises(ValueError, match="drives 'temperature', which layer a/affine with Binary"):
         dqa.Annealer(dqa.TemperatureSchedule(steps=10))
+
+
+def test_two_annealers_for_the_same_layers_are_noticed():
+    """Two solvers attached in the root would cool twice as fast."""
+    build()
+    first = dqa.Annealer(dqa.TemperatureSchedule(steps=10))
+    second = dqa.Annealer(dqa.TemperatureSchedule(steps=10))
+    second()
+    with pytest.raises(RuntimeError, match=r"layer a/affine is driven by .*parameter_scope"):
+        first()
+    assert second.step == 1
+
+
+def test_one_annealer_a_scope():
+    annealers = []
+    for name in ("generator", "discriminator"):
+        with nn.parameter_scope(name):
+            build()
+            annealers.append(dqa.Annealer(dqa.TemperatureSchedule(steps=10)))
+    for annealer in annealers * 2:
+        annealer()
+    assert [annealer.step for annealer in annealers] == [2, 2]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.solvers as S
@@ -232,9 +234,65 @@ def test_the_other_methods_reach_both_solvers():
     assert solver.name == "Sgd"
 
 
+def test_parameters_set_before_attaching_are_taken_over():
+    build()
+    bare = S.Momentum(0.1)
+    bare.set_parameters(nn.get_parameters())
+    solver = dqa.attach(bare, dqa.TemperatureSchedule(steps=5))
+    assert sorted(solver.attention_solver.get_parameters()) == [
+        "a/affine/dqa/alpha",
+        "b/affine/dqa/alpha",
+    ]
+    assert "a/affine/dqa/alpha" not in solver.solver.get_parameters()
+    assert len(solver.get_parameters()) == 6
+
+
+def test_states_in_nnablas_optimizer_message():
+    from nnabla.utils import nnabla_pb2
+
+    loss = build()
+    solver = dqa.attach(S.Momentum(0.1, 0.9), dqa.TemperatureSchedule(steps=9, start=1.0))
+    solver.set_parameters(nn.get_parameters())
+    step(loss, solver)
+    message = nnabla_pb2.Optimizer()
+    solver.set_states_to_protobuf(message)
+    expected = solver.get_states()
+    assert "a/affine/dqa/alpha" in expected
+    step(loss, solver)
+    solver.set_states_from_protobuf(message)
+    assert {k: v.t for k, v in solver.get_states().items()} == {k: v.t for k, v in expected.items()}
+    assert all(state.t == 1 for state in solver.get_states().values())
+
+
+def test_a_frozen_layer_keeps_its_alpha_under_a_regularizer():
+    x = nn.Variable.from_numpy_array(np.ones((2, 4), np.float32))
+    h = PF.dqa_affine(x, 5, name="frozen", quantizers=SET, fix_parameters=True)
+    y = PF.dqa_affine(h, 5, name="free", quantizers=SET)
+    loss = F.add2(F.mean(F.mul2(y, y)), dqa.regularizer(5, weighting="none"))
+    solver = dqa.attach(S.Sgd(1.0), dqa.TemperatureSchedule(steps=9, start=1.0))
+    solver.set_parameters(nn.get_parameters())
+    before = values()
+    step(loss, solver)
+    after = values()
+    assert (after["free/affine/dqa/alpha"] != before["free/affine/dqa/alpha"]).any()
+    np.testing.assert_array_equal(
+        after["frozen/affine/dqa/alpha"], before["frozen/affine/dqa/alpha"]
+    )
+
+
+def test_can_be_copied():
+    build()
+    solver = dqa.attach(S.Sgd(0.1), dqa.TemperatureSchedule(steps=5))
+    assert copy.copy(solver).solver is solver.solver
+    with pytest.raises(AttributeError, match="no_such_method"):
+        solver.no_such_method()
+
+
 def test_wrong_use_is_named():
     with pytest.raises(ValueError, match="has no DQA layer"):
         dqa.attach(S.Sgd(0.1))
     build()
+    with pytest.raises(ValueError, match="layer a/affine mixes quantizers and would stay soft"):
+        dqa.attach(S.Sgd(0.1))
     with pytest.raises(ValueError, match="attention_lr=-1"):
         dqa.attach(S.Sgd(0.1), attention_lr=-1)
