@@ -12,6 +12,7 @@ import numpy as np
 from nnabla_dqa.layers import STATE_SCOPE, AttentionWarning, Layer, find_layers
 from nnabla_dqa.reporting.summary import report
 from nnabla_dqa.schedules import Schedule
+from nnabla_dqa.training.guard import check_finite
 
 _DRIVERS: Dict[int, Any] = {}
 """By the id of a layer's scope: a weak reference to the annealer that was last made for it."""
@@ -90,12 +91,17 @@ class Annealer:
     def __call__(self, *_: Any) -> None:
         """Count one update and set the state for the next mini-batch.
 
+        Raises:
+            NonFiniteError: A weight or an alpha is NaN or infinite.
+            RuntimeError: Another annealer was made for the same layers since.
+
         Warns:
             AttentionWarning: After the last step, for each layer whose
                 attention ended elsewhere than on the lowest bit width.
         """
         layers = self.layers
         self._check_alone(layers)
+        check_finite(layers, gradients=False)
         for layer in layers:
             if len(layer.mixture.quantizers) > 1 and not self.is_hard:
                 layer.mixture.mixing.after_update(layer.state)

@@ -31,8 +31,7 @@ def check_finite(layers: List[Layer], gradients: bool = True) -> None:
     for (name, _), total in zip(named, sums):
         if not np.isfinite(total.data):
             raise NonFiniteError(
-                f"{name} is NaN or infinite; nothing was updated. A smaller learning rate or "
-                f"gradient clipping may help"
+                f"{name} is NaN or infinite; a smaller learning rate or gradient clipping may help"
             )
 
 

@@ -106,7 +106,8 @@ class AttachedSolver:
 
         Raises:
             NonFiniteError: A weight, an alpha or a gradient of a DQA layer is
-                NaN or infinite. Nothing has been updated then.
+                NaN or infinite; nothing has been updated then. Or the update
+                itself made a weight so.
         """
         check_finite(self.layers)
         hard = self.annealer is not None and self.annealer.is_hard

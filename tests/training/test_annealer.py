@@ -191,3 +191,29 @@ def test_one_annealer_a_scope():
     for annealer in annealers * 2:
         annealer()
     assert [annealer.step for annealer in annealers] == [2, 2]
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_nan_stops_a_training_driven_by_hand(bad):
+    build()
+    annealer = dqa.Annealer(dqa.TemperatureSchedule(steps=10))
+    dqa.find_layers()[1].weight.d[0, 0] = bad
+    with pytest.raises(dqa.NonFiniteError, match="layer plain/affine: W is NaN"):
+        annealer()
+    assert annealer.step == 0
+
+
+def test_original_binary_relax_with_a_float_term():
+    """(lambda Q(w) + w) / (lambda + 1), arXiv 1801.06313."""
+    x = nn.Variable.from_numpy_array(np.eye(4, dtype=np.float32))
+    quantizers = (dqa.BWN(), dqa.FullPrecision())
+    y = PF.dqa_affine(x, 5, name="l", quantizers=quantizers, mixing=dqa.BinaryRelax())
+    annealer = dqa.Annealer(dqa.RelaxSchedule.original(steps=8, steps_per_epoch=2))
+    w = dqa.find_layers()[0].weight.d.astype(np.float64)
+    for done in range(8):
+        y.forward()
+        factor = 1.04 ** (done // 2 + 1)
+        relaxed = (factor * reference.bwn(w) + w) / (factor + 1)
+        expected = reference.bwn(w) if done >= 6 else relaxed
+        np.testing.assert_allclose(y.d, expected, atol=1e-6)
+        annealer()
