@@ -11,11 +11,13 @@ import numpy as np
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
 from nnabla_dqa.quantization import quantizer_from_json
+from nnabla_dqa.quantization.registry import QUANTIZERS
 
 PAGE = Path(__file__).resolve().parent.parent / "CONTRIBUTING.md"
 
 
-def test_the_new_quantizer(tmp_path):
+def test_the_new_quantizer(tmp_path, monkeypatch):
+    monkeypatch.setattr(QUANTIZERS, "_types", dict(QUANTIZERS._types))
     module, test = re.findall(r"```python\n(.*?)```", PAGE.read_text("utf-8"), re.S)
     scope = {"__name__": "contributed"}
     exec(compile(module, str(PAGE), "exec", dont_inherit=True), scope)
