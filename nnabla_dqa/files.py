@@ -17,6 +17,10 @@ def write_atomically(path: PathLike, data: bytes) -> None:
         OSError: The folder does not exist or cannot be written to.
     """
     target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"cannot write {target}: it is a folder")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {target}: there is no folder {target.parent}")
     # The same folder, because renaming is atomic only within a file system.
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:

@@ -55,7 +55,9 @@ class Mixture:
 
     def __post_init__(self) -> None:
         if not self.quantizers:
-            raise ValueError("no quantizers given")
+            raise ValueError(
+                "no quantizers given; give for example MinMax(2), MinMax(4), MinMax(8)"
+            )
         for q in self.quantizers:
             if not isinstance(q, Quantizer):
                 raise ValueError(f"{q!r} is not a quantizer such as MinMax(2)")

@@ -39,7 +39,7 @@ def regularizer(
         ValueError: An argument is not allowed, or the current scope has no DQA
             layer (build the model first).
     """
-    if not 0 <= strength < float("inf"):
+    if not isinstance(strength, (int, float)) or not 0 <= strength < float("inf"):
         raise ValueError(f"regularizer: strength={strength!r} is not a finite number >= 0")
     if penalty not in _PENALTIES:
         raise ValueError(f"regularizer: penalty={penalty!r} is none of {', '.join(_PENALTIES)}")

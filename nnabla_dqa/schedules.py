@@ -56,7 +56,7 @@ def _check_steps(schedule: Any) -> None:
 
 
 def _soft_steps(schedule: Any) -> int:
-    hard_steps: int = round(schedule.hard * schedule.steps)
+    hard_steps: int = max(1, round(schedule.hard * schedule.steps)) if schedule.hard else 0
     return max(1, int(schedule.steps) - hard_steps)
 
 
@@ -71,8 +71,8 @@ class TemperatureSchedule:
         steps: Mini-batches (solver updates) of the whole training, hard end included.
         start: T(0).
         end: T at the last soft step.
-        hard: The last share of the steps, in which every layer uses its
-            lowest bit width alone. 0 is the paper's schedule.
+        hard: The last share of the steps (at least one), in which every layer
+            uses its lowest bit width alone. 0 is the paper's schedule.
 
     Raises:
         ValueError: ``steps`` <= 0, a temperature <= 0 or not finite, or

@@ -35,6 +35,7 @@ def test_hard_end():
     assert paper.soft_steps == 1000
     assert paper.state(500)["temperature"] == pytest.approx(np.sqrt(100 * 0.03))
     assert TemperatureSchedule(steps=1, hard=0.9).soft_steps == 1
+    assert TemperatureSchedule(steps=3, hard=0.1).soft_steps == 2
 
 
 def test_relax_grows_once_an_epoch():

@@ -74,7 +74,8 @@ class Deployment:
         ]
         return (
             f"{format_table([head, *rows])}\n{self.path}: {self.file_bytes:,} bytes, "
-            f"{self.file_bits_per_parameter:.2f} bits per parameter on disk"
+            f"{self.file_bits_per_parameter:.2f} bits per parameter on disk (with what stays float "
+            f"and the network's definition)"
         )
 
 
@@ -105,27 +106,29 @@ def deploy(
             quantizer with the largest share of attention.
         network: Name of the network in the file; its executor is ``runtime``.
         variable_batch_size: Leave the batch size open.
-        allow_untrained: Deploy although no schedule has moved yet.
+        allow_untrained: Deploy although no schedule has moved yet, without warnings.
 
     Returns:
         What was written, layer by layer.
 
     Raises:
-        ValueError: A wrong ``choose``, no DQA layer in the graph, a layer that
-            was never trained, NaN or infinity in a parameter (names it), a
-            layer whose weights other functions use as they are, or an input
-            of the graph that ``inputs`` lacks.
+        ValueError: A wrong argument, a variable in ``inputs`` that the outputs
+            do not depend on or one that is missing there, no DQA layer in the
+            graph, a layer that mixes quantizers and was never trained, NaN or
+            infinity in a parameter (names it), or a layer whose weights other
+            functions use as they are.
         OSError: The file cannot be written.
 
     Warns:
-        AttentionWarning: For each layer whose attention ended elsewhere than
-            on the lowest bit width, if that is what is deployed.
+        AttentionWarning: For each layer whose attention is not on the lowest
+            bit width alone, if that is what is deployed.
+        UserWarning: The graph normalizes by batch statistics.
     """
     if choose not in ("lowest", "argmax"):
         raise ValueError(f"deploy: choose={choose!r} is neither 'lowest' nor 'argmax'")
-    if not inputs or not outputs:
-        raise ValueError("deploy: inputs and outputs must each name at least one variable")
+    _check_names(inputs, outputs)
     graph = _Graph.of(outputs)
+    _check_inputs(graph, inputs)
     layers = [layer for layer in find_layers() if layer.weight.data in graph.leaves]
     if not layers:
         raise ValueError(
@@ -137,7 +140,7 @@ def deploy(
         _check_trained(layers)
     rows = {layer.name: row for layer, row in zip(layers, _rows(layers))}
     chosen = {layer.name: rows[layer.name].argmax if choose == "argmax" else 0 for layer in layers}
-    if choose == "lowest":
+    if choose == "lowest" and not allow_untrained:
         for message in Report(tuple(rows.values())).messages():
             warnings.warn(message, AttentionWarning, stacklevel=2)
     baked = {}
@@ -203,6 +206,34 @@ class _Graph(NamedTuple):
             else:
                 found.update({v: None for v, is_mine in zip(function.inputs, mine) if is_mine})
         return [v for v in found if v.shape == layer.weight.shape]
+
+
+def _check_names(inputs: Any, outputs: Any) -> None:
+    for kind, named in (("inputs", inputs), ("outputs", outputs)):
+        ok = isinstance(named, Mapping) and named
+        if not ok or not all(isinstance(v, nn.Variable) for v in named.values()):
+            raise ValueError(f"deploy: {kind} must be {{name: nn.Variable, ...}}; got {named!r}")
+    both = sorted(set(inputs) & set(outputs))
+    if both:
+        raise ValueError(f"deploy: {both[0]!r} is the name of an input and of an output")
+
+
+def _check_inputs(graph: _Graph, inputs: Mapping[str, Variable]) -> None:
+    for name, v in inputs.items():
+        if v.data not in graph.leaves:
+            raise ValueError(
+                f"deploy: the outputs do not depend on the variable given as input {name!r}"
+            )
+    for function in graph.functions:
+        arguments = function.arguments if function.info.type_name == "BatchNormalization" else {}
+        if arguments.get("batch_stat"):
+            warnings.warn(
+                "deploy: the graph uses batch statistics, as in training; build the model to "
+                "deploy with batch_normalization(..., batch_stat=False)",
+                UserWarning,
+                stacklevel=3,
+            )
+            return
 
 
 def _check_values(graph: _Graph) -> None:

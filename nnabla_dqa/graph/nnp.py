@@ -6,6 +6,7 @@ import io
 import json
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import nnabla as nn
@@ -45,10 +46,13 @@ def save_network(
         The size of the file in bytes.
 
     Raises:
-        ValueError: An input of the graph has no name, a baked parameter is
-            also used as it was, or the batch size cannot be left open.
+        ValueError: ``path`` does not end in ``.nnp``, an input of the graph
+            has no name, a baked parameter is also used as it was, or the batch
+            size cannot be left open.
         OSError: The file cannot be written.
     """
+    if Path(path).suffix != ".nnp":
+        raise ValueError(f"{path}: the name must end in .nnp, or NNabla will not open the file")
     baked = baked or {}
     # Names that no parameter can have, until the parameters they replace are gone.
     marks = {
@@ -65,8 +69,8 @@ def save_network(
     unnamed = [v for v in net.variables.values() if v.parent is None and v.name not in inputs]
     if unnamed:
         raise ValueError(
-            f"the graph has an input of shape {tuple(unnamed[0].shape)} that is not in "
-            f"inputs={sorted(inputs)}"
+            f"the graph has another input, of shape {tuple(unnamed[0].shape)}, that is not in "
+            f"inputs={sorted(inputs)}; give the variables on which the model was built"
         )
     proto = _definition(graph, net, inputs, outputs, variable_batch_size)
     data = _zip(proto, _parameters(net), metadata)

@@ -54,14 +54,25 @@ class Report:
     layers: Tuple[LayerReport, ...]
 
     def messages(self) -> List[str]:
-        """One line for each layer whose attention is elsewhere than on the lowest bit width."""
-        return [
+        """One line for each layer whose attention is not on the lowest bit width alone.
+
+        Either it is elsewhere, or the layer is still soft: not hard, and the
+        share of the lowest bit width below 0.99.
+        """
+        elsewhere = [
             f"layer {row.name}: attention is on {row.quantizers[row.argmax]} "
             f"(share {row.shares[row.argmax]:.3f}), not on {row.quantizers[0]} "
             f"(share {row.shares[0]:.3f}), which is what is deployed"
             for row in self.layers
             if not row.on_target
         ]
+        soft = [
+            f"layer {row.name} is still soft: {row.quantizers[0]}, which is what is deployed, has "
+            f"only a share of {row.shares[0]:.3f}; train to the end of a schedule with a hard end"
+            for row in self.layers
+            if row.on_target and not row.hard and row.shares[0] < 0.99
+        ]
+        return elsewhere + soft
 
     def __str__(self) -> str:
         head = (

@@ -107,6 +107,13 @@ class Annealer:
                 layer.mixture.mixing.after_update(layer.state)
         self._step_parameter.d = self.step + 1
         self.apply()
+        if self.step == self.schedule.steps + 1:
+            warnings.warn(
+                f"update {self.step} of a schedule of {self.schedule.steps} steps; a step is one "
+                f"mini-batch: steps = epochs * steps_per_epoch",
+                AttentionWarning,
+                stacklevel=2,
+            )
         if self.step == self.schedule.steps:
             for message in report(self.scope).messages():
                 warnings.warn(message, AttentionWarning, stacklevel=2)
@@ -143,12 +150,13 @@ class Annealer:
         if not mixed:
             raise ValueError(
                 f"{kind}: no layer in the current parameter scope mixes quantizers; build the "
-                f"model first (a net of single quantizers needs no schedule)"
+                f"model first, or, if each layer has one quantizer, use dqa.attach(solver) alone"
             )
         for layer in mixed:
             missing = [name for name in names if name not in layer.state]
             if missing:
                 raise ValueError(
                     f"{kind} drives {missing[0]!r}, which layer {layer.name} with "
-                    f"{layer.mixture.mixing} does not have"
+                    f"{layer.mixture.mixing} does not have; Attention goes with "
+                    f"TemperatureSchedule, BinaryRelax with RelaxSchedule"
                 )

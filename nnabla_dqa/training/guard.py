@@ -31,7 +31,8 @@ def check_finite(layers: List[Layer], gradients: bool = True) -> None:
     for (name, _), total in zip(named, sums):
         if not np.isfinite(total.data):
             raise NonFiniteError(
-                f"{name} is NaN or infinite; a smaller learning rate or gradient clipping may help"
+                f"{name} is NaN or infinite; look for NaN in the data, the loss and the other "
+                f"parameters; a smaller learning rate or gradient clipping may help"
             )
 
 

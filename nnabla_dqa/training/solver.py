@@ -61,6 +61,11 @@ class AttachedSolver:
     def __init__(
         self, solver: Any, schedule: Optional[Schedule], attention_lr: float, restart: bool
     ) -> None:
+        if schedule is not None and (isinstance(schedule, type) or not hasattr(schedule, "state")):
+            raise ValueError(
+                f"attach: schedule={schedule!r} is not a schedule; write for example "
+                f"dqa.attach(solver, dqa.TemperatureSchedule(steps))"
+            )
         if not 0 <= attention_lr < float("inf"):
             raise ValueError(f"attach: attention_lr={attention_lr!r} is not a finite number >= 0")
         self._scope = nn.parameter.get_current_parameter_scope()
@@ -105,10 +110,16 @@ class AttachedSolver:
         The hooks are NNabla's: called once per parameter.
 
         Raises:
+            ValueError: No parameters were set.
             NonFiniteError: A weight, an alpha or a gradient of a DQA layer is
                 NaN or infinite; nothing has been updated then. Or the update
                 itself made a weight so.
         """
+        if not self.solver.get_parameters():
+            raise ValueError(
+                "attach: the solver has no parameters to update; call "
+                "solver.set_parameters(nn.get_parameters()) first"
+            )
         check_finite(self.layers)
         hard = self.annealer is not None and self.annealer.is_hard
         self.solver.update(update_pre_hook=update_pre_hook, update_post_hook=update_post_hook)

@@ -199,10 +199,13 @@ def test_refusals_name_the_reason_and_leave_no_file(tmp_path):
         assert not target.exists()
 
     refuses("choose='best'", choose="best")
-    refuses(
-        r"input of shape \(.*3, 6, 6\) that is not in inputs=\['z'\]",
-        inputs={"z": nn.Variable((1,))},
-    )
+    other = nn.Variable((1,))
+    refuses("do not depend on the variable given as input 'z'", inputs={"x": x, "z": other})
+    inner = PF.dqa_affine(other, 5, quantizers=[dqa.BWN()], name="inner")
+    both = {"y": F.add2(soft[0], F.broadcast(F.reshape(inner, (1, 5)), (4, 5)))}
+    refuses(r"another input, of shape \(.*6, 6\), .*inputs=\['z'\]", {"z": other}, both)
+    refuses(r"inputs must be \{name: nn.Variable, ...\}; got", inputs={"x": x.d})
+    refuses("'y' is the name of an input and of an output", inputs={"y": x})
     plain = NPF.affine(x, 3, name="plain")
     refuses("has no DQA layer", outputs={"y": plain})
     nn.get_parameters(grad_only=False)["bn/bn/var"].d[0, 1] = np.nan
@@ -210,7 +213,7 @@ def test_refusals_name_the_reason_and_leave_no_file(tmp_path):
     nn.get_parameters(grad_only=False)["bn/bn/var"].d[0, 1] = 1
     nn.get_parameters()["up/deconv/W"].d[0, 0, 0, 0] = np.inf
     refuses("parameter up/deconv/W holds NaN or infinity")
-    with pytest.raises(ValueError, match="must each name"):
+    with pytest.raises(ValueError, match="inputs must be"):
         dqa.deploy(target, {}, {})
 
     nn.clear_parameters()
@@ -231,7 +234,9 @@ def test_an_existing_file_survives_a_failure(tmp_path, monkeypatch):
         dqa.deploy(target, {"x": x}, names(soft))
     assert target.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["d.nnp"]
-    with pytest.raises(OSError, match="nowhere"):
+    with pytest.raises(ValueError, match=r"d.onnx: the name must end in .nnp"):
+        dqa.deploy(tmp_path / "d.onnx", {"x": x}, names(soft))
+    with pytest.raises(OSError, match=r"cannot write .*d.nnp: there is no folder .*nowhere"):
         dqa.deploy(tmp_path / "nowhere" / "d.nnp", {"x": x}, names(soft))
 
 
@@ -338,3 +343,16 @@ def test_scopes_and_names(scope, tmp_path):
     assert "bits per parameter" in str(result)
     parameters = nn.graph_def.load(str(tmp_path / "d.nnp")).get_parameters()
     assert sorted(parameters) == ["l_dqa/affine/W", "l_dqa/affine/b"]
+
+
+def test_training_graphs_and_soft_layers_warn(tmp_path):
+    x, soft, _ = trained(SETS["minmax"])
+    with dqa.quantizers(*SETS["minmax"]):
+        training = model(x, train=True)
+    with pytest.warns(UserWarning, match="the graph uses batch statistics, as in training"):
+        dqa.deploy(tmp_path / "t.nnp", {"x": x}, names(training))
+    for layer in dqa.find_layers():
+        layer.state["hard"].d = 0
+    dqa.find_layers()[0].state["temperature"].d = 10
+    with pytest.warns(dqa.AttentionWarning, match="layer c1/conv is still soft: MinMax2, which"):
+        dqa.deploy(tmp_path / "s.nnp", {"x": x}, names(soft))

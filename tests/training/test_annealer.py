@@ -55,9 +55,12 @@ def test_relax():
     build(dqa.BinaryRelax())
     annealer = dqa.Annealer(dqa.RelaxSchedule(steps=6, steps_per_epoch=2, rho=2.0, hard=0))
     seen = []
-    for _ in range(6):
-        seen.append(float(states("omega")[0][0]))
-        annealer()
+    with pytest.warns(
+        dqa.AttentionWarning, match="layer b/affine is still soft: .* share of 0.667"
+    ):
+        for _ in range(6):
+            seen.append(float(states("omega")[0][0]))
+            annealer()
     assert seen == [1, 1, 2, 2, 4, 4]
 
 
@@ -161,6 +164,17 @@ def test_as_a_callback_of_nnablas_updater():
     for i in range(4):
         updater.update(i, 0)
     assert annealer.step == 4
+
+
+def test_going_on_after_the_end_is_noticed():
+    build()
+    annealer = dqa.Annealer(dqa.TemperatureSchedule(steps=3))
+    for _ in range(3):
+        annealer()
+    assert np.all([hard[0] for hard in states("hard")])
+    with pytest.warns(dqa.AttentionWarning, match="update 4 of a schedule of 3 steps"):
+        annealer()
+    annealer()
 
 
 def test_wrong_use_is_named():

@@ -294,5 +294,9 @@ def test_wrong_use_is_named():
     build()
     with pytest.raises(ValueError, match="layer a/affine mixes quantizers and would stay soft"):
         dqa.attach(S.Sgd(0.1))
+    with pytest.raises(ValueError, match="is not a schedule; write for example"):
+        dqa.attach(S.Sgd(0.1), dqa.TemperatureSchedule)
+    with pytest.raises(ValueError, match="has no parameters to update; call"):
+        dqa.attach(S.Sgd(0.1), dqa.TemperatureSchedule(steps=5)).update()
     with pytest.raises(ValueError, match="attention_lr=-1"):
         dqa.attach(S.Sgd(0.1), attention_lr=-1)
