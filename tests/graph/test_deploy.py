@@ -199,7 +199,7 @@ def test_refusals_name_the_reason_and_leave_no_file(tmp_path):
         assert not target.exists()
 
     refuses("choose='best'", choose="best")
-    other = nn.Variable((1,))
+    other = nn.Variable((1, 6))
     refuses("do not depend on the variable given as input 'z'", inputs={"x": x, "z": other})
     inner = PF.dqa_affine(other, 5, quantizers=[dqa.BWN()], name="inner")
     both = {"y": F.add2(soft[0], F.broadcast(F.reshape(inner, (1, 5)), (4, 5)))}
