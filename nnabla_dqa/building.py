@@ -93,18 +93,19 @@ def _check_fingerprint(scope: Any, mixture: Mixture) -> None:
 
 
 def _state(mixture: Mixture, fix_parameters: bool) -> dict[str, Variable]:
-    entries = mixture.mixing.state(mixture.quantizers)
+    count = len(mixture.quantizers)
+    if count == 1:
+        return {}
     variables = {}
     with nn.parameter_scope(STATE_SCOPE):
-        for name, (initial, learned) in entries.items():
+        for name, (initial, learned) in mixture.mixing.state(mixture.quantizers).items():
             variables[name] = get_parameter_or_create(
                 name, initial.shape, initial, learned, learned and not fix_parameters
             )
-        if len(mixture.quantizers) > 1:
-            hard = np.zeros(len(mixture.quantizers), np.float32)
-            variables["hard"] = get_parameter_or_create("hard", hard.shape, hard, False)
-            fingerprint = mixture.fingerprint()
-            get_parameter_or_create(FINGERPRINT, fingerprint.shape, fingerprint, False)
+        hard = np.zeros(count, np.float32)
+        variables["hard"] = get_parameter_or_create("hard", hard.shape, hard, False)
+        fingerprint = mixture.fingerprint()
+        get_parameter_or_create(FINGERPRINT, fingerprint.shape, fingerprint, False)
     return variables
 
 

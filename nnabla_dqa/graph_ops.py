@@ -5,8 +5,8 @@ uses it saves to an NNP that any NNabla loads. Arrays are ``(C, m)``: one row
 per group of weights that share a range (``C = 1`` for per-tensor). Per-row
 numbers are ``(C, 1)``.
 
-NNabla's broadcasting binary functions are five to ten times slower on the CPU
-than a matrix product of the same size, hence the products of inner size 1.
+NNabla's broadcasting binary functions are several times slower on the CPU than
+a matrix product of the same size, hence the products of inner size 1.
 They are exact: ``fma(x, s, 0) == x * s``.
 """
 
@@ -38,7 +38,7 @@ def shift_rows(x: Variable, shift: Variable) -> Variable:
 
 
 def difference(x: Variable, y: Variable) -> Variable:
-    """``x - y`` of equal shapes. ``F.sub2`` takes seven times as long on the CPU."""
+    """``x - y`` of equal shapes. ``F.sub2`` is far slower on the CPU."""
     return F.add2(x, F.mul_scalar(y, -1.0))
 
 

@@ -140,11 +140,13 @@ class Layer:
     @property
     def state(self) -> Dict[str, Any]:
         """The arrays of the mixing rule and ``hard``; empty with one quantizer."""
+        if len(self.mixture.quantizers) == 1:
+            return {}
         return {name: v for name, v in self.arrays.items() if name != FINGERPRINT}
 
     @property
     def arrays(self) -> Dict[str, Any]:
-        """All that is registered beside the weights: :attr:`state` and the fingerprint."""
+        """All that is registered beside the weights, also what a checkpoint left there."""
         return dict(self.scope.get(STATE_SCOPE, {}))
 
     @property

@@ -47,19 +47,19 @@ class Annealer:
     def __init__(self, schedule: Schedule, restart: bool = False) -> None:
         self.schedule = schedule
         self.scope = nn.parameter.get_current_parameter_scope()
+        self._check_layers()
         with nn.parameter_scope(STATE_SCOPE):
             zero = np.zeros(1, np.float32)
             nn.parameter.get_parameter_or_create("step", zero.shape, zero, need_grad=False)
         if restart:
             self._step_parameter.d = 0
-        self._check_layers()
-        for layer in self.layers:
-            _DRIVERS[id(layer.scope)] = weakref.ref(self)
         if self.step >= schedule.steps:
             raise ValueError(
                 f"dqa/step is {self.step}: this schedule of {schedule.steps} steps is finished; "
                 f"give more steps, or restart=True to begin again"
             )
+        for layer in self.layers:
+            _DRIVERS[id(layer.scope)] = weakref.ref(self)
         self.apply()
 
     @property

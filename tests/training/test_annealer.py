@@ -109,6 +109,7 @@ def test_no_warning_where_all_is_well():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         annealer()
+    assert dqa.report().messages() == []
 
 
 def test_projection_is_applied_after_each_update():
@@ -174,6 +175,30 @@ def test_going_on_after_the_end_is_noticed():
     with pytest.warns(dqa.AttentionWarning, match="update 4 of a schedule of 3 steps"):
         annealer()
     annealer()
+
+
+def test_a_refused_annealer_changes_nothing():
+    build()
+    annealer = dqa.Annealer(dqa.TemperatureSchedule(steps=5))
+    annealer()
+    with pytest.raises(ValueError, match="drives 'omega'"):
+        dqa.Annealer(dqa.RelaxSchedule(steps=5, steps_per_epoch=1), restart=True)
+    assert annealer.step == 1
+    annealer()
+
+
+def test_a_plain_net_over_a_dqa_checkpoint_has_no_state(tmp_path):
+    x = nn.Variable((1, 4))
+    PF.dqa_affine(x, 5, name="l", quantizers=SET)
+    dqa.find_layers()[0].state["hard"].d = [1, 0, 0]
+    nn.save_parameters(str(tmp_path / "c.h5"))
+    nn.clear_parameters()
+    nn.load_parameters(str(tmp_path / "c.h5"))
+    PF.dqa_affine(x, 5, name="l", quantizers=SET[:1])
+    PF.dqa_affine(x, 5, name="mixed", quantizers=SET)
+    assert dqa.find_layers()[0].state == {}
+    dqa.Annealer(dqa.TemperatureSchedule(steps=5))()
+    assert nn.get_parameters(grad_only=False)["l/affine/dqa/hard"].d.tolist() == [1, 0, 0]
 
 
 def test_wrong_use_is_named():
