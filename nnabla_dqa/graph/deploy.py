@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import warnings
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Set, Tuple
+from typing import Any, Dict, List, Mapping, Tuple
 
 import nnabla as nn
 import numpy as np
 
 from nnabla_dqa.files import PathLike
+from nnabla_dqa.graph.live import LiveGraph
 from nnabla_dqa.graph.nnp import save_network
 from nnabla_dqa.graph_ops import Variable
 from nnabla_dqa.layers import STATE_SCOPE, AttentionWarning, Layer, find_layers, scopes_around
@@ -127,7 +127,7 @@ def deploy(
     if choose not in ("lowest", "argmax"):
         raise ValueError(f"deploy: choose={choose!r} is neither 'lowest' nor 'argmax'")
     _check_names(inputs, outputs)
-    graph = _Graph.of(outputs)
+    graph = LiveGraph.of(outputs)
     _check_inputs(graph, inputs)
     layers = [layer for layer in find_layers() if layer.weight.data in graph.leaves]
     if not layers:
@@ -147,7 +147,7 @@ def deploy(
     deployed = []
     if choose == "argmax":
         _check_open(graph, layers)
-    with _hardened(graph, layers, chosen):
+    with graph.hardened(layers, chosen):
         for layer in layers:
             quantizer = layer.mixture.quantizers[chosen[layer.name]]
             weights = graph.weights_of(layer)
@@ -161,53 +161,6 @@ def deploy(
     return Deployment(Path(path), size, graph.parameter_count(layers), tuple(deployed))
 
 
-class _Graph(NamedTuple):
-    """The functions above some outputs, in order, and the arrays of their leaf variables."""
-
-    functions: List[Any]
-    leaves: Dict[Any, Any]
-
-    @classmethod
-    def of(cls, outputs: Mapping[str, Variable]) -> _Graph:
-        functions: List[Any] = []
-        leaves: Dict[Any, Any] = {}
-
-        def visit(function: Any) -> None:
-            if function in seen:
-                return
-            seen.add(function)
-            functions.append(function)
-            for v in function.inputs:
-                if v.parent is None:
-                    leaves[v.data] = v
-
-        seen: Set[Any] = set()
-        for output in outputs.values():
-            output.visit(visit)
-        return cls(functions, leaves)
-
-    def parameter_count(self, layers: List[Layer]) -> int:
-        """Numbers in the parameters that remain once the state of ``layers`` is gone."""
-        states = {v.data for layer in layers for v in layer.state.values()}
-        registered = {v.data for v in nn.get_parameters(grad_only=False).values()}
-        return sum(v.size for a, v in self.leaves.items() if a in registered and a not in states)
-
-    def weights_of(self, layer: Layer) -> List[Variable]:
-        """The variables by which functions get ``layer``'s weights; one for each use of them."""
-        # An apply_w such as weight normalization has parameters of its own in the layer's scope.
-        with nn.parameter_scope("", layer.scope):
-            own = {v.data for v in nn.get_parameters(grad_only=False).values()}
-        computed: Set[Any] = set()
-        found: Dict[Any, None] = {}
-        for function in self.functions:
-            mine = [v.data in own if v.parent is None else v in computed for v in function.inputs]
-            if mine and all(mine):
-                computed.update(function.outputs)
-            else:
-                found.update({v: None for v, is_mine in zip(function.inputs, mine) if is_mine})
-        return [v for v in found if v.shape == layer.weight.shape]
-
-
 def _check_names(inputs: Any, outputs: Any) -> None:
     for kind, named in (("inputs", inputs), ("outputs", outputs)):
         ok = isinstance(named, Mapping) and named
@@ -218,7 +171,7 @@ def _check_names(inputs: Any, outputs: Any) -> None:
         raise ValueError(f"deploy: {both[0]!r} is the name of an input and of an output")
 
 
-def _check_inputs(graph: _Graph, inputs: Mapping[str, Variable]) -> None:
+def _check_inputs(graph: LiveGraph, inputs: Mapping[str, Variable]) -> None:
     for name, v in inputs.items():
         if v.data not in graph.leaves:
             raise ValueError(
@@ -236,7 +189,7 @@ def _check_inputs(graph: _Graph, inputs: Mapping[str, Variable]) -> None:
             return
 
 
-def _check_values(graph: _Graph) -> None:
+def _check_values(graph: LiveGraph) -> None:
     for name, v in nn.get_parameters(grad_only=False).items():
         if v.data in graph.leaves and not np.isfinite(v.d).all():
             raise ValueError(f"deploy: parameter {name} holds NaN or infinity; nothing was written")
@@ -252,7 +205,7 @@ def _check_trained(layers: List[Layer]) -> None:
             )
 
 
-def _check_open(graph: _Graph, layers: List[Layer]) -> None:
+def _check_open(graph: LiveGraph, layers: List[Layer]) -> None:
     for layer in layers:
         if layer.state and layer.state["hard"].data not in graph.leaves:
             raise ValueError(
@@ -264,26 +217,6 @@ def _check_open(graph: _Graph, layers: List[Layer]) -> None:
 def _rows(layers: List[Layer]) -> List[LayerReport]:
     by_name = {row.name: row for row in report().layers}
     return [by_name[layer.name] for layer in layers]
-
-
-@contextlib.contextmanager
-def _hardened(graph: _Graph, layers: List[Layer], chosen: Dict[str, int]) -> Iterator[None]:
-    """Let the graph's own ``hard`` leaves see a one-hot array; the parameters stay as they are."""
-    swapped = []
-    try:
-        for layer in layers:
-            hard = layer.state.get("hard")
-            leaf = None if hard is None else graph.leaves.get(hard.data)
-            if leaf is None:
-                continue
-            one_hot = np.zeros(hard.shape, np.float32)  # type: ignore[union-attr]
-            one_hot[chosen[layer.name]] = 1
-            swapped.append((leaf, leaf.data))
-            leaf.data = nn.NdArray.from_numpy_array(one_hot)
-        yield
-    finally:
-        for leaf, array in swapped:
-            leaf.data = array
 
 
 def _check_grid(layer: Layer, quantizer: Quantizer, uses: List[Variable]) -> int:
