@@ -14,12 +14,12 @@ from nnabla_dqa.functions import mixture as mix
 from nnabla_dqa.graph_ops import Variable, lift
 from nnabla_dqa.layers import (
     FINGERPRINT,
-    STATE_SCOPE,
     AttentionWarning,
     Layer,
     Mixture,
     remember,
     scope_path,
+    state_scope,
 )
 from nnabla_dqa.mixing import MixingRule
 from nnabla_dqa.quantization import Quantizer
@@ -40,31 +40,62 @@ def mixer(
     """What takes the weights of the layer being built to the weights its function uses."""
 
     def apply(w: Variable) -> Variable:
-        scope = nn.parameter.get_current_parameter_scope()
         try:
             mixture = _resolve(quantizers, mixing)
-            for q in mixture.quantizers:
-                RowLayout.of(w.shape, q.axis)
-            recorded = isinstance(inp, nn.ProtoVariable)
-            _check_fingerprint(scope, mixture)
-            remember(scope, function, mixture, recorded, fix_parameters)
         except ValueError as error:
+            scope = nn.parameter.get_current_parameter_scope()
             raise ValueError(f"layer {scope_path(scope)}: {error}") from None
-        state = _state(mixture, fix_parameters)
-        message = mixture.mixing.check(mixture.quantizers)
-        choice = current_choice()
-        if message and choice is None:
-            warnings.warn(f"layer {scope_path(scope)}: {message}", AttentionWarning, stacklevel=5)
-        w = lift(w, inp)
-        if apply_w is not None:
-            w = apply_w(w)
-        if choice is not None:
-            index = _chosen(Layer("", function, mixture, False, fix_parameters, scope), choice)
-            return mix(w, mixture.quantizers[index : index + 1], None)
-        shares = mixture.shares({name: lift(v, inp) for name, v in state.items()})
-        return mix(w, mixture.quantizers, shares)
+        return mix_weights(w, inp, function, mixture, fix_parameters, apply_w)
 
     return apply
+
+
+def mix_weights(
+    w: Variable,
+    inp: Variable,
+    function: str,
+    mixture: Mixture,
+    fix_parameters: bool = False,
+    apply_w: Apply = None,
+    key: str = "W",
+) -> Variable:
+    """The weights that ``function`` uses, with the state of the layer in the current scope.
+
+    Args:
+        w: The float weights, registered as ``key`` in the current scope.
+        inp: The input of the function: tells whether a graph definition is recorded.
+        function: NNabla's name of the function.
+        mixture: What the weights go through.
+        fix_parameters: Do not train alpha.
+        apply_w: Done to the weights before.
+        key: The name of the weights in the current scope.
+
+    Raises:
+        ValueError: The layer exists with another mixture, or has no such channel axis.
+    """
+    scope = nn.parameter.get_current_parameter_scope()
+    path = scope_path(scope) if key == "W" else key
+    try:
+        for q in mixture.quantizers:
+            RowLayout.of(w.shape, q.axis)
+        recorded = isinstance(inp, nn.ProtoVariable)
+        _check_fingerprint(scope, mixture, key)
+        remember(scope, function, mixture, recorded, fix_parameters, key)
+    except ValueError as error:
+        raise ValueError(f"layer {path}: {error}") from None
+    state = _state(mixture, fix_parameters, key)
+    message = mixture.mixing.check(mixture.quantizers)
+    choice = current_choice()
+    if message and choice is None:
+        warnings.warn(f"layer {path}: {message}", AttentionWarning, stacklevel=6)
+    w = lift(w, inp)
+    if apply_w is not None:
+        w = apply_w(w)
+    if choice is not None:
+        index = _chosen(Layer("", function, mixture, False, fix_parameters, scope, key), choice)
+        return mix(w, mixture.quantizers[index : index + 1], None)
+    shares = mixture.shares({name: lift(v, inp) for name, v in state.items()})
+    return mix(w, mixture.quantizers, shares)
 
 
 def _resolve(quantizers: Quantizers, mixing: Optional[MixingRule]) -> Mixture:
@@ -79,25 +110,25 @@ def _resolve(quantizers: Quantizers, mixing: Optional[MixingRule]) -> Mixture:
     return make_mixture(*quantizers, mixing=mixing)
 
 
-def _check_fingerprint(scope: Any, mixture: Mixture) -> None:
+def _check_fingerprint(scope: Any, mixture: Mixture, key: str) -> None:
     """Refuse state, from a checkpoint for example, that belongs to other quantizers."""
-    found = scope.get(STATE_SCOPE, {}).get(FINGERPRINT)
+    found = scope.get(state_scope(key), {}).get(FINGERPRINT)
     expected = mixture.fingerprint()
     if found is None or len(mixture.quantizers) == 1 or np.array_equal(found.d, expected):
         return
     bits = [int(b) for b in found.d[:-1]]
     raise ValueError(
         f"its state belongs to other quantizers (bits {bits}) than {mixture}; load the right "
-        f"checkpoint, or remove the parameters in its scope {STATE_SCOPE!r} to begin anew"
+        f"checkpoint, or remove the parameters in its scope {state_scope(key)!r} to begin anew"
     )
 
 
-def _state(mixture: Mixture, fix_parameters: bool) -> dict[str, Variable]:
+def _state(mixture: Mixture, fix_parameters: bool, key: str) -> dict[str, Variable]:
     count = len(mixture.quantizers)
     if count == 1:
         return {}
     variables = {}
-    with nn.parameter_scope(STATE_SCOPE):
+    with nn.parameter_scope(state_scope(key)):
         for name, (initial, learned) in mixture.mixing.state(mixture.quantizers).items():
             variables[name] = get_parameter_or_create(
                 name, initial.shape, initial, learned, learned and not fix_parameters

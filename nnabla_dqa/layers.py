@@ -8,6 +8,9 @@ A layer's arrays are parameters beside its weights::
     conv1/conv/dqa/hard           zeros, or one-hot: this quantizer alone
     conv1/conv/dqa/quantizers     bit widths and a checksum, so that state is never mistaken
 
+Weights of another name, as files of other origin have them, keep their state in
+a scope called like them: ``fc/weight`` in ``fc/weight.dqa/...``.
+
 Which quantizers and which rule cannot be an array. It is remembered with the
 scope it belongs to and forgotten when the scope is cleared.
 """
@@ -18,7 +21,7 @@ import dataclasses
 import json
 import weakref
 import zlib
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 import nnabla as nn
 import nnabla.functions as F
@@ -122,7 +125,8 @@ class Layer:
     """A DQA layer that has been built.
 
     ``name`` is the path of its scope below the scope it was looked up in, such
-    as ``"conv1/conv"``; ``function`` NNabla's name of what uses the weights.
+    as ``"conv1/conv"``; ``function`` NNabla's name of what uses the weights;
+    ``key`` the name of the weights in ``scope``.
     """
 
     name: str
@@ -131,11 +135,17 @@ class Layer:
     recorded: bool
     fixed: bool
     scope: Any = dataclasses.field(repr=False, compare=False)
+    key: str = "W"
 
     @property
     def weight(self) -> Any:
         """The float weights, ``nnabla.Variable``."""
-        return self.scope["W"]
+        return self.scope[self.key]
+
+    @property
+    def weight_name(self) -> str:
+        """The path of the weights below the scope the layer was looked up in."""
+        return weight_name(self.name, self.key)
 
     @property
     def state(self) -> Dict[str, Any]:
@@ -147,7 +157,7 @@ class Layer:
     @property
     def arrays(self) -> Dict[str, Any]:
         """All that is registered beside the weights, also what a checkpoint left there."""
-        return dict(self.scope.get(STATE_SCOPE, {}))
+        return dict(self.scope.get(state_scope(self.key), {}))
 
     @property
     def learned(self) -> Dict[str, Any]:
@@ -184,11 +194,37 @@ class Layer:
         return total
 
 
-_RECORDS: Dict[int, Tuple[Any, str, Mixture, bool, bool]] = {}
+def layer_name(weight: str) -> str:
+    """The layer's name by the path of its weights: ``conv1/conv`` for ``conv1/conv/W``."""
+    return weight[: -len("/W")] if weight.endswith("/W") else weight
 
 
-def remember(scope: Any, function: str, mixture: Mixture, recorded: bool, fixed: bool) -> None:
-    """Note that ``scope`` (a parameter scope's dictionary) belongs to a DQA layer.
+def weight_name(layer: str, key: str = "W") -> str:
+    """The inverse of :func:`layer_name`."""
+    return f"{layer}/W" if key == "W" and layer != "W" else layer
+
+
+def state_scope(key: str = "W") -> str:
+    """The scope, beside weights called ``key``, of the layer's state."""
+    return STATE_SCOPE if key == "W" else f"{key}.{STATE_SCOPE}"
+
+
+class _Record(NamedTuple):
+    scope: Any
+    function: str
+    mixture: Mixture
+    recorded: bool
+    fixed: bool
+
+
+_RECORDS: Dict[int, Dict[str, _Record]] = {}
+"""By the id of a scope: a record (with a weak reference to the scope) for each of its weights."""
+
+
+def remember(
+    scope: Any, function: str, mixture: Mixture, recorded: bool, fixed: bool, key: str = "W"
+) -> None:
+    """Note that ``scope[key]`` (of a parameter scope's dictionary) are the weights of a DQA layer.
 
     ``recorded``: built last with ``nn.ProtoVariable``; ``fixed``: with
     ``fix_parameters``.
@@ -196,24 +232,26 @@ def remember(scope: Any, function: str, mixture: Mixture, recorded: bool, fixed:
     Raises:
         ValueError: It was built with another mixture before.
     """
-    known = _RECORDS.get(id(scope))
-    if known is not None and known[2] != mixture:
+    identity = id(scope)
+    records = _RECORDS.setdefault(identity, {})
+    known = records.get(key)
+    if known is not None and known.mixture != mixture:
         raise ValueError(
-            f"the layer exists already with {known[2]} mixed by {known[2].mixing}, not {mixture} "
-            f"mixed by {mixture.mixing}; use another name or call nn.clear_parameters()"
+            f"the layer exists already with {known.mixture} mixed by {known.mixture.mixing}, not "
+            f"{mixture} mixed by {mixture.mixing}; use another name or call nn.clear_parameters()"
         )
-    key = id(scope)
-    reference = weakref.ref(scope, lambda _: _RECORDS.pop(key, None))
-    _RECORDS[key] = (reference, function, mixture, recorded, fixed)
+    reference = weakref.ref(scope, lambda _: _RECORDS.pop(identity, None))
+    records[key] = _Record(reference, function, mixture, recorded, fixed)
 
 
 def find_layers(scope: Any = None) -> List[Layer]:
     """The DQA layers below a parameter scope (default: the current one), in building order."""
     root = nn.parameter.get_current_parameter_scope() if scope is None else scope
     return [
-        Layer(path, *_RECORDS[id(node)][1:], node)
+        Layer(layer_name(f"{path}/{key}".lstrip("/")), *record[1:], node, key)
         for path, node in _walk(root, "")
-        if id(node) in _RECORDS and "W" in node
+        for key, record in _RECORDS.get(id(node), {}).items()
+        if key in node
     ]
 
 

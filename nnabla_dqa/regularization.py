@@ -69,9 +69,12 @@ def regularizer(
 
 
 def total_weights() -> int:
-    """The number of weights (elements of parameters named ``W``) in the current scope."""
+    """The weights in the current scope: of DQA layers and in all parameters named ``W``."""
+    layers = {layer.weight_name for layer in find_layers()}
     parameters = nn.get_parameters(grad_only=False)
-    return sum(v.size for name, v in parameters.items() if name.split("/")[-1] == "W")
+    return sum(
+        v.size for name, v in parameters.items() if name.split("/")[-1] == "W" or name in layers
+    )
 
 
 def penalty_vector(layer: Layer, penalty: str) -> List[float]:

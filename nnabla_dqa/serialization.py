@@ -20,6 +20,11 @@ class Registry(Generic[T]):
         self.kind = kind
         self._types: Dict[str, Type[T]] = {}
 
+    @property
+    def types(self) -> Dict[str, Type[T]]:
+        """The registered classes by name."""
+        return dict(self._types)
+
     def register(self, cls: Type[T]) -> Type[T]:
         """Make ``cls`` known by its name; usable as a class decorator.
 

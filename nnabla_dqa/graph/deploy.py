@@ -152,7 +152,7 @@ def deploy(
             quantizer = layer.mixture.quantizers[chosen[layer.name]]
             weights = graph.weights_of(layer)
             nn.forward_all([v for v in weights if v.parent is not None])
-            baked[f"{layer.name}/W"] = [v for v in weights if v.parent is not None]
+            baked[layer.weight_name] = [v for v in weights if v.parent is not None]
             values = _check_grid(layer, quantizer, weights)
             deployed.append(DeployedLayer(rows[layer.name], str(quantizer), quantizer.bits, values))
         size = save_network(
@@ -247,7 +247,7 @@ def _metadata(layers: List[Layer], chosen: Dict[str, int]) -> Dict[str, Any]:
         "nnabla_dqa": __version__,
         "layers": [
             {
-                "weight": f"{layer.name}/W",
+                "weight": layer.weight_name,
                 "function": layer.function,
                 "quantizer": layer.mixture.quantizers[chosen[layer.name]].to_json(),
                 "attention": [float(a) for a in layer.attention()],

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import io
 import json
-import zipfile
 from collections import OrderedDict
-from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Sequence
 
 import nnabla as nn
 import numpy as np
 
-from nnabla_dqa.files import PathLike, write_atomically
+from nnabla_dqa.files import PathLike
+from nnabla_dqa.graph.archive import METADATA, VERSION, write_members
+from nnabla_dqa.graph.parameters import Parameter, write_parameters
 from nnabla_dqa.graph_ops import Variable
 
-METADATA = "nnabla_dqa.json"
-"""Member of an NNP in which this package notes what it did; loaders ignore it."""
 RUNTIME = "runtime"
 
 
@@ -51,8 +48,6 @@ def save_network(
             size cannot be left open.
         OSError: The file cannot be written.
     """
-    if Path(path).suffix != ".nnp":
-        raise ValueError(f"{path}: the name must end in .nnp, or NNabla will not open the file")
     baked = baked or {}
     # Names that no parameter can have, until the parameters they replace are gone.
     marks = {
@@ -73,9 +68,7 @@ def save_network(
             f"inputs={sorted(inputs)}; give the variables on which the model was built"
         )
     proto = _definition(graph, net, inputs, outputs, variable_batch_size)
-    data = _zip(proto, _parameters(net), metadata)
-    write_atomically(path, data)
-    return len(data)
+    return write_members(path, _members(proto, _parameters(net), metadata))
 
 
 def _bake(net: Any, values: Dict[str, np.ndarray]) -> None:
@@ -137,36 +130,22 @@ def _definition(
     return proto
 
 
-def _parameters(net: Any) -> Any:
-    from nnabla.utils import nnabla_pb2
-
-    proto = nnabla_pb2.NNablaProtoBuf()
-    for name, variable in net.parameters.items():
-        parameter = proto.parameter.add()
-        parameter.variable_name = name
-        parameter.shape.dim.extend(variable.shape)
-        parameter.data.extend(variable.variable_instance.d.ravel().tolist())
-        parameter.need_grad = variable.variable_instance.need_grad
-    return proto
+def _parameters(net: Any) -> Dict[str, Parameter]:
+    instances = {name: v.variable_instance for name, v in net.parameters.items()}
+    return {name: Parameter(v.d, v.need_grad) for name, v in instances.items()}
 
 
-def _zip(definition: Any, parameters: Any, metadata: Optional[Dict[str, Any]]) -> bytes:
+def _members(
+    definition: Any, parameters: Mapping[str, Parameter], metadata: Optional[Dict[str, Any]]
+) -> Dict[str, bytes]:
     from google.protobuf import text_format
     from nnabla.utils.nnp_format import nnp_version
 
     members = {
-        "nnp_version.txt": f"{nnp_version()}\n".encode(),
+        VERSION: f"{nnp_version()}\n".encode(),
         "network.nntxt": text_format.MessageToString(definition).encode(),
-        "parameter.protobuf": parameters.SerializeToString(),
+        "parameter.protobuf": write_parameters(".protobuf", parameters),
     }
     if metadata is not None:
         members[METADATA] = json.dumps(metadata, indent=1).encode()
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, data in members.items():
-            # A fixed date, so that equal networks give equal files.
-            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            info.compress_type = zipfile.ZIP_DEFLATED
-            info.external_attr = 0o644 << 16
-            archive.writestr(info, data)
-    return buffer.getvalue()
+    return members

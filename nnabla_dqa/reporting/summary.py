@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, List, Tuple
+from typing import Any, Iterable, List, Tuple
 
-from nnabla_dqa.layers import Layer, find_layers
+from nnabla_dqa.layers import Layer, Mixture, find_layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,15 +123,29 @@ def report(scope: Any = None) -> Report:
 
 
 def _row(layer: Layer) -> LayerReport:
-    quantizers = layer.mixture.quantizers
+    shape = tuple(layer.weight.shape)
+    return layer_report(
+        layer.name, layer.function, shape, layer.mixture, layer.attention(), layer.is_hard
+    )
+
+
+def layer_report(
+    name: str,
+    function: str,
+    shape: Tuple[int, ...],
+    mixture: Mixture,
+    shares: Iterable[float],
+    hard: bool,
+) -> LayerReport:
+    """A row from what is known about a layer."""
     return LayerReport(
-        layer.name,
-        layer.function,
-        tuple(layer.weight.shape),
-        tuple(short_name(q) for q in quantizers),
-        tuple(q.bits for q in quantizers),
-        tuple(float(a) for a in layer.attention()),
-        layer.is_hard,
+        name,
+        function,
+        shape,
+        tuple(short_name(q) for q in mixture.quantizers),
+        tuple(q.bits for q in mixture.quantizers),
+        tuple(float(a) for a in shares),
+        hard,
     )
 
 

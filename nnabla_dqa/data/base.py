@@ -1,0 +1,209 @@
+"""What training reads: named columns over the same samples, in mini-batches of float32."""
+
+from __future__ import annotations
+
+import abc
+import math
+from typing import Any, Dict, Mapping, Optional, Protocol, Tuple
+
+import numpy as np
+
+from nnabla_dqa.quantization.validation import is_int
+
+Shape = Tuple[int, ...]
+
+SCALE = 1.0 / 255.0
+"""What uint8 pixels are multiplied by unless the caller says otherwise."""
+
+
+class DataError(ValueError):
+    """Data that cannot be used; the message names the file and what would be right.
+
+    Args:
+        message: Made one line, whatever names of files and columns bring with them.
+    """
+
+    def __init__(self, message: str) -> None:
+        super().__init__(" ".join(message.splitlines()))
+
+
+class Data(abc.ABC):
+    """Named columns over the same N samples.
+
+    Attributes:
+        classes: The name of each class number; empty where the format has none.
+    """
+
+    classes: Tuple[str, ...] = ()
+
+    @abc.abstractmethod
+    def __len__(self) -> int:
+        """N, at least 1."""
+
+    @property
+    @abc.abstractmethod
+    def shapes(self) -> Dict[str, Shape]:
+        """The shape of one sample by column: ``{"x": (1, 28, 28), "y": (1,)}``."""
+
+    @abc.abstractmethod
+    def _read(self, rows: np.ndarray) -> Dict[str, np.ndarray]:
+        """The samples ``rows``, which are checked int64 indices."""
+
+    def batch(self, indices: np.ndarray) -> Dict[str, np.ndarray]:
+        """The samples ``indices``, in that order.
+
+        Args:
+            indices: Whole numbers from 0 to N - 1, one axis; repetitions are allowed.
+
+        Returns:
+            For each column a float32 array of shape ``(len(indices), *shape)``.
+
+        Raises:
+            DataError: An index is out of range, or the file of a sample cannot be read.
+        """
+        rows = np.asarray(indices)
+        if rows.ndim != 1 or (rows.size and rows.dtype.kind not in "iu"):
+            raise DataError(
+                f"batch: indices of shape {rows.shape} and type {rows.dtype}"
+                " are not one axis of whole numbers"
+            )
+        if rows.size and not (rows.min() >= 0 and rows.max() < len(self)):
+            wrong = rows[(rows < 0) | (rows >= len(self))][0]
+            raise DataError(f"batch: there is no sample {wrong}; they are 0 to {len(self) - 1}")
+        return self._read(rows.astype(np.int64))
+
+    def take(self, count: int) -> Data:
+        """The first ``count`` samples, as a view.
+
+        Raises:
+            DataError: ``count`` is not a whole number from 1 to N.
+        """
+        if not is_int(count) or not 1 <= count <= len(self):
+            raise DataError(f"take: {count!r} is not a number of samples from 1 to {len(self)}")
+        return _Selection(self, np.arange(int(count)))
+
+    def split(self, share: float, seed: int) -> Tuple[Data, Data]:
+        """A random part held out, and the rest; both are views in the order of the samples.
+
+        The same N, ``share`` and ``seed`` give the same parts on every machine.
+
+        Args:
+            share: Of the N samples, ``round(share * N)`` are held out.
+            seed: 0 to 2^32 - 1.
+
+        Returns:
+            The rest, then the held-out part: disjoint, together all samples.
+
+        Raises:
+            DataError: A part would be empty, or ``seed`` is out of range.
+        """
+        check_seed("split", "seed", seed)
+        number = isinstance(share, (int, float)) and math.isfinite(share)
+        held_out = round(share * len(self)) if number else 0
+        if not 0 < held_out < len(self):
+            raise DataError(
+                f"split: share={share!r} of {len(self)} samples leaves an empty part;"
+                " use a share between 0 and 1 that gives each part a sample"
+            )
+        order = np.random.RandomState(seed).permutation(len(self))
+        rest, part = np.sort(order[held_out:]), np.sort(order[:held_out])
+        return _Selection(self, rest), _Selection(self, part)
+
+
+class _Selection(Data):
+    """Some samples of other data; reads nothing of its own."""
+
+    def __init__(self, data: Data, rows: np.ndarray) -> None:
+        self._data = data
+        self._rows = rows
+        self.classes = data.classes
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def shapes(self) -> Dict[str, Shape]:
+        return self._data.shapes
+
+    def _read(self, rows: np.ndarray) -> Dict[str, np.ndarray]:
+        return self._data._read(self._rows[rows])
+
+
+class Column(Protocol):
+    """One column: N values of one shape, in memory or in files."""
+
+    @property
+    def shape(self) -> Shape:
+        """Of one sample."""
+
+    def __len__(self) -> int:
+        """N."""
+
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """float32, ``(len(rows), *shape)``."""
+
+
+class ColumnData(Data):
+    """Data whose columns are read independently of each other.
+
+    Args:
+        columns: At least one; all of the same length, at least 1.
+        source: What error messages call the data, such as its file.
+        classes: The name of each class number, if they are known.
+
+    Raises:
+        DataError: No column, no sample, or columns of different lengths.
+    """
+
+    def __init__(
+        self, columns: Mapping[str, Column], source: str, classes: Tuple[str, ...] = ()
+    ) -> None:
+        if not columns:
+            raise DataError(f"{source}: holds no columns; at least one is needed")
+        first, size = next((name, len(column)) for name, column in columns.items())
+        for name, column in columns.items():
+            if len(column) != size:
+                raise DataError(
+                    f"{source}: column {name} has {len(column)} samples and {first} has {size};"
+                    " all columns need the same number"
+                )
+        if not size:
+            raise DataError(f"{source}: holds no samples; at least one is needed")
+        self._columns = dict(columns)
+        self._size = size
+        self.classes = tuple(classes)
+
+    def __len__(self) -> int:
+        return self._size
+
+    @property
+    def shapes(self) -> Dict[str, Shape]:
+        return {name: column.shape for name, column in self._columns.items()}
+
+    def _read(self, rows: np.ndarray) -> Dict[str, np.ndarray]:
+        return {name: column.read(rows) for name, column in self._columns.items()}
+
+
+def check_scale(scale: Optional[float]) -> float:
+    """``scale``, or 1/255 for None.
+
+    Raises:
+        DataError: ``scale`` is not a finite number above 0.
+    """
+    if scale is None:
+        return SCALE
+    number = isinstance(scale, (int, float, np.number)) and not isinstance(scale, bool)
+    if not number or not 0 < scale < math.inf:
+        raise DataError(f"scale={scale!r} is not a number above 0, such as 1/255 or 1")
+    return float(scale)
+
+
+def check_seed(caller: str, name: str, value: Any) -> None:
+    """Raise DataError unless ``value`` is a whole number from 0 to 2^32 - 1."""
+    if not is_int(value) or not 0 <= value < 2**32:
+        raise DataError(f"{caller}: {name}={value!r} is not a whole number from 0 to 2^32 - 1")
+
+
+def one_line(error: BaseException) -> str:
+    """What ``error`` says, on one line."""
+    return " ".join(str(error).split()) or type(error).__name__

@@ -1,0 +1,280 @@
+"""From a converted and trained NNP to a small one: weights on their grids, mixtures gone."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Mapping, Optional, Set, Tuple
+
+import numpy as np
+
+from nnabla_dqa.files import PathLike
+from nnabla_dqa.graph.archive import VERSION, Archive, NNPError, keep_only
+from nnabla_dqa.graph.deploy import FORMAT, DeployedLayer, Deployment
+from nnabla_dqa.graph.discovery import FileLayer
+from nnabla_dqa.graph.file_report import distinct_values, file_report
+from nnabla_dqa.graph.folding import Fold, fold_normalization
+from nnabla_dqa.graph.mixture_text import state_path
+from nnabla_dqa.graph.network_file import CONVERTED, DEPLOYED, NetworkFile
+from nnabla_dqa.graph.normalization import estimate_statistics
+from nnabla_dqa.graph.parameters import Parameter
+from nnabla_dqa.graph.program import Program
+from nnabla_dqa.layers import Mixture
+from nnabla_dqa.quantization import Encoded, FullPrecision, Quantizer
+from nnabla_dqa.quantization.base import RowLayout
+from nnabla_dqa.reporting.summary import LayerReport, Report
+
+
+@dataclasses.dataclass(frozen=True)
+class FileDeployment(Deployment):
+    """What :func:`deploy_file` wrote; ``messages`` tell what a user should know."""
+
+    networks: Tuple[str, ...] = ()
+    messages: Tuple[str, ...] = ()
+
+
+def deploy_file(
+    source: PathLike,
+    target: PathLike,
+    choose: str = "lowest",
+    fold: bool = False,
+    whole: bool = False,
+    allow_untrained: bool = False,
+    samples: Optional[Iterable[Mapping[str, np.ndarray]]] = None,
+) -> FileDeployment:
+    """Write a converted NNP with the quantized weights baked in, in standard functions only.
+
+    Kept are the networks that an executor runs (all that compute no loss, if
+    there is none), the executors and what they need; optimizers, data sets,
+    training networks and other members of the file are left out.
+
+    Args:
+        source: A converted NNP, trained.
+        target: The file to write, replaced atomically if it exists.
+        choose: ``"lowest"``: each layer's lowest bit width; ``"argmax"``: the
+            quantizer with the largest share of attention.
+        fold: Fold batch normalization into the layers before it. Their grids
+            are per channel then; outputs change by rounding only.
+        whole: Keep all networks and sections; not with ``fold``.
+        allow_untrained: Deploy a file that was not trained after it was
+            converted (post-training quantization).
+        samples: Batches of equal size, ``{input: array}``, from which the running
+            statistics of batch normalization are computed anew.
+
+    Raises:
+        NNPError: The file is not converted or not trained, has NaN or infinity
+            (names the parameter), or no network to keep.
+        ValueError: ``choose`` is something else, or ``fold`` and ``whole`` together.
+        OSError: A file cannot be read or written.
+    """
+    if choose not in ("lowest", "argmax"):
+        raise ValueError(f"deploy: choose={choose!r} is neither 'lowest' nor 'argmax'")
+    if fold and whole:
+        raise ValueError("deploy: fold needs weights of one network; whole keeps several")
+    file = NetworkFile.read(source)
+    _check_deployable(file, allow_untrained)
+    rows = {layer.name: file_report(file, layer) for layer in file.quantized}
+    messages: List[str] = []
+    if choose == "lowest" and file.is_trained:
+        messages += Report(tuple(rows.values())).messages()
+    archive = _kept(file, whole, messages)
+    if samples is not None:
+        statistics = _statistics(file, archive, samples, choose)
+        if not statistics:
+            messages.append("no batch normalization whose statistics could be computed anew")
+        for name, array in statistics.items():
+            archive.parameters[name] = Parameter(array, False)
+    index = {name: row.argmax if choose == "argmax" else 0 for name, row in rows.items()}
+    layers = [layer for layer in file.quantized if layer.weight in archive.parameters]
+    quantizers = {
+        layer.weight: file.mixtures[layer.name].quantizers[index[layer.name]] for layer in layers
+    }
+    grids = {w: q.encode(archive.parameters[w].array) for w, q in quantizers.items()}
+    folds = _fold(archive, messages) if fold else {}
+    deployed, notes = [], []
+    for layer in layers:
+        grid = _scaled(grids[layer.weight], folds.get(layer.weight))
+        weights = _weights(quantizers[layer.weight], grid, archive, layer, folds)
+        archive.parameters[layer.weight] = Parameter(weights)
+        quantizer = quantizers[layer.weight]
+        notes.append(_note(layer, quantizer, rows[layer.name], file.mixtures[layer.name], grid))
+        values = distinct_values(weights, notes[-1]["channel_axis"])
+        deployed.append(DeployedLayer(rows[layer.name], str(quantizer), quantizer.bits, values))
+    _drop_unused(archive)
+    archive.metadata = _metadata(file, choose, notes)
+    size = archive.write(target)
+    count = sum(p.array.size for p in archive.parameters.values())
+    names = tuple(network.name for network in archive.definition.network)
+    return FileDeployment(Path(target), size, count, tuple(deployed), names, tuple(messages))
+
+
+def _check_deployable(file: NetworkFile, allow_untrained: bool) -> None:
+    """Raise NNPError unless ``file`` is converted, trained (or that is allowed) and finite."""
+    path = file.archive.path
+    if file.kind == DEPLOYED:
+        raise NNPError(f"{path}: is deployed already")
+    if file.kind != CONVERTED:
+        raise NNPError(f"{path}: is not converted; run nnabla-dqa convert and train first")
+    if not file.is_trained and not allow_untrained:
+        raise NNPError(
+            f"{path}: was not trained since it was converted; train it, or say that this is meant "
+            f"(--allow-untrained)"
+        )
+    for name, (array, _) in file.archive.parameters.items():
+        if not np.isfinite(array).all():
+            raise NNPError(f"{path}: parameter {name} holds NaN or infinity; nothing was written")
+
+
+def _kept(file: NetworkFile, whole: bool, messages: List[str]) -> Archive:
+    """The archive of what is kept, its mixtures not written out and their state gone."""
+    definition = copy.deepcopy(file.archive.definition)
+    others = dict(file.archive.others)
+    if not whole:
+        runs = {e.network_name for e in definition.executor}
+        losses = {o.network_name for o in definition.optimizer}
+        kept = [n for n in definition.network if n.name in runs] or [
+            n for n in definition.network if n.name not in losses
+        ]
+        if not kept:
+            raise NNPError(
+                f"{file.archive.path}: has no executor and trains every network "
+                f"({', '.join(file.networks)}); keep all with --whole"
+            )
+        names = {n.name for n in kept}
+        left = [n.name for n in definition.network if n.name not in names]
+        keep_only(definition.network, lambda network: network.name in names)
+        for section in ("optimizer", "monitor", "dataset", "training_config"):
+            definition.ClearField(section)
+        unknown = [name for name in others if name != VERSION]
+        others = {VERSION: others[VERSION]} if VERSION in others else {}
+        parts = [f"networks {', '.join(left)}"] if left else []
+        parts += [f"members {', '.join(unknown)}"] if unknown else []
+        if parts:
+            messages.append(f"left out, not needed to run: {'; '.join(parts)}")
+    scopes = tuple(f"{state_path(layer.weight)}/" for layer in file.quantized)
+    parameters = {
+        name: parameter
+        for name, parameter in file.archive.parameters.items()
+        if not name.startswith(scopes) and name != "dqa/step"
+    }
+    return dataclasses.replace(
+        file.archive,
+        definition=definition,
+        parameters=parameters,
+        others=others,
+        parameter_member="parameter.protobuf",
+    )
+
+
+def _statistics(
+    file: NetworkFile,
+    archive: Archive,
+    samples: Iterable[Mapping[str, np.ndarray]],
+    choose: str,
+) -> Dict[str, np.ndarray]:
+    batches = list(samples)
+    size = len(next(iter(batches[0].values())))
+    network = archive.definition.network[0].name
+    return estimate_statistics(Program(file), network, batches, size, choose)
+
+
+def _fold(archive: Archive, messages: List[str]) -> Dict[str, Fold]:
+    """Fold what can be folded; the folds by the weights' names."""
+    uses: Dict[str, int] = {}
+    for network in archive.definition.network:
+        for function in network.function:
+            for name in function.input:
+                uses[name] = uses.get(name, 0) + 1
+    folds: List[Fold] = []
+    if len(archive.definition.network) > 1:
+        messages.append("no batch normalization folded: several networks share the weights")
+    else:
+        network = archive.definition.network[0]
+        outputs = {v.variable_name for e in archive.definition.executor for v in e.output_variable}
+        used = {name for function in network.function for name in function.input}
+        outputs |= {n for f in network.function for n in f.output if n not in used}
+        folds = fold_normalization(network, archive.parameters, outputs)
+        listed = ", ".join(f"{fold.normalization} into {fold.weight}" for fold in folds)
+        messages.append(f"folded: {listed}" if folds else "no batch normalization could be folded")
+    return {fold.weight: fold for fold in folds}
+
+
+def _scaled(grid: Encoded, fold: Optional[Fold]) -> Encoded:
+    if fold is None:
+        return grid
+    shape = [1] * grid.codes.ndim
+    shape[fold.channel_axis] = fold.gain.size
+    gain = fold.gain.reshape(shape)
+    return Encoded(grid.codes, grid.scale * gain, grid.offset * gain)
+
+
+def _weights(
+    quantizer: Quantizer,
+    grid: Encoded,
+    archive: Archive,
+    layer: FileLayer,
+    folds: Mapping[str, Fold],
+) -> np.ndarray:
+    if not isinstance(quantizer, FullPrecision):
+        return grid.decode()
+    array = archive.parameters[layer.weight].array
+    fold = folds.get(layer.weight)
+    if fold is None:
+        return array
+    shape = [1] * array.ndim
+    shape[fold.channel_axis] = fold.gain.size
+    scaled: np.ndarray = array * fold.gain.reshape(shape)
+    return scaled
+
+
+def _note(
+    layer: FileLayer, quantizer: Quantizer, row: LayerReport, mixture: Mixture, grid: Encoded
+) -> Dict[str, Any]:
+    """What the file claims about a layer: :func:`nnabla_dqa.graph.check.check_file` proves it."""
+    sizes = [i for i, size in enumerate(grid.scale.shape) if size > 1]
+    axis = sizes[0] if sizes else None
+    if axis is None and quantizer.axis is not None:
+        axis = RowLayout.of(layer.shape, quantizer.axis).axis
+    note: Dict[str, Any] = {
+        "weight": layer.weight,
+        "function": layer.function,
+        "quantizer": quantizer.to_json(),
+        "levels": quantizer.levels,
+        "channel_axis": axis,
+        "attention": list(row.shares),
+        **mixture.to_json(),
+    }
+    if not isinstance(quantizer, FullPrecision):
+        # Python writes float32 values as the doubles they are: they come back exactly.
+        note["scale"] = [float(v) for v in grid.scale.ravel()]
+        note["offset"] = [float(v) for v in grid.offset.ravel()]
+    return note
+
+
+def _drop_unused(archive: Archive) -> None:
+    """Take out what no kept function uses: variables, parameters, and their mention."""
+    used: Set[str] = set()
+    for network in archive.definition.network:
+        used |= {name for f in network.function for name in (*f.input, *f.output)}
+    for network in archive.definition.network:
+        keep_only(network.variable, lambda variable: variable.name in used)
+    names = {network.name for network in archive.definition.network}
+    keep_only(archive.definition.executor, lambda executor: executor.network_name in names)
+    for section in (*archive.definition.executor, *archive.definition.optimizer):
+        keep_only(section.parameter_variable, lambda listed: listed.variable_name in used)
+    archive.parameters = {k: v for k, v in archive.parameters.items() if k in used}
+
+
+def _metadata(file: NetworkFile, choose: str, notes: List[Dict[str, Any]]) -> Dict[str, Any]:
+    from nnabla_dqa import __version__
+
+    before = file.archive.metadata or {}
+    return {
+        "format": FORMAT,
+        "kind": DEPLOYED,
+        "nnabla_dqa": __version__,
+        "choose": choose,
+        "source": before.get("source"),
+        "layers": notes,
+    }

@@ -1,0 +1,34 @@
+"""The layers of an NNP as rows of a report."""
+
+from __future__ import annotations
+
+from typing import Optional
+
+import nnabla as nn
+import numpy as np
+
+from nnabla_dqa.graph.discovery import FileLayer
+from nnabla_dqa.graph.mixture_text import state_path
+from nnabla_dqa.graph.network_file import NetworkFile
+from nnabla_dqa.reporting.summary import LayerReport, layer_report
+
+
+def file_report(file: NetworkFile, layer: FileLayer) -> LayerReport:
+    """The state of one layer of a converted file."""
+    mixture = file.mixtures[layer.name]
+    scope = state_path(layer.weight)
+    entries = [*mixture.mixing.state(mixture.quantizers), "hard"]
+    parameters = file.archive.parameters
+    state = {
+        name: nn.Variable.from_numpy_array(parameters[f"{scope}/{name}"].array)
+        for name in (entries if len(mixture.quantizers) > 1 else [])
+    }
+    shares = mixture.mixing.evaluate(state, len(mixture.quantizers))
+    is_hard = not state or bool(state["hard"].d.any())
+    return layer_report(layer.name, layer.function, layer.shape, mixture, shares, is_hard)
+
+
+def distinct_values(weights: np.ndarray, axis: Optional[int]) -> int:
+    """The largest number of distinct values in the tensor, or in a channel on ``axis``."""
+    rows = [weights] if axis is None else np.moveaxis(weights, axis, 0)
+    return max(len(np.unique(row)) for row in rows)

@@ -1,0 +1,93 @@
+"""Running statistics of batch normalization, computed anew from data."""
+
+from __future__ import annotations
+
+from typing import Dict, Iterable, List, Mapping, Tuple
+
+import nnabla as nn
+import numpy as np
+
+from nnabla_dqa.contexts import hard
+from nnabla_dqa.graph.program import NORMALIZATION, STATISTICS, Program
+
+
+class _Moments:
+    """Mean and sum of squared deviations, merged batch by batch (Chan et al., 1979)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: np.ndarray = np.zeros(())
+        self.deviation: np.ndarray = np.zeros(())
+
+    def add(self, values: np.ndarray, axis: int) -> None:
+        """``values`` with the channels on ``axis``."""
+        rows = np.moveaxis(values.astype(np.float64), axis, 0).reshape(values.shape[axis], -1)
+        count, mean = rows.shape[1], rows.mean(axis=1)
+        deviation = ((rows - mean[:, None]) ** 2).sum(axis=1)
+        total = self.count + count
+        gap = mean - self.mean
+        self.deviation = self.deviation + deviation + gap**2 * (self.count * count / total)
+        self.mean = self.mean + gap * (count / total)
+        self.count = total
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Unbiased, as NNabla's running variance."""
+        return self.deviation / max(1, self.count - 1)
+
+
+def estimate_statistics(
+    program: Program,
+    network: str,
+    batches: Iterable[Mapping[str, np.ndarray]],
+    batch_size: int,
+    choose: str = "lowest",
+) -> Dict[str, np.ndarray]:
+    """Mean and variance of what every normalization of a network sees.
+
+    The network runs with one quantizer a layer and normalizes by batch
+    statistics; moments are pooled over all samples. Running statistics follow
+    weights that jump from grid point to grid point late; these do not.
+
+    Args:
+        program: Its parameters are left as they are.
+        network: Name of the network.
+        batches: Arrays of ``batch_size`` samples for each input of the network.
+        batch_size: Samples of a batch, at least 2.
+        choose: As for :func:`nnabla_dqa.hard`.
+
+    Returns:
+        New values of the statistics by parameter name, shaped like them; empty
+        if the network normalizes nothing.
+    """
+    proto = program.file.network(network)
+    found: List[Tuple[str, int, str, str]] = []
+    for function in proto.function:
+        if function.type in NORMALIZATION:
+            axes = list(getattr(function, NORMALIZATION[function.type]).axes) or [1]
+            names = list(function.input[STATISTICS])
+            if len(axes) == 1 and len(names) == 2:
+                found.append((function.input[0], axes[0], names[0], names[1]))
+    if not found:
+        return {}
+    before = {name: v.d.copy() for name, v in program.parameters().items()}
+    with hard(choose):
+        built = program.build(network, batch_size, batch_stat=True)
+    moments = [_Moments() for _ in found]
+    outputs = list(built.outputs.values())
+    for values in batches:
+        for name, variable in built.inputs.items():
+            variable.d = values[name]
+        nn.forward_all(outputs)
+        for (name, axis, _, _), moment in zip(found, moments):
+            moment.add(built.variables[name].d, axis)
+    parameters = program.parameters()
+    # The run itself has moved the running statistics.
+    for name, array in before.items():
+        parameters[name].d = array
+    result = {}
+    for (_, _, mean, variance), moment in zip(found, moments):
+        if moment.count:
+            result[mean] = moment.mean.reshape(before[mean].shape).astype(np.float32)
+            result[variance] = moment.variance.reshape(before[variance].shape).astype(np.float32)
+    return result

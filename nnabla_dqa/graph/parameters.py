@@ -1,0 +1,85 @@
+"""The parameters of an NNP: NNabla's protobuf and HDF5 forms."""
+
+from __future__ import annotations
+
+import io
+from typing import Any, Dict, List, Mapping, NamedTuple, Tuple, Union
+
+import numpy as np
+from nnabla.utils import nnabla_pb2
+
+
+class Parameter(NamedTuple):
+    """An array and whether its file says that it is trained."""
+
+    array: np.ndarray
+    need_grad: bool = True
+
+
+def read_parameters(suffix: str, data: Union[bytes, Any]) -> Dict[str, Parameter]:
+    """The parameters in a member with this suffix (``.protobuf`` or ``.h5``), by name.
+
+    Raises:
+        ValueError, OSError, DecodeError: The data are not what the suffix says.
+    """
+    return _read_h5(data) if suffix == ".h5" else _read_protobuf(data)
+
+
+def write_parameters(suffix: str, parameters: Mapping[str, Parameter]) -> bytes:
+    """The inverse of :func:`read_parameters`."""
+    return _write_h5(parameters) if suffix == ".h5" else _write_protobuf(parameters)
+
+
+def _read_protobuf(data: Union[bytes, Any]) -> Dict[str, Parameter]:
+    proto: Any = data
+    if isinstance(data, bytes):
+        proto = nnabla_pb2.NNablaProtoBuf()
+        proto.MergeFromString(data)
+    parameters = {}
+    for p in proto.parameter:
+        shape = tuple(p.shape.dim)
+        array = np.array(p.data, np.float32)
+        if array.size != int(np.prod(shape)):
+            raise ValueError(f"{p.variable_name} has {array.size} numbers, not shape {shape}")
+        parameters[p.variable_name] = Parameter(array.reshape(shape), p.need_grad)
+    return parameters
+
+
+def _write_protobuf(parameters: Mapping[str, Parameter]) -> bytes:
+    proto = nnabla_pb2.NNablaProtoBuf()
+    for name, (array, need_grad) in parameters.items():
+        p = proto.parameter.add()
+        p.variable_name = name
+        p.shape.dim.extend(array.shape)
+        p.data.extend(array.ravel().tolist())
+        p.need_grad = need_grad
+    written: bytes = proto.SerializeToString()
+    return written
+
+
+def _read_h5(data: bytes) -> Dict[str, Parameter]:
+    import h5py
+
+    found: List[Tuple[int, str, Parameter]] = []
+    with h5py.File(io.BytesIO(data), "r") as file:
+
+        def visit(name: str, node: Any) -> None:
+            if isinstance(node, h5py.Dataset):
+                index = node.attrs.get("index", len(found))
+                need_grad = bool(node.attrs.get("need_grad", True))
+                found.append((int(index), name, Parameter(node[...], need_grad)))
+
+        file.visititems(visit)
+    return {name: parameter for _, name, parameter in sorted(found, key=lambda row: row[:2])}
+
+
+def _write_h5(parameters: Mapping[str, Parameter]) -> bytes:
+    import h5py
+
+    buffer = io.BytesIO()
+    with h5py.File(buffer, "w") as file:
+        for index, (name, (array, need_grad)) in enumerate(parameters.items()):
+            dataset = file.create_dataset(name, data=array)
+            dataset.attrs["need_grad"] = need_grad
+            dataset.attrs["index"] = index
+    return buffer.getvalue()

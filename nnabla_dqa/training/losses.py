@@ -1,0 +1,121 @@
+"""Losses on a network of an NNP: its own, a named one, or the distance to a teacher."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+
+import nnabla as nn
+import nnabla.functions as F
+
+from nnabla_dqa.graph.program import Built
+from nnabla_dqa.graph_ops import Variable
+
+LOSS_FUNCTIONS = (
+    "AbsoluteError",
+    "BinaryCrossEntropy",
+    "CategoricalCrossEntropy",
+    "EpsilonInsensitiveLoss",
+    "HuberLoss",
+    "SigmoidCrossEntropy",
+    "SoftmaxCrossEntropy",
+    "SquaredError",
+)
+"""NNabla's functions that compare a prediction (first input) with a target (second input)."""
+_CLASSES = {
+    "CategoricalCrossEntropy": "categorical_cross_entropy_param",
+    "SoftmaxCrossEntropy": "softmax_cross_entropy_param",
+}
+_ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
+
+
+class Logits(NamedTuple):
+    """An output before its final activation: ``"softmax"``, ``"sigmoid"`` or ``""`` for none."""
+
+    variable: Variable
+    activation: str
+
+
+def producer(network: Any, name: str) -> Optional[Any]:
+    """The function of a network definition that computes variable ``name``; None for inputs."""
+    return next((f for f in network.function if name in f.output), None)
+
+
+def logits_of(built: Built, network: Any, output: str) -> Logits:
+    """``output``, or what goes into it if it is a softmax or sigmoid."""
+    function = producer(network, output)
+    activation = _ACTIVATIONS.get(function.type, "") if function is not None else ""
+    if not activation:
+        return Logits(built.variables[output], "")
+    assert function is not None
+    return Logits(built.variables[function.input[0]], activation)
+
+
+def own_losses(network: Any) -> List[str]:
+    """The variables of a network definition that a loss computes and nothing else uses."""
+    used = {name for function in network.function for name in function.input}
+    return [
+        name
+        for function in network.function
+        if function.type in LOSS_FUNCTIONS
+        for name in function.output
+        if name not in used
+    ]
+
+
+def class_counts(built: Built, network: Any) -> Dict[str, int]:
+    """For each input that holds class numbers: how many classes its loss knows."""
+    counts = {}
+    for function in network.function:
+        if function.type in _CLASSES and function.input[1] in built.inputs:
+            axis = getattr(function, _CLASSES[function.type]).axis
+            scores = built.variables[function.input[0]]
+            counts[function.input[1]] = int(scores.shape[axis])
+    return counts
+
+
+def named_loss(kind: str, logits: Logits, output: Variable) -> Tuple[Variable, Variable]:
+    """A scalar loss and the variable for its target.
+
+    ``softmax_cross_entropy`` takes class numbers of shape (B, 1), with the
+    classes on axis 1; the others take targets shaped like the output.
+    Cross entropies are taken on what goes into a final softmax or sigmoid.
+
+    Args:
+        kind: ``"softmax_cross_entropy"``, ``"sigmoid_cross_entropy"``,
+            ``"squared_error"`` or ``"huber"`` (delta = 1).
+        logits: Of the output.
+        output: The output itself.
+    """
+    if kind == "softmax_cross_entropy":
+        scores = logits.variable if logits.activation in ("softmax", "") else output
+        target = nn.Variable((scores.shape[0], 1, *scores.shape[2:]))
+        return F.mean(F.softmax_cross_entropy(scores, target, axis=1)), target
+    target = nn.Variable(output.shape)
+    if kind == "sigmoid_cross_entropy":
+        scores = logits.variable if logits.activation == "sigmoid" else output
+        return F.mean(F.sigmoid_cross_entropy(scores, target)), target
+    if kind == "huber":
+        return F.mean(F.huber_loss(output, target, delta=1.0)), target
+    return F.mean(F.squared_error(output, target)), target
+
+
+def distillation(student: Logits, teacher: Logits, temperature: float) -> Variable:
+    """A scalar that is least where the student's output equals the teacher's.
+
+    For a final softmax ``T^2 * CE(softmax(teacher / T), softmax(student / T))``
+    (Hinton et al., arXiv 1503.02531), for a sigmoid the cross entropy with
+    the teacher's probability, for anything else the squared error.
+    """
+    goal = teacher.variable
+    if student.activation == "softmax":
+        goal = F.softmax(F.mul_scalar(goal, 1 / temperature), axis=1)
+        goal.need_grad = False
+        scores = F.log_softmax(F.mul_scalar(student.variable, 1 / temperature), axis=1)
+        entropy = F.mul_scalar(F.sum(F.mul2(goal, scores), axis=1), -(temperature**2))
+        return F.mean(entropy)
+    if student.activation == "sigmoid":
+        goal = F.sigmoid(goal)
+        goal.need_grad = False
+        return F.mean(F.sigmoid_cross_entropy(student.variable, goal))
+    goal.need_grad = False
+    return F.mean(F.squared_error(student.variable, goal))
