@@ -10,7 +10,7 @@ VERSION = re.search(
     r'^__version__ = "(.+)"$', (HERE / "nnabla_dqa" / "__init__.py").read_text("utf-8"), re.M
 ).group(1)
 
-DEMO = ["scikit-learn>=1.3,<2", "matplotlib>=3.7,<4", "tqdm>=4.60,<5"]
+DEMO = ["scikit-learn>=1.3,<2", "matplotlib>=3.7,<4"]
 TEST = ["pytest>=7.4,<10", "hypothesis>=6.90,<7", "ruff>=0.4,<1", "mypy>=1.8,<3"]
 
 setup(
@@ -21,9 +21,20 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["nnabla_dqa", "nnabla_dqa.*"]),
+    py_modules=["nnabla_dqa_command"],
+    entry_points={"console_scripts": ["nnabla-dqa=nnabla_dqa_command:main"]},
     package_data={"nnabla_dqa": ["py.typed"]},
     python_requires=">=3.9,<3.11",
-    install_requires=["nnabla>=1.39,<1.40", "numpy>=1.20,<2"],
+    install_requires=[
+        "nnabla>=1.39,<1.40",
+        "numpy>=1.20,<2",
+        # NNabla brings these itself; they are named because they are used here too.
+        "h5py",
+        "pillow",
+        "protobuf>=3.19,<4",
+        "pyyaml>=5.4",
+        "tqdm>=4.60,<5",
+    ],
     extras_require={"demo": DEMO, "test": DEMO + TEST},
     classifiers=[
         "Programming Language :: Python :: 3.9",

@@ -25,6 +25,7 @@ from nnabla_dqa.training.losses import (
 )
 from nnabla_dqa.training.recipe import LOSSES, Recipe, RecipeError
 
+Shape = Tuple[int, ...]
 LABEL = "y"
 """The column that holds targets, unless the file or the recipe says otherwise."""
 
@@ -162,7 +163,7 @@ def _executor_columns(file: NetworkFile, network: str) -> Dict[str, str]:
 
 
 def make_task(
-    program: Program, recipe: Recipe, shapes: Mapping[str, Tuple[int, ...]], teacher: Any = None
+    program: Program, recipe: Recipe, shapes: Mapping[str, Shape], teacher: Any = None
 ) -> Task:
     """Build the graphs that ``recipe`` needs.
 
@@ -182,7 +183,7 @@ def make_task(
     batch_stat = None if plan.kind == "file" else True
     built = program.build(plan.network, recipe.batch_size, batch_stat=batch_stat)
     counts = class_counts(built, proto)
-    mapping = _Columns(shapes, {**plan.columns, **(recipe.data.inputs or {})}, file)
+    mapping = _Columns(shapes, {**plan.columns, **(recipe.data.inputs or {})})
     feeds = [mapping.feed(name, v, counts.get(name, 0)) for name, v in built.inputs.items()]
     network, output = runtime(file, recipe)
     target = next((f.column for name, f in zip(built.inputs, feeds) if name in counts), "")
@@ -221,6 +222,22 @@ def make_task(
     )
 
 
+def input_columns(
+    file: NetworkFile, recipe: Recipe, shapes: Mapping[str, Shape]
+) -> Dict[str, Tuple[str, Shape]]:
+    """For each input of the network that is run: the column that feeds it and a sample's shape."""
+    network, _ = runtime(file, recipe)
+    columns = _Columns(shapes, {**_executor_columns(file, network), **(recipe.data.inputs or {})})
+    proto = file.network(network)
+    result = {}
+    for v in proto.variable:
+        if v.name in _inputs(proto) and v.type == "Buffer":
+            shape = tuple(v.shape.dim)
+            feed = columns.feed(v.name, nn.Variable((1, *shape[1:])), 0)
+            result[v.name] = (feed.column, shape[1:])
+    return result
+
+
 def _inputs(network: Any) -> Set[str]:
     made = {name for function in network.function for name in function.output}
     return {v.name for v in network.variable if v.name not in made}
@@ -232,7 +249,7 @@ def _evaluation(program: Program, network: str, recipe: Recipe) -> Built:
 
 
 def _metric(
-    target: str, shapes: Mapping[str, Tuple[int, ...]], output: Variable, plan: Plan, proto: Any
+    target: str, shapes: Mapping[str, Shape], output: Variable, plan: Plan, proto: Any
 ) -> str:
     if not target or target not in shapes:
         return ""
@@ -249,12 +266,9 @@ def _metric(
 class _Columns:
     """Which column feeds which variable."""
 
-    def __init__(
-        self, shapes: Mapping[str, Tuple[int, ...]], known: Mapping[str, str], file: NetworkFile
-    ) -> None:
+    def __init__(self, shapes: Mapping[str, Shape], known: Mapping[str, str]) -> None:
         self._shapes = shapes
         self._known = known
-        self._file = file
 
     def feed(self, name: str, variable: Variable, classes: int) -> Feed:
         """For an input of a network: the column known for it, of its name, or by order."""

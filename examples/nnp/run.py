@@ -1,0 +1,188 @@
+"""Published MNIST nets at 1 and 2 bits: every row by the commands of nnabla-dqa.
+
+python examples/nnp/run.py --nnp FOLDER --mnist FOLDER
+
+For each file, quantizer set and seed: ``convert``, ``train``, ``deploy``, ``check``; then the
+deployed file is opened by a plain NNabla that cannot import nnabla_dqa and measured on the 10,000
+test images, which nothing before has seen. Writes results/nnp.json and prints its table;
+--print prints the stored one, --jobs runs so many trainings side by side.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent))
+
+import numpy as np  # noqa: E402
+from runner import Tick, environment, measure, run_all  # noqa: E402
+
+from nnabla_dqa.cli import main as nnabla_dqa  # noqa: E402
+from nnabla_dqa.graph.file_summary import summarize  # noqa: E402
+
+RESULTS = HERE.parent.parent / "results" / "nnp.json"
+
+
+class Row(NamedTuple):
+    """One row of the table."""
+
+    net: str
+    method: str
+    quantizers: str
+    recipe: str = "mnist.yaml"
+
+
+NETS = {
+    "20_k00_mnist_conv2_bn_lrelu": 3,
+    "24_k00_mnist_conv3_bn3_selu": 2,
+    "08_goofmint_lenet_prototxt": 2,
+}
+"""The files and how many seeds each gets."""
+SETS = (
+    ("plain", "minmax:2"),
+    ("DQA", "minmax:2,4,8"),
+    ("plain", "sawb:2"),
+    ("DQA", "sawb:2,4,8"),
+    ("plain", "bwn"),
+    ("DQA", "bwn/twn/float"),
+)
+ROWS = [Row(net, *kind) for net in NETS for kind in SETS]
+ROWS.append(Row(ROWS[0].net, "DQA, no labels", "minmax:2,4,8", "distillation.yaml"))
+
+
+def one(row: Row, seed: int, nnp: str, mnist: str, target: str, tick: Tick) -> Dict[str, Any]:
+    """Convert, train, deploy and check one file; returns what the commands cost."""
+    source = f"{nnp}/{row.net}.nnp"
+    converted, trained = f"{target}_dqa.nnp", f"{target}_trained.nnp"
+    started = time.perf_counter()
+    train = ["train", converted, "--recipe", str(HERE / row.recipe), "-o", trained]
+    commands = [
+        ["convert", source, "-o", converted, "--quantizers", row.quantizers],
+        [*train, "--data", mnist, "--seed", str(seed)],
+        ["deploy", trained, "-o", f"{target}.nnp"],
+        ["check", f"{target}.nnp"],
+    ]
+    with open(os.devnull, "w") as nowhere:
+        for command in commands:
+            out, sys.stdout = sys.stdout, nowhere
+            try:
+                code = nnabla_dqa(command)
+            finally:
+                sys.stdout = out
+            if code:
+                raise RuntimeError(f"nnabla-dqa {' '.join(command)} ended with {code}")
+    tick()
+    return {"seconds": time.perf_counter() - started}
+
+
+def test_images(folder: str) -> Tuple[np.ndarray, np.ndarray]:
+    """MNIST's test images as (N, 1, 28, 28) in 0..1, and their classes."""
+
+    def read(name: str, header: int) -> np.ndarray:
+        return np.frombuffer(gzip.open(f"{folder}/{name}.gz").read(), np.uint8, offset=header)
+
+    images = read("t10k-images-idx3-ubyte", 16).reshape(-1, 1, 28, 28)
+    return (images / 255).astype(np.float32), read("t10k-labels-idx1-ubyte", 8)
+
+
+def measure_all(
+    nnp: str, mnist: str, jobs: int, rows: Sequence[Row], folder: str
+) -> List[Dict[str, Any]]:
+    """Run every row with its seeds and measure the files."""
+    runs = {
+        (row, seed): (row, seed, nnp, mnist, f"{folder}/{i}_{seed}")
+        for i, row in enumerate(rows)
+        for seed in range(NETS[row.net])
+    }
+    done = run_all(one, runs, 1, jobs)
+    images, classes = test_images(mnist)
+    nets = [f"{nnp}/{row.net}.nnp" for row in rows]
+    files = {key: f"{arguments[-1]}.nnp" for key, arguments in runs.items()}
+    scores = measure(list(dict.fromkeys([*nets, *files.values()])), images, classes, folder)
+    table = []
+    for row in rows:
+        keys = [key for key in runs if key[0] == row]
+        source = summarize(f"{nnp}/{row.net}.nnp")
+        sizes = [Path(files[key]).stat().st_size for key in keys]
+        table.append(
+            {
+                **row._asdict(),
+                "float": scores[f"{nnp}/{row.net}.nnp"],
+                "accuracies": [scores[files[key]] for key in keys],
+                "parameter_bytes": source.float_bytes,
+                "file_bytes": int(np.mean(sizes)),
+                "seconds": float(np.mean([done[key]["seconds"] for key in keys])),
+            }
+        )
+    return table
+
+
+def format_results(content: Dict[str, Any]) -> str:
+    """The stored results as a Markdown table and a line on where they come from."""
+    head = ["file", "float", "method", "quantizers", "seeds", "accuracy %", "bytes", "of float"]
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
+    for row in content["rows"]:
+        scores = np.array(row["accuracies"])
+        spread = f" ± {scores.std(ddof=1):.2f}" if len(scores) > 1 else ""
+        cells = [
+            row["net"],
+            f"{row['float']:.2f}",
+            row["method"],
+            f"`{row['quantizers']}`",
+            str(len(scores)),
+            f"{scores.mean():.2f}{spread}",
+            f"{row['file_bytes']:,}",
+            f"1 / {row['parameter_bytes'] / row['file_bytes']:.1f}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
+    minutes = content["seconds"] / 60
+    lines += [
+        "",
+        f"`{content['command']}`: mean ± sd over the seeds, 10,000 test images, "
+        f"3 epochs; {minutes:.0f} min on {content['machine']}; {versions}.",
+    ]
+    return "\n".join(lines)
+
+
+def main(arguments: Optional[Sequence[str]] = None) -> None:
+    """Run and write, or print what was written."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--nnp", help="folder with the published files")
+    parser.add_argument("--mnist", help="folder with MNIST's four gz files")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--only", default="", help="rows whose file name contains this")
+    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--print", action="store_true", help="print the stored table")
+    options = parser.parse_args(arguments)
+    if options.print:
+        print(format_results(json.loads(options.output.read_text())))
+        return
+    if not options.nnp or not options.mnist:
+        parser.error("--nnp and --mnist are needed; examples/nnp/README.md says where to get them")
+    started = time.perf_counter()
+    rows = [row for row in ROWS if options.only in row.net]
+    with tempfile.TemporaryDirectory() as folder:
+        table = measure_all(options.nnp, options.mnist, options.jobs, rows, folder)
+    content = {
+        "command": "python examples/nnp/run.py --nnp FOLDER --mnist FOLDER",
+        **environment(),
+        "seconds": time.perf_counter() - started,
+        "rows": table,
+    }
+    options.output.write_text(json.dumps(content, indent=1) + "\n")
+    print(format_results(content))
+
+
+if __name__ == "__main__":
+    main()

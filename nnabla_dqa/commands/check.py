@@ -1,0 +1,28 @@
+"""``nnabla-dqa check``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Callable
+
+from nnabla_dqa.graph.check import check_file
+
+HELP = "prove that a deployed NNP's weights lie on the grids it states"
+EXAMPLE = """example:
+  nnabla-dqa check lenet_2bit.nnp
+
+exit code: 0 if every claim holds, 1 if not, 2 if the file cannot be read
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("input", metavar="NNP", type=Path, help="a deployed NNP")
+
+
+def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Check; 1 if a claim does not hold."""
+    result = check_file(arguments.input)
+    say(str(result))
+    return 0 if result.ok else 1

@@ -1,0 +1,98 @@
+"""``nnabla-dqa convert``."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Callable, List
+
+from nnabla_dqa.commands.output import add_output, beside, check_output
+from nnabla_dqa.graph.convert import NothingToConvertError, convert_file
+from nnabla_dqa.graph.rules import DEFAULT, Rule, Rules, mixing_by_name
+from nnabla_dqa.quantization.notation import EXAMPLES
+
+HELP = "rewrite an NNP so that its weights can learn to live with few bits"
+EXAMPLE = """examples:
+  nnabla-dqa convert lenet.nnp
+  nnabla-dqa convert lenet.nnp -o small.nnp --quantizers sawb:2,4,8 --keep-float Convolution
+  nnabla-dqa convert lenet.nnp --quantizers minmax:2,4,8 --rule 'Affine*=bwn/twn/float'
+  nnabla-dqa convert lenet.nnp --rules rules.yaml
+
+rules.yaml:
+  quantizers: minmax:2,4,8
+  rules:
+    - {layers: "Affine*", quantizers: bwn/twn/float}
+    - {layers: [Convolution, Convolution_2], quantizers: float}
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("input", metavar="NNP", type=Path, help="the file to convert; it is kept")
+    add_output(parser, "<input>_dqa.nnp")
+    parser.add_argument(
+        "-q",
+        "--quantizers",
+        metavar="SET",
+        help=f"for all layers that no rule names (default: {DEFAULT}); examples: {EXAMPLES}",
+    )
+    parser.add_argument(
+        "--rule",
+        metavar="LAYERS=SET",
+        action="append",
+        default=[],
+        help="quantizers for the layers whose name matches a glob; can be repeated",
+    )
+    parser.add_argument(
+        "--keep-float",
+        metavar="LAYERS",
+        action="append",
+        default=[],
+        help="leave layers as they are; the same as --rule LAYERS=float",
+    )
+    parser.add_argument(
+        "--mixing",
+        metavar="RULE",
+        help="how quantizers are mixed: attention (default) or binary-relax",
+    )
+    parser.add_argument(
+        "--rules", metavar="YAML", type=Path, help="rules from a file, instead of the options above"
+    )
+
+
+def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Convert; 1 if there was nothing to convert."""
+    source: Path = arguments.input
+    rules = _rules(arguments)
+    output = check_output(arguments.output or beside(source, "_dqa"), [source], arguments.force)
+    try:
+        conversion = convert_file(source, output, rules)
+    except NothingToConvertError as nothing:
+        sys.stderr.write(f"nnabla-dqa: {nothing}\n")
+        return 1
+    say(str(conversion))
+    return 0
+
+
+def _rules(arguments: argparse.Namespace) -> Rules:
+    options = arguments.quantizers, arguments.rule, arguments.keep_float, arguments.mixing
+    if arguments.rules is not None:
+        if any(options):
+            raise ValueError(
+                "--rules is given with --quantizers, --rule, --keep-float or --mixing; write it "
+                "all in the file, or all as options"
+            )
+        return Rules.from_yaml(arguments.rules)
+    made: List[Rule] = []
+    for text in arguments.rule:
+        pattern, equals, quantizers = text.rpartition("=")
+        if not equals:
+            raise ValueError(f"--rule {text!r} is not LAYERS=SET, such as 'Affine*=minmax:2,4,8'")
+        made.append(Rule(pattern, quantizers))
+    made += [Rule(pattern, "float") for pattern in arguments.keep_float]
+    rules = Rules(arguments.quantizers or DEFAULT, tuple(made))
+    if arguments.mixing:
+        rules = dataclasses.replace(rules, mixing=mixing_by_name(arguments.mixing))
+    return rules

@@ -1,0 +1,105 @@
+"""``nnabla-dqa deploy``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Callable, Dict, List, Optional
+
+import numpy as np
+
+from nnabla_dqa.commands.output import add_output, beside, check_output
+from nnabla_dqa.data import iterate, open_data
+from nnabla_dqa.graph.deploy_file import deploy_file
+from nnabla_dqa.graph.network_file import NetworkFile
+from nnabla_dqa.training.recipe import DataRecipe, Recipe
+from nnabla_dqa.training.task import input_columns
+
+HELP = "bake the quantized weights into a small NNP of standard functions"
+EXAMPLE = """examples:
+  nnabla-dqa deploy lenet_dqa_trained.nnp -o lenet_2bit.nnp
+  nnabla-dqa deploy lenet_dqa_trained.nnp --fold-bn --choose argmax
+  nnabla-dqa deploy lenet_dqa_trained.nnp --bn-data mnist/ --bn-samples 2000
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("input", metavar="NNP", type=Path, help="a converted and trained NNP")
+    add_output(parser, "<input>_deployed.nnp")
+    parser.add_argument(
+        "--choose",
+        choices=("lowest", "argmax"),
+        default="lowest",
+        help="each layer's lowest bit width (default), or the one with the largest attention",
+    )
+    parser.add_argument(
+        "--fold-bn",
+        action="store_true",
+        help="fold batch normalization into the layers before it; grids are per channel then",
+    )
+    parser.add_argument(
+        "--bn-data",
+        metavar="DATA",
+        help="compute the statistics of batch normalization anew from this data",
+    )
+    parser.add_argument(
+        "--bn-samples", metavar="N", type=int, default=1000, help="from how many samples (1000)"
+    )
+    parser.add_argument(
+        "--scale", type=float, help="for --bn-data: what pixels are multiplied by (1/255)"
+    )
+    parser.add_argument(
+        "--whole",
+        action="store_true",
+        help="keep training networks, optimizers and all other members of the file",
+    )
+    parser.add_argument(
+        "--allow-untrained",
+        action="store_true",
+        help="deploy a file that was not trained after it was converted",
+    )
+
+
+def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Deploy."""
+    source: Path = arguments.input
+    output = check_output(
+        arguments.output or beside(source, "_deployed"), [source], arguments.force
+    )
+    result = deploy_file(
+        source,
+        output,
+        choose=arguments.choose,
+        fold=arguments.fold_bn,
+        whole=arguments.whole,
+        allow_untrained=arguments.allow_untrained,
+        samples=_samples(arguments),
+    )
+    for message in result.messages:
+        sys.stderr.write(f"{message}\n")
+    say(str(result))
+    return 0
+
+
+def _samples(arguments: argparse.Namespace) -> Optional[List[Dict[str, np.ndarray]]]:
+    if arguments.bn_data is None:
+        return None
+    if arguments.bn_samples < 2:
+        raise ValueError(f"--bn-samples {arguments.bn_samples}: at least 2 are needed")
+    file = NetworkFile.read(arguments.input)
+    place = DataRecipe(arguments.bn_data, scale=arguments.scale)
+    recipe = Recipe(place, loss="distillation")
+    data = open_data(recipe.data.train, "train", recipe.data.scale)
+    columns = input_columns(file, recipe, data.shapes)
+    count = min(arguments.bn_samples, len(data))
+    size = min(100, count)
+    batches: List[Dict[str, np.ndarray]] = []
+    for batch in iterate(data, size, seed=0, epoch=0):
+        if len(batches) * size >= count:
+            break
+        batches.append(
+            {name: batch[column].reshape(size, *shape) for name, (column, shape) in columns.items()}
+        )
+    return batches
