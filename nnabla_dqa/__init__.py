@@ -5,7 +5,14 @@ Importing this package also makes the ``dqa_`` layers available from
 """
 
 from nnabla_dqa.contexts import hard, make_mixture, quantizers
-from nnabla_dqa.graph.deploy import deploy
+from nnabla_dqa.graph.archive import NNPError
+from nnabla_dqa.graph.check import Check, check_file
+from nnabla_dqa.graph.convert import Conversion, NothingToConvertError, convert_file
+from nnabla_dqa.graph.deploy import Deployment, deploy
+from nnabla_dqa.graph.deploy_file import FileDeployment, deploy_file
+from nnabla_dqa.graph.file_summary import FileSummary, summarize
+from nnabla_dqa.graph.live_convert import convert
+from nnabla_dqa.graph.rules import Rule, Rules
 from nnabla_dqa.layers import AttentionWarning, Layer, Mixture, find_layers
 from nnabla_dqa.mixing import Attention, BinaryRelax, MixingRule, Single
 from nnabla_dqa.parametric_functions import install
@@ -23,6 +30,9 @@ from nnabla_dqa.regularization import regularizer
 from nnabla_dqa.reporting import Report, report
 from nnabla_dqa.schedules import RelaxSchedule, TemperatureSchedule, temperature
 from nnabla_dqa.training import Annealer, AttachedSolver, NonFiniteError, attach, check_finite
+from nnabla_dqa.training.loop import train
+from nnabla_dqa.training.outcome import Epoch, Training, TrainingStopped
+from nnabla_dqa.training.recipe import DataRecipe, Recipe, RecipeError
 
 __version__ = "0.1.0"
 
@@ -37,21 +47,40 @@ __all__ = [
     "Attention",
     "AttentionWarning",
     "BinaryRelax",
+    "Check",
+    "Conversion",
+    "DataRecipe",
+    "Deployment",
     "Encoded",
+    "Epoch",
+    "FileDeployment",
+    "FileSummary",
     "FullPrecision",
     "Layer",
     "MinMax",
-    "Mixture",
     "MixingRule",
+    "Mixture",
+    "NNPError",
     "NonFiniteError",
+    "NothingToConvertError",
     "Quantizer",
+    "Recipe",
+    "RecipeError",
     "RelaxSchedule",
     "Report",
+    "Rule",
+    "Rules",
     "Single",
     "TemperatureSchedule",
+    "Training",
+    "TrainingStopped",
     "attach",
+    "check_file",
     "check_finite",
+    "convert",
+    "convert_file",
     "deploy",
+    "deploy_file",
     "find_layers",
     "hard",
     "make_mixture",
@@ -59,5 +88,7 @@ __all__ = [
     "register_quantizer",
     "regularizer",
     "report",
+    "summarize",
     "temperature",
+    "train",
 ]

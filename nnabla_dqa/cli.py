@@ -8,7 +8,7 @@ import traceback
 import warnings
 from typing import Any, List, Optional, Sequence
 
-from nnabla_dqa.commands import check, convert, deploy, summary, train
+from nnabla_dqa.commands import check, convert, deploy, evaluate, summary, train
 
 _COMMANDS = {
     "convert": convert,
@@ -16,6 +16,7 @@ _COMMANDS = {
     "summary": summary,
     "deploy": deploy,
     "check": check,
+    "evaluate": evaluate,
 }
 _EPILOG = """the usual way:
   nnabla-dqa convert lenet.nnp                                 -> lenet_dqa.nnp

@@ -10,11 +10,11 @@ import numpy as np
 
 from nnabla_dqa.files import PathLike
 from nnabla_dqa.graph.archive import Archive
-from nnabla_dqa.graph.file_report import distinct_values
+from nnabla_dqa.graph.claims import distinct_values
 from nnabla_dqa.graph.network_file import DEPLOYED
 from nnabla_dqa.graph.parameters import Parameter
 from nnabla_dqa.quantization import FullPrecision, quantizer_from_json
-from nnabla_dqa.reporting.summary import format_table
+from nnabla_dqa.reporting.summary import format_table, short_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,14 +97,16 @@ def _check_layer(note: Mapping[str, Any], parameters: Mapping[str, Parameter]) -
         quantizer = quantizer_from_json(note["quantizer"])
         parameter = parameters.get(weight)
         if parameter is None:
-            return CheckedLayer(weight, str(quantizer), quantizer.levels, 0, "is not in the file")
+            return CheckedLayer(
+                weight, short_name(quantizer), quantizer.levels, 0, "is not in the file"
+            )
         axis = note["channel_axis"]
         values = distinct_values(parameter.array, axis)
         fault = ""
         if not isinstance(quantizer, FullPrecision):
             grid: Dict[str, Optional[List[float]]] = {k: note.get(k) for k in ("scale", "offset")}
             fault = _fault(parameter.array, quantizer.levels, axis, grid, values)
-        return CheckedLayer(weight, str(quantizer), quantizer.levels, values, fault)
+        return CheckedLayer(weight, short_name(quantizer), quantizer.levels, values, fault)
     except (KeyError, TypeError, ValueError) as error:
         return CheckedLayer(weight, "?", 0, 0, f"its claim cannot be read: {error}")
 

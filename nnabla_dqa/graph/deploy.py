@@ -11,12 +11,13 @@ import nnabla as nn
 import numpy as np
 
 from nnabla_dqa.files import PathLike
+from nnabla_dqa.graph.claims import claim, distinct_values, grid_of
 from nnabla_dqa.graph.live import LiveGraph
 from nnabla_dqa.graph.nnp import save_network
 from nnabla_dqa.graph_ops import Variable
 from nnabla_dqa.layers import STATE_SCOPE, AttentionWarning, Layer, find_layers, scopes_around
 from nnabla_dqa.quantization import FullPrecision, Quantizer
-from nnabla_dqa.reporting.summary import LayerReport, Report, format_table, report
+from nnabla_dqa.reporting.summary import LayerReport, Report, format_table, report, short_name
 
 FORMAT = 1
 
@@ -144,7 +145,7 @@ def deploy(
         for message in Report(tuple(rows.values())).messages():
             warnings.warn(message, AttentionWarning, stacklevel=2)
     baked = {}
-    deployed = []
+    deployed, notes = [], []
     if choose == "argmax":
         _check_open(graph, layers)
     with graph.hardened(layers, chosen):
@@ -154,9 +155,14 @@ def deploy(
             nn.forward_all([v for v in weights if v.parent is not None])
             baked[layer.weight_name] = [v for v in weights if v.parent is not None]
             values = _check_grid(layer, quantizer, weights)
-            deployed.append(DeployedLayer(rows[layer.name], str(quantizer), quantizer.bits, values))
+            row = rows[layer.name]
+            deployed.append(DeployedLayer(row, short_name(quantizer), quantizer.bits, values))
+            grid = grid_of(quantizer, layer.weight.d)
+            if grid is not None and not np.array_equal(grid.decode(), weights[0].d):
+                grid = None  # the user's apply_w changed the weights before
+            notes.append(claim(layer.weight_name, quantizer, layer.mixture, row, grid))
         size = save_network(
-            path, inputs, outputs, network, baked, _metadata(layers, chosen), variable_batch_size
+            path, inputs, outputs, network, baked, _metadata(notes), variable_batch_size
         )
     return Deployment(Path(path), size, graph.parameter_count(layers), tuple(deployed))
 
@@ -227,9 +233,7 @@ def _check_grid(layer: Layer, quantizer: Quantizer, uses: List[Variable]) -> int
             f"deploy: layer {layer.name} is used with different weights in one graph; was a part "
             f"of it built under dqa.hard() with another choose?"
         )
-    axis = quantizer.axis
-    rows = values[None] if axis is None else np.moveaxis(values, axis, 0)
-    count = max(len(np.unique(row)) for row in rows)
+    count = distinct_values(values, quantizer.axis)
     if not isinstance(quantizer, FullPrecision) and count > quantizer.levels:
         raise ValueError(
             f"deploy: layer {layer.name} has {count} distinct weights, {quantizer} allows "
@@ -238,21 +242,7 @@ def _check_grid(layer: Layer, quantizer: Quantizer, uses: List[Variable]) -> int
     return count
 
 
-def _metadata(layers: List[Layer], chosen: Dict[str, int]) -> Dict[str, Any]:
+def _metadata(notes: List[Dict[str, Any]]) -> Dict[str, Any]:
     from nnabla_dqa import __version__
 
-    return {
-        "format": FORMAT,
-        "kind": "deployed",
-        "nnabla_dqa": __version__,
-        "layers": [
-            {
-                "weight": layer.weight_name,
-                "function": layer.function,
-                "quantizer": layer.mixture.quantizers[chosen[layer.name]].to_json(),
-                "attention": [float(a) for a in layer.attention()],
-                **layer.mixture.to_json(),
-            }
-            for layer in layers
-        ],
-    }
+    return {"format": FORMAT, "kind": "deployed", "nnabla_dqa": __version__, "layers": notes}

@@ -11,19 +11,18 @@ import numpy as np
 
 from nnabla_dqa.files import PathLike
 from nnabla_dqa.graph.archive import VERSION, Archive, NNPError, keep_only
+from nnabla_dqa.graph.claims import claim, distinct_values, grid_of
 from nnabla_dqa.graph.deploy import FORMAT, DeployedLayer, Deployment
 from nnabla_dqa.graph.discovery import FileLayer
-from nnabla_dqa.graph.file_report import distinct_values, file_report
+from nnabla_dqa.graph.file_report import file_report
 from nnabla_dqa.graph.folding import Fold, fold_normalization
 from nnabla_dqa.graph.mixture_text import state_path
 from nnabla_dqa.graph.network_file import CONVERTED, DEPLOYED, NetworkFile
 from nnabla_dqa.graph.normalization import estimate_statistics
 from nnabla_dqa.graph.parameters import Parameter
 from nnabla_dqa.graph.program import Program
-from nnabla_dqa.layers import Mixture
-from nnabla_dqa.quantization import Encoded, FullPrecision, Quantizer
-from nnabla_dqa.quantization.base import RowLayout
-from nnabla_dqa.reporting.summary import LayerReport, Report
+from nnabla_dqa.quantization import Encoded
+from nnabla_dqa.reporting.summary import Report, short_name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,17 +89,21 @@ def deploy_file(
     quantizers = {
         layer.weight: file.mixtures[layer.name].quantizers[index[layer.name]] for layer in layers
     }
-    grids = {w: q.encode(archive.parameters[w].array) for w, q in quantizers.items()}
+    grids = {w: grid_of(q, archive.parameters[w].array) for w, q in quantizers.items()}
     folds = _fold(archive, messages) if fold else {}
     deployed, notes = [], []
     for layer in layers:
-        grid = _scaled(grids[layer.weight], folds.get(layer.weight))
-        weights = _weights(quantizers[layer.weight], grid, archive, layer, folds)
+        gain = _gain(layer, folds.get(layer.weight))
+        grid = _scaled(grids[layer.weight], gain)
+        weights = grid.decode() if grid else archive.parameters[layer.weight].array * gain
         archive.parameters[layer.weight] = Parameter(weights)
         quantizer = quantizers[layer.weight]
-        notes.append(_note(layer, quantizer, rows[layer.name], file.mixtures[layer.name], grid))
+        row, mixture = rows[layer.name], file.mixtures[layer.name]
+        notes.append(claim(layer.weight, quantizer, mixture, row, grid))
         values = distinct_values(weights, notes[-1]["channel_axis"])
-        deployed.append(DeployedLayer(rows[layer.name], str(quantizer), quantizer.bits, values))
+        deployed.append(
+            DeployedLayer(rows[layer.name], short_name(quantizer), quantizer.bits, values)
+        )
     _drop_unused(archive)
     archive.metadata = _metadata(file, choose, notes)
     size = archive.write(target)
@@ -200,56 +203,19 @@ def _fold(archive: Archive, messages: List[str]) -> Dict[str, Fold]:
     return {fold.weight: fold for fold in folds}
 
 
-def _scaled(grid: Encoded, fold: Optional[Fold]) -> Encoded:
+def _gain(layer: FileLayer, fold: Optional[Fold]) -> np.ndarray:
+    """What folding multiplies the weights by; broadcasts against them."""
+    shape = [1] * len(layer.shape)
     if fold is None:
-        return grid
-    shape = [1] * grid.codes.ndim
+        return np.ones(shape, np.float32)
     shape[fold.channel_axis] = fold.gain.size
-    gain = fold.gain.reshape(shape)
+    return fold.gain.reshape(shape)
+
+
+def _scaled(grid: Optional[Encoded], gain: np.ndarray) -> Optional[Encoded]:
+    if grid is None:
+        return None
     return Encoded(grid.codes, grid.scale * gain, grid.offset * gain)
-
-
-def _weights(
-    quantizer: Quantizer,
-    grid: Encoded,
-    archive: Archive,
-    layer: FileLayer,
-    folds: Mapping[str, Fold],
-) -> np.ndarray:
-    if not isinstance(quantizer, FullPrecision):
-        return grid.decode()
-    array = archive.parameters[layer.weight].array
-    fold = folds.get(layer.weight)
-    if fold is None:
-        return array
-    shape = [1] * array.ndim
-    shape[fold.channel_axis] = fold.gain.size
-    scaled: np.ndarray = array * fold.gain.reshape(shape)
-    return scaled
-
-
-def _note(
-    layer: FileLayer, quantizer: Quantizer, row: LayerReport, mixture: Mixture, grid: Encoded
-) -> Dict[str, Any]:
-    """What the file claims about a layer: :func:`nnabla_dqa.graph.check.check_file` proves it."""
-    sizes = [i for i, size in enumerate(grid.scale.shape) if size > 1]
-    axis = sizes[0] if sizes else None
-    if axis is None and quantizer.axis is not None:
-        axis = RowLayout.of(layer.shape, quantizer.axis).axis
-    note: Dict[str, Any] = {
-        "weight": layer.weight,
-        "function": layer.function,
-        "quantizer": quantizer.to_json(),
-        "levels": quantizer.levels,
-        "channel_axis": axis,
-        "attention": list(row.shares),
-        **mixture.to_json(),
-    }
-    if not isinstance(quantizer, FullPrecision):
-        # Python writes float32 values as the doubles they are: they come back exactly.
-        note["scale"] = [float(v) for v in grid.scale.ravel()]
-        note["offset"] = [float(v) for v in grid.offset.ravel()]
-    return note
 
 
 def _drop_unused(archive: Archive) -> None:

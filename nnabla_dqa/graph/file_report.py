@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Optional
-
 import nnabla as nn
-import numpy as np
 
 from nnabla_dqa.graph.discovery import FileLayer
 from nnabla_dqa.graph.mixture_text import state_path
@@ -26,9 +23,3 @@ def file_report(file: NetworkFile, layer: FileLayer) -> LayerReport:
     shares = mixture.mixing.evaluate(state, len(mixture.quantizers))
     is_hard = not state or bool(state["hard"].d.any())
     return layer_report(layer.name, layer.function, layer.shape, mixture, shares, is_hard)
-
-
-def distinct_values(weights: np.ndarray, axis: Optional[int]) -> int:
-    """The largest number of distinct values in the tensor, or in a channel on ``axis``."""
-    rows = [weights] if axis is None else np.moveaxis(weights, axis, 0)
-    return max(len(np.unique(row)) for row in rows)

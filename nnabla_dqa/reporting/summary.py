@@ -150,7 +150,8 @@ def layer_report(
 
 
 def short_name(quantizer: Any) -> str:
-    """``MinMax2`` for ``MinMax(bits=2)``; the class name where bits are not a choice."""
-    name = type(quantizer).__name__
+    """``MinMax2`` for ``MinMax(bits=2)``, ``BWN@0`` for ``BWN(channel_axis=0)``."""
     fields = {field.name for field in dataclasses.fields(quantizer)}
-    return f"{name}{quantizer.bits}" if "bits" in fields else name
+    bits = str(quantizer.bits) if "bits" in fields else ""
+    axis = "" if quantizer.axis is None else f"@{quantizer.axis}"
+    return f"{type(quantizer).__name__}{bits}{axis}"

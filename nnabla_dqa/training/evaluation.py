@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Optional
+from typing import NamedTuple, Optional
 
 import numpy as np
 
-from nnabla_dqa.data import Data, iterate
-from nnabla_dqa.training.task import Task
+from nnabla_dqa.data import Data, DataError, iterate, open_data
+from nnabla_dqa.files import PathLike
+from nnabla_dqa.graph.network_file import NetworkFile
+from nnabla_dqa.graph.program import Program
+from nnabla_dqa.training.recipe import DataRecipe, Recipe
+from nnabla_dqa.training.task import Evaluation, make_evaluation
 
 
-def evaluate(task: Task, data: Data, batch_size: int) -> Optional[float]:
+def evaluate(task: Evaluation, data: Data, batch_size: int) -> Optional[float]:
     """The task's metric over all samples of ``data``; None if it has no target.
 
     It is that of the network with one quantizer a layer and running statistics.
@@ -23,6 +27,52 @@ def evaluate(task: Task, data: Data, batch_size: int) -> Optional[float]:
         task.output.forward(clear_buffer=True)
         total += score_sum(task.metric, task.output.d, batch[task.target])
     return total / len(data)
+
+
+class Score(NamedTuple):
+    """What :func:`evaluate_file` measured."""
+
+    metric: str
+    value: float
+    samples: int
+
+
+def evaluate_file(
+    path: PathLike,
+    data: DataRecipe,
+    batch_size: int = 100,
+    output: Optional[str] = None,
+) -> Score:
+    """Run an NNP, plain, converted or deployed, over the validation part of ``data``.
+
+    A converted file runs with the lowest bit width of each layer alone.
+
+    Args:
+        path: The NNP; the network of its first executor is run.
+        data: ``data.train`` is where the samples are: a folder's validation
+            part, or the file itself.
+        batch_size: Samples at a time; does not change the result.
+        output: Which output; default: the first.
+
+    Returns:
+        Accuracy (0 to 1) against class numbers, mean squared error against
+        targets shaped like the output.
+
+    Raises:
+        NNPError, DataError, RecipeError: One line that names file, key or column.
+    """
+    recipe = Recipe(data, loss="distillation", output=output, batch_size=batch_size)
+    samples = open_data(data.train, "validation", data.scale, data.image_shape)
+    if data.limit is not None:
+        samples = samples.take(min(data.limit, len(samples)))
+    task = make_evaluation(Program(NetworkFile.read(path)), recipe, samples.shapes)
+    value = evaluate(task, samples, batch_size)
+    if value is None:
+        raise DataError(
+            f"{data.train}: no column to compare output of shape {task.output.shape[1:]} with; "
+            f"the data have {', '.join(f'{k} {v}' for k, v in samples.shapes.items())}"
+        )
+    return Score(task.metric, value, len(samples))
 
 
 def score_sum(metric: str, output: np.ndarray, target: np.ndarray) -> float:

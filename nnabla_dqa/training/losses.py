@@ -21,6 +21,7 @@ LOSS_FUNCTIONS = (
     "SquaredError",
 )
 """NNabla's functions that compare a prediction (first input) with a target (second input)."""
+_REDUCTIONS = ("Add2", "AddN", "AddScalar", "Mean", "MulScalar", "Reshape", "Sum")
 _CLASSES = {
     "CategoricalCrossEntropy": "categorical_cross_entropy_param",
     "SoftmaxCrossEntropy": "softmax_cross_entropy_param",
@@ -51,15 +52,18 @@ def logits_of(built: Built, network: Any, output: str) -> Logits:
 
 
 def own_losses(network: Any) -> List[str]:
-    """The variables of a network definition that a loss computes and nothing else uses."""
+    """The outputs of a network definition that are a loss, as it is or reduced.
+
+    A loss is what one of :data:`LOSS_FUNCTIONS` computes; means, sums and
+    multiples of losses are losses.
+    """
     used = {name for function in network.function for name in function.input}
-    return [
-        name
-        for function in network.function
-        if function.type in LOSS_FUNCTIONS
-        for name in function.output
-        if name not in used
-    ]
+    losses: Dict[str, None] = {}
+    for function in network.function:
+        reduced = function.type in _REDUCTIONS and any(name in losses for name in function.input)
+        if function.type in LOSS_FUNCTIONS or reduced:
+            losses.update(dict.fromkeys(function.output))
+    return [name for name in losses if name not in used]
 
 
 def class_counts(built: Built, network: Any) -> Dict[str, int]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from functools import reduce
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
@@ -13,34 +14,21 @@ import numpy as np
 from nnabla_dqa.contexts import hard
 from nnabla_dqa.data import DataError
 from nnabla_dqa.graph.network_file import NetworkFile
-from nnabla_dqa.graph.program import Built, Program
+from nnabla_dqa.graph.program import Program
 from nnabla_dqa.graph_ops import Variable
 from nnabla_dqa.training.losses import (
     class_counts,
     distillation,
     logits_of,
     named_loss,
-    own_losses,
     producer,
 )
-from nnabla_dqa.training.recipe import LOSSES, Recipe, RecipeError
+from nnabla_dqa.training.plan import Plan, executor_columns, make_plan, outputs_of, runtime
+from nnabla_dqa.training.recipe import Recipe
 
 Shape = Tuple[int, ...]
 LABEL = "y"
 """The column that holds targets, unless the file or the recipe says otherwise."""
-
-
-class Plan(NamedTuple):
-    """What is trained: a network, the loss variables it has itself or ``kind`` of loss to add.
-
-    ``columns`` says which column of the data feeds which input, as far as the
-    file tells.
-    """
-
-    network: str
-    kind: str
-    losses: Tuple[str, ...]
-    columns: Dict[str, str]
 
 
 class Feed(NamedTuple):
@@ -52,18 +40,13 @@ class Feed(NamedTuple):
 
 
 @dataclasses.dataclass(frozen=True)
-class Task:
-    """Graphs over one program: ``loss`` to train, ``output`` to evaluate.
-
-    ``output`` uses the lowest bit widths alone and running statistics.
+class Evaluation:
+    """A graph to evaluate: one quantizer a layer, running statistics.
 
     ``metric`` is ``"accuracy"`` or ``"mean squared error"`` of ``output``
     against the column ``target``; empty if there is no target.
     """
 
-    plan: Plan
-    loss: Variable
-    feeds: Tuple[Feed, ...]
     evaluation_feeds: Tuple[Feed, ...]
     output: Variable
     metric: str
@@ -86,6 +69,15 @@ class Task:
             variable.d = values.reshape(variable.shape)
 
 
+@dataclasses.dataclass(frozen=True)
+class Task(Evaluation):
+    """What a recipe makes of a file: ``loss`` to train, and what evaluates it."""
+
+    plan: Plan
+    loss: Variable
+    feeds: Tuple[Feed, ...]
+
+
 def check_labels(column: str, values: np.ndarray, classes: int) -> None:
     """Raise DataError unless ``values`` are class numbers below ``classes``."""
     wrong = values[(values < 0) | (values >= classes) | (values != np.floor(values))]
@@ -94,72 +86,6 @@ def check_labels(column: str, values: np.ndarray, classes: int) -> None:
             f"column {column!r} has the label {wrong.flat[0]:g}; the network knows {classes} "
             f"classes, labels are whole numbers from 0 to {classes - 1}"
         )
-
-
-def make_plan(file: NetworkFile, recipe: Recipe) -> Plan:
-    """Which network and which loss a recipe means for a file.
-
-    Raises:
-        RecipeError: The file has no loss of its own and the recipe names none,
-            or a network or output that is not there.
-    """
-    if recipe.loss in (None, "file"):
-        own = _own_plan(file, recipe)
-        if own is not None:
-            return own
-        raise RecipeError(
-            f"key 'loss': {file.archive.path} has no training network with a loss; name one of "
-            f"{', '.join(kind for kind in LOSSES if kind != 'file')}"
-        )
-    network, _ = runtime(file, recipe)
-    return Plan(network, str(recipe.loss), (), _executor_columns(file, network))
-
-
-def _own_plan(file: NetworkFile, recipe: Recipe) -> Optional[Plan]:
-    for optimizer in file.archive.definition.optimizer:
-        losses = tuple(v.variable_name for v in optimizer.loss_variable)
-        if losses and recipe.network in (None, optimizer.network_name):
-            file.network(optimizer.network_name)
-            columns = {v.variable_name: v.data_name for v in optimizer.data_variable}
-            return Plan(optimizer.network_name, "file", losses, columns)
-    for network in file.archive.definition.network:
-        if recipe.network in (None, network.name) and own_losses(network):
-            return Plan(network.name, "file", tuple(own_losses(network)), {})
-    return None
-
-
-def runtime(file: NetworkFile, recipe: Recipe) -> Tuple[str, str]:
-    """The network that is run after training, and its output.
-
-    The first executor's; without one, the first network without a loss.
-    """
-    definition = file.archive.definition
-    network, output = "", recipe.output or ""
-    executors = [e for e in definition.executor if e.output_variable]
-    if recipe.loss not in (None, "file") and recipe.network:
-        network = recipe.network
-        executors = [e for e in executors if e.network_name == network]
-    if executors:
-        network = executors[0].network_name
-        output = output or executors[0].output_variable[0].variable_name
-    elif not network:
-        plain = [n.name for n in definition.network if not own_losses(n)]
-        network = plain[0] if plain else definition.network[0].name
-    proto = file.network(network)
-    if not output:
-        used = {name for function in proto.function for name in function.input}
-        made = [name for function in proto.function for name in function.output]
-        output = next(name for name in made if name not in used)
-    if producer(proto, output) is None:
-        raise RecipeError(f"key 'output': network {network} computes no variable {output!r}")
-    return network, output
-
-
-def _executor_columns(file: NetworkFile, network: str) -> Dict[str, str]:
-    for executor in file.archive.definition.executor:
-        if executor.network_name == network:
-            return {v.variable_name: v.data_name for v in executor.data_variable}
-    return {}
 
 
 def make_task(
@@ -183,43 +109,77 @@ def make_task(
     batch_stat = None if plan.kind == "file" else True
     built = program.build(plan.network, recipe.batch_size, batch_stat=batch_stat)
     counts = class_counts(built, proto)
-    mapping = _Columns(shapes, {**plan.columns, **(recipe.data.inputs or {})})
-    feeds = [mapping.feed(name, v, counts.get(name, 0)) for name, v in built.inputs.items()]
+    columns = _Columns(shapes, {**plan.columns, **(recipe.data.inputs or {})})
+    feeds = [columns.feed(name, v, counts.get(name, 0)) for name, v in built.inputs.items()]
     network, output = runtime(file, recipe)
-    target = next((f.column for name, f in zip(built.inputs, feeds) if name in counts), "")
-    classes = max(counts.values(), default=0)
     if plan.kind == "file":
         loss = reduce(F.add2, [F.mean(built.variables[name]) for name in plan.losses])
         known = _inputs(file.network(network))
+        labels = [f.column for f in feeds if f.classes]
         others = [f.column for name, f in zip(built.inputs, feeds) if name not in known]
-        target = target or next(iter(others), "")
+        target = next(iter([*labels, *others]), "")
+    elif plan.kind == "distillation":
+        goal = teacher.build(plan.network, recipe.batch_size, built.inputs, batch_stat=False)
+        compared = outputs_of(file, recipe, network, output)
+        pairs = [(logits_of(built, proto, n), logits_of(goal, proto, n)) for n in compared]
+        distances = [distillation(*pair, recipe.distillation_temperature) for pair in pairs]
+        loss = reduce(F.add2, distances)
+        target = LABEL if LABEL in shapes else ""
     else:
         logits = logits_of(built, proto, output)
-        if plan.kind == "distillation":
-            goal = teacher.build(plan.network, recipe.batch_size, built.inputs, batch_stat=False)
-            loss = distillation(
-                logits, logits_of(goal, proto, output), recipe.distillation_temperature
-            )
-            target = LABEL if LABEL in shapes else ""
-        else:
-            loss, label = named_loss(plan.kind, logits, built.variables[output])
-            if plan.kind == "softmax_cross_entropy":
-                classes = int(logits.variable.shape[1])
-            target = mapping.target(feeds)
-            feeds.append(mapping.feed_column(target, label, classes, "the loss"))
-    evaluation = _evaluation(program, network, recipe)
-    with nn.auto_forward(False):
-        evaluation_feeds = [mapping.feed(name, v, 0) for name, v in evaluation.inputs.items()]
-    result = evaluation.variables[output]
+        loss, label = named_loss(plan.kind, logits, built.variables[output])
+        classes = logits.variable.shape[1] if plan.kind == "softmax_cross_entropy" else 0
+        target = columns.target(feeds)
+        feeds.append(columns.feed_column(target, label, classes, "the loss"))
+    kinds = {plan.kind, *(f.type for f in proto.function)}
+    binary = bool({"BinaryCrossEntropy", "SigmoidCrossEntropy", "sigmoid_cross_entropy"} & kinds)
+    evaluation = make_evaluation(program, recipe, shapes, target, binary)
     return Task(
-        plan,
-        loss,
-        tuple(feeds),
-        tuple(evaluation_feeds),
-        result,
-        _metric(target, shapes, result, plan, proto),
-        target,
+        **{f.name: getattr(evaluation, f.name) for f in dataclasses.fields(evaluation)},
+        plan=plan,
+        loss=loss,
+        feeds=tuple(feeds),
     )
+
+
+def make_evaluation(
+    program: Program,
+    recipe: Recipe,
+    shapes: Mapping[str, Shape],
+    target: Optional[str] = None,
+    binary: Optional[bool] = None,
+) -> Evaluation:
+    """Build the graph that is run after training, with the lowest bit widths alone.
+
+    Args:
+        program: Of any file.
+        recipe: Its batch size, output and columns count.
+        shapes: Of one sample, for each column of the data.
+        target: The column to compare with, "" for none; default: ``y``, or the
+            column that feeds no input.
+        binary: Whether a single output is a probability; default: if a sigmoid
+            computes it.
+
+    Raises:
+        RecipeError, DataError: As :func:`make_task`.
+    """
+    file = program.file
+    network, output = runtime(file, recipe)
+    known = {**executor_columns(file, network), **(recipe.data.inputs or {})}
+    if target is None or recipe.loss in (None, "file"):
+        known = {**_training_columns(file), **known}
+    columns = _Columns(shapes, known)
+    with hard():
+        built = program.build(network, recipe.batch_size, batch_stat=False)
+    feeds = [columns.feed(name, v, 0) for name, v in built.inputs.items()]
+    if target is None:
+        target = columns.target(feeds)
+    result = built.variables[output]
+    if binary is None:
+        made = producer(file.network(network), output)
+        binary = made is not None and made.type == "Sigmoid"
+    metric = _metric(shapes.get(target), result, binary)
+    return Evaluation(tuple(feeds), result, metric, target)
 
 
 def input_columns(
@@ -227,7 +187,7 @@ def input_columns(
 ) -> Dict[str, Tuple[str, Shape]]:
     """For each input of the network that is run: the column that feeds it and a sample's shape."""
     network, _ = runtime(file, recipe)
-    columns = _Columns(shapes, {**_executor_columns(file, network), **(recipe.data.inputs or {})})
+    columns = _Columns(shapes, {**executor_columns(file, network), **(recipe.data.inputs or {})})
     proto = file.network(network)
     result = {}
     for v in proto.variable:
@@ -243,24 +203,19 @@ def _inputs(network: Any) -> Set[str]:
     return {v.name for v in network.variable if v.name not in made}
 
 
-def _evaluation(program: Program, network: str, recipe: Recipe) -> Built:
-    with hard():
-        return program.build(network, recipe.batch_size, batch_stat=False)
+def _training_columns(file: NetworkFile) -> Dict[str, str]:
+    """Which column feeds which variable, as the file's optimizers say."""
+    listed = [v for optimizer in file.archive.definition.optimizer for v in optimizer.data_variable]
+    return {v.variable_name: v.data_name for v in listed}
 
 
-def _metric(
-    target: str, shapes: Mapping[str, Shape], output: Variable, plan: Plan, proto: Any
-) -> str:
-    if not target or target not in shapes:
+def _metric(target: Optional[Shape], output: Variable, binary: bool) -> str:
+    if target is None:
         return ""
-    values = int(np.prod(output.shape[1:]))
-    if int(np.prod(shapes[target])) == 1 and values > 1:
+    values, targets = math.prod(output.shape[1:]), math.prod(target)
+    if targets == 1 and (values > 1 or binary):
         return "accuracy"
-    kinds = {producer(proto, name).type for name in plan.losses}  # type: ignore[union-attr]
-    binary = {"BinaryCrossEntropy", "SigmoidCrossEntropy"} & kinds
-    if values == 1 and (binary or plan.kind == "sigmoid_cross_entropy"):
-        return "accuracy"
-    return "mean squared error" if int(np.prod(shapes[target])) == values else ""
+    return "mean squared error" if targets == values else ""
 
 
 class _Columns:

@@ -1,0 +1,41 @@
+"""``nnabla-dqa evaluate``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Callable
+
+from nnabla_dqa.training.evaluation import evaluate_file
+from nnabla_dqa.training.recipe import DataRecipe
+
+HELP = "measure any NNP on data: accuracy, or mean squared error"
+EXAMPLE = """examples:
+  nnabla-dqa evaluate lenet.nnp --data mnist/
+  nnabla-dqa evaluate lenet_2bit.nnp --data test.csv --scale 1
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument(
+        "input",
+        metavar="NNP",
+        type=Path,
+        help="plain, deployed, or converted (then with its lowest bits)",
+    )
+    parser.add_argument(
+        "--data", required=True, help="a file, or a folder of which the validation part is used"
+    )
+    parser.add_argument("--scale", type=float, help="what pixels are multiplied by (1/255)")
+    parser.add_argument("--output", help="variable to compare (default: the executor's first)")
+    parser.add_argument("--limit", type=int, help="only the first so many samples")
+    parser.add_argument("--batch-size", type=int, default=100, help="samples at a time (100)")
+
+
+def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Measure."""
+    data = DataRecipe(arguments.data, scale=arguments.scale, limit=arguments.limit)
+    score = evaluate_file(arguments.input, data, arguments.batch_size, arguments.output)
+    say(f"{arguments.input}: {score.metric} {score.value:.4f} on {score.samples:,} samples")
+    return 0

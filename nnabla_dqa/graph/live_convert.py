@@ -1,0 +1,192 @@
+"""A live graph whose weights go through DQA mixtures: model code stays as it is."""
+
+from __future__ import annotations
+
+import dataclasses
+import warnings
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
+
+import nnabla as nn
+import nnabla.function
+
+from nnabla_dqa.building import mix_weights
+from nnabla_dqa.graph.discovery import CHANNEL_AXIS, WEIGHT_INPUT
+from nnabla_dqa.graph.live import LiveGraph
+from nnabla_dqa.graph.rules import Rules, RulesLike
+from nnabla_dqa.graph_ops import Variable
+from nnabla_dqa.layers import Mixture, find_layers, layer_name
+
+Variables = Union[Variable, Sequence[Variable]]
+
+
+class _Found(NamedTuple):
+    """A layer of a live graph, as rules see it."""
+
+    weight: str
+    variable: Variable
+    functions: Tuple[Any, ...]
+
+    @property
+    def name(self) -> str:
+        return layer_name(self.weight)
+
+    @property
+    def names(self) -> Tuple[str, ...]:
+        return (self.name, self.weight)
+
+    @property
+    def channel_axis(self) -> int:
+        return _axis(self.functions[0])
+
+
+def convert(outputs: Variables, rules: Optional[RulesLike] = None) -> Any:
+    """Rebuild a graph so that its layers' weights go through mixtures of quantizers.
+
+    The weights of Convolution, Affine, DepthwiseConvolution, Deconvolution,
+    DepthwiseDeconvolution and Embed are the registered parameters they were;
+    attention and temperature are registered beside them, as the ``dqa_``
+    layers of model code do. Weights used several times get one attention.
+    ``outputs`` and its graph stay as they are; inputs and parameters are
+    shared. Convert the training and the evaluation graph with the same rules.
+
+    Args:
+        outputs: A variable, or several of one graph, made of parameters of the
+            current scope.
+        rules: A notation such as ``"minmax:2,4,8"`` (the default), quantizers,
+            a list of :class:`Rule`, or :class:`Rules`. They see the layers'
+            names (``conv1/conv``) and their weights' (``conv1/conv/W``).
+
+    Returns:
+        The new variable, or a tuple of them if several were given.
+
+    Raises:
+        ValueError: The graph has no layer or is converted already, a rule
+            matches no layer or two match the same, or a function of Python
+            follows a layer (it cannot be built anew).
+
+    Warns:
+        UserWarning: For each such function whose weights are left as they are.
+
+    Example:
+        y = model(x)                       # plain NNabla
+        y = dqa.convert(y, [dqa.Rule("conv1*", "float"), dqa.Rule("conv[2-9]*", "minmax:2,4,8")])
+        loss = F.mean(F.softmax_cross_entropy(y, t)) + dqa.regularizer(strength=5)
+    """
+    several = not isinstance(outputs, nn.Variable)
+    roots: List[Variable] = list(outputs) if several else [outputs]
+    graph = LiveGraph.of({str(i): v for i, v in enumerate(roots)})
+    _check_plain(graph)
+    found, untouched = _discover(graph)
+    if not found:
+        listed = "; ".join(untouched)
+        raise ValueError(
+            "convert: the graph has no layer whose weights are parameters of the current scope"
+            + (f" ({listed})" if listed else "")
+        )
+    assigned = Rules.of(rules or ()).assign(found)
+    for message in untouched:
+        warnings.warn(f"convert: left as it is: {message}", UserWarning, stacklevel=2)
+    mixtures = {layer.variable.data: assigned[layer.name].mixture for layer in found}
+    made = _Rebuild({layer.variable.data: layer for layer in found}, mixtures).run(graph)
+    results = tuple(made.get(v, v) for v in roots)
+    return results if several else results[0]
+
+
+@dataclasses.dataclass
+class _Rebuild:
+    layers: Mapping[Any, _Found]
+    mixtures: Mapping[Any, Mixture]
+    mixed: Dict[Any, Variable] = dataclasses.field(default_factory=dict)
+
+    def run(self, graph: LiveGraph) -> Dict[Variable, Variable]:
+        """New variables by the old ones they stand for."""
+        made: Dict[Variable, Variable] = {}
+        for function in graph.functions:
+            inputs = [made.get(v, v) for v in function.inputs]
+            if _weight(function) is not None and inputs[WEIGHT_INPUT].data in self.layers:
+                inputs[WEIGHT_INPUT] = self._weights(function)
+            if all(new is old for new, old in zip(inputs, function.inputs)):
+                continue
+            results = _again(function, inputs)
+            made.update(zip(function.outputs, results))
+        return made
+
+    def _weights(self, function: Any) -> Variable:
+        w = function.inputs[WEIGHT_INPUT]
+        if w.data not in self.mixed:
+            layer = self.layers[w.data]
+            path, _, key = layer.weight.rpartition("/")
+            scope = None if path else nn.parameter.get_current_parameter_scope()
+            with nn.parameter_scope(path, scope), nn.auto_forward(False):
+                kinds = "+".join(dict.fromkeys(f.info.type_name for f in layer.functions))
+                mixture = self.mixtures[w.data]
+                fixed = not w.need_grad
+                self.mixed[w.data] = mix_weights(w, w, kinds, mixture, fixed, key=key)
+        return self.mixed[w.data]
+
+
+def _again(function: Any, inputs: List[Variable]) -> Tuple[Variable, ...]:
+    """The same function on other inputs."""
+    kind = getattr(nnabla.function, function.info.type_name, None)
+    if kind is None:
+        raise ValueError(
+            f"convert: function {function.info.type_name} is not one of NNabla's own and cannot be "
+            f"built anew; convert the parts before and after it"
+        )
+    made = kind(nn.get_current_context(), **function.info.args)
+    results = made(*inputs, n_outputs=len(function.outputs), auto_forward=False)
+    return results if isinstance(results, tuple) else (results,)
+
+
+def _check_plain(graph: LiveGraph) -> None:
+    for layer in find_layers():
+        if layer.weight.data not in graph.leaves:
+            continue
+        if any(v.parent is not None for v in graph.weights_of(layer)):
+            raise ValueError(
+                f"convert: layer {layer.name} of the graph is a DQA layer already ({layer.mixture})"
+            )
+
+
+def _discover(graph: LiveGraph) -> Tuple[List[_Found], List[str]]:
+    names = {v.data: name for name, v in nn.get_parameters(grad_only=False).items()}
+    uses: Dict[Any, List[Any]] = {}
+    others: Dict[Any, str] = {}
+    untouched: List[str] = []
+    for function in graph.functions:
+        w = _weight(function)
+        for i, v in enumerate(function.inputs):
+            if not (w is not None and i == WEIGHT_INPUT):
+                others.setdefault(v.data, function.info.type_name)
+        if w is None:
+            continue
+        if w.parent is None and w.data in names:
+            uses.setdefault(w.data, []).append(function)
+        else:
+            what = "computed" if w.parent is not None else "not a parameter of the current scope"
+            untouched.append(
+                f"a {function.info.type_name} whose weights of shape {w.shape} are {what}"
+            )
+    found = []
+    for array, functions in uses.items():
+        axes: Set[int] = {_axis(f) % len(f.inputs[WEIGHT_INPUT].shape) for f in functions}
+        if array in others:
+            untouched.append(f"{names[array]}, which is also an input of a {others[array]}")
+        elif len(axes) > 1:
+            untouched.append(f"{names[array]}, shared by functions with other output channels")
+        else:
+            w = functions[0].inputs[WEIGHT_INPUT]
+            found.append(_Found(names[array], w, tuple(functions)))
+    return found, untouched
+
+
+def _weight(function: Any) -> Optional[Variable]:
+    if function.info.type_name in CHANNEL_AXIS and len(function.inputs) > WEIGHT_INPUT:
+        return function.inputs[WEIGHT_INPUT]
+    return None
+
+
+def _axis(function: Any) -> int:
+    kind = function.info.type_name
+    last = kind == "Deconvolution" and function.info.args.get("channel_last")
+    return -1 if last else CHANNEL_AXIS[kind]
