@@ -1,4 +1,4 @@
-"""Copies the figures of results/ into README.md and docs/digits.md, between their markers.
+"""Copies the figures of results/ into README.md and other pages, between their markers.
 
 python scripts/readme.py            # what `make readme` runs
 """
@@ -7,10 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 from typing import Any, Dict, List
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "examples" / "nnp"))
+
+from run import format_results as format_nnp  # noqa: E402
 
 
 def markdown(head: List[str], rows: List[List[str]]) -> str:
@@ -89,6 +93,9 @@ def main() -> None:
     sweep, meta = load("digits_validation.json"), load("digits_validation.meta.json")
     page = ROOT / "docs" / "digits.md"
     insert(page, "validation", f"{results(sweep, True)}\n\n{caption(meta, sweep)}")
+    published = format_nnp(load("nnp.json"))
+    insert(readme, "nnp", published)
+    insert(ROOT / "examples" / "nnp" / "README.md", "results", published)
 
 
 if __name__ == "__main__":

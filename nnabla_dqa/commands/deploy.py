@@ -5,16 +5,16 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Callable, Dict, List, Optional
+from typing import Callable, Dict, Iterator, Optional
 
 import numpy as np
 
 from nnabla_dqa.commands.output import add_output, beside, check_output
-from nnabla_dqa.data import iterate, open_data
+from nnabla_dqa.data import open_data
 from nnabla_dqa.graph.deploy_file import deploy_file
 from nnabla_dqa.graph.network_file import NetworkFile
 from nnabla_dqa.training.recipe import DataRecipe, Recipe
-from nnabla_dqa.training.task import input_columns
+from nnabla_dqa.training.task import input_batches
 
 HELP = "bake the quantized weights into a small NNP of standard functions"
 EXAMPLE = """examples:
@@ -83,23 +83,16 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     return 0
 
 
-def _samples(arguments: argparse.Namespace) -> Optional[List[Dict[str, np.ndarray]]]:
+def _samples(arguments: argparse.Namespace) -> Optional[Iterator[Dict[str, np.ndarray]]]:
     if arguments.bn_data is None:
         return None
     if arguments.bn_samples < 2:
         raise ValueError(f"--bn-samples {arguments.bn_samples}: at least 2 are needed")
-    file = NetworkFile.read(arguments.input)
     place = DataRecipe(arguments.bn_data, scale=arguments.scale)
     recipe = Recipe(place, loss="distillation")
-    data = open_data(recipe.data.train, "train", recipe.data.scale)
-    columns = input_columns(file, recipe, data.shapes)
+    data = open_data(place.train, "train", place.scale)
     count = min(arguments.bn_samples, len(data))
     size = min(100, count)
-    batches: List[Dict[str, np.ndarray]] = []
-    for batch in iterate(data, size, seed=0, epoch=0):
-        if len(batches) * size >= count:
-            break
-        batches.append(
-            {name: batch[column].reshape(size, *shape) for name, (column, shape) in columns.items()}
-        )
-    return batches
+    return input_batches(
+        NetworkFile.read(arguments.input), recipe, data, size, max(1, count // size)
+    )

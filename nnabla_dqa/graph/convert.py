@@ -99,6 +99,9 @@ def convert_file(
     result = file.converted(Rules.of(rules or ()).assign(file.layers))
     messages = [f"left as it is: {entry}" for entry in file.untouched]
     messages += _set_statistics(result.archive.definition)
+    for name, mixture in result.mixtures.items():
+        warning = mixture.mixing.check(mixture.quantizers)
+        messages += [f"layer {name}: {warning}"] if warning else []
     size = result.save(target)
     return Conversion(Path(target), result, size, tuple(messages))
 

@@ -17,6 +17,7 @@ from nnabla_dqa.data import Data, DataError, iterate, open_data
 from nnabla_dqa.files import PathLike
 from nnabla_dqa.graph.archive import NNPError
 from nnabla_dqa.graph.network_file import CONVERTED, NetworkFile
+from nnabla_dqa.graph.normalization import estimate_statistics
 from nnabla_dqa.graph.program import Program
 from nnabla_dqa.mixing import BinaryRelax
 from nnabla_dqa.regularization import regularizer, total_weights
@@ -31,9 +32,10 @@ from nnabla_dqa.training.checkpoint import (
 from nnabla_dqa.training.evaluation import evaluate
 from nnabla_dqa.training.guard import NonFiniteError
 from nnabla_dqa.training.outcome import Epoch, Monitors, Training, TrainingStopped
+from nnabla_dqa.training.plan import runtime
 from nnabla_dqa.training.recipe import Recipe
 from nnabla_dqa.training.solver import AttachedSolver, attach
-from nnabla_dqa.training.task import make_task
+from nnabla_dqa.training.task import input_batches, make_task
 
 PULL = 0.02
 """The default penalty: lambda / S, whatever the number of weights S is."""
@@ -257,6 +259,16 @@ class _Run:
         self.solver.update()
         return loss
 
+    def _update_normalization(self) -> None:
+        """Running statistics as the network with the lowest bits sees the training data."""
+        size = self.recipe.batch_size
+        count = max(1, min(self.recipe.update_normalization, len(self.data)) // size)
+        samples = input_batches(self.file, self.recipe, self.data, size, count)
+        network, _ = runtime(self.file, self.recipe)
+        parameters = self.program.parameters()
+        for name, array in estimate_statistics(self.program, network, samples, size).items():
+            parameters[name].d = array
+
     def _notes(self) -> Dict[str, Any]:
         return {
             "recipe": self.recipe.to_json(),
@@ -289,6 +301,8 @@ class _Run:
 
     def finish(self, epochs: List[Epoch]) -> Training:
         """Write the trained file."""
+        if self.recipe.update_normalization:
+            self._update_normalization()
         metadata = dict(self.file.archive.metadata or {})
         metadata["training"] = self._notes()
         del metadata["training"]["source"]

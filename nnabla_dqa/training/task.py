@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from functools import reduce
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
 from nnabla_dqa.contexts import hard
-from nnabla_dqa.data import DataError
+from nnabla_dqa.data import Data, DataError, iterate
 from nnabla_dqa.graph.network_file import NetworkFile
 from nnabla_dqa.graph.program import Program
 from nnabla_dqa.graph_ops import Variable
@@ -182,20 +183,31 @@ def make_evaluation(
     return Evaluation(tuple(feeds), result, metric, target)
 
 
-def input_columns(
-    file: NetworkFile, recipe: Recipe, shapes: Mapping[str, Shape]
-) -> Dict[str, Tuple[str, Shape]]:
-    """For each input of the network that is run: the column that feeds it and a sample's shape."""
+def input_batches(
+    file: NetworkFile, recipe: Recipe, data: Data, batch_size: int, count: int
+) -> Iterator[Dict[str, np.ndarray]]:
+    """``count`` mini-batches for the inputs of the network that is run, in the seed's order.
+
+    Raises:
+        DataError: No column for an input, or one of another shape.
+    """
     network, _ = runtime(file, recipe)
-    columns = _Columns(shapes, {**executor_columns(file, network), **(recipe.data.inputs or {})})
+    known = {**executor_columns(file, network), **(recipe.data.inputs or {})}
+    columns = _Columns(data.shapes, known)
     proto = file.network(network)
-    result = {}
-    for v in proto.variable:
-        if v.name in _inputs(proto) and v.type == "Buffer":
-            shape = tuple(v.shape.dim)
-            feed = columns.feed(v.name, nn.Variable((1, *shape[1:])), 0)
-            result[v.name] = (feed.column, shape[1:])
-    return result
+    inputs = {
+        v.name: tuple(v.shape.dim)[1:]
+        for v in proto.variable
+        if v.name in _inputs(proto) and v.type == "Buffer"
+    }
+    feeds = {
+        name: columns.feed(name, nn.Variable((1, *shape)), 0) for name, shape in inputs.items()
+    }
+    for batch in itertools.islice(iterate(data, batch_size, recipe.seed, 0), count):
+        yield {
+            name: batch[feed.column].reshape(batch_size, *inputs[name])
+            for name, feed in feeds.items()
+        }
 
 
 def _inputs(network: Any) -> Set[str]:
