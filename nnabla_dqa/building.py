@@ -58,6 +58,7 @@ def mix_weights(
     fix_parameters: bool = False,
     apply_w: Apply = None,
     key: str = "W",
+    name: Optional[str] = None,
 ) -> Variable:
     """The weights that ``function`` uses, with the state of the layer in the current scope.
 
@@ -69,12 +70,13 @@ def mix_weights(
         fix_parameters: Do not train alpha.
         apply_w: Done to the weights before.
         key: The name of the weights in the current scope.
+        name: What messages call the layer; default: the path of the scope.
 
     Raises:
         ValueError: The layer exists with another mixture, or has no such channel axis.
     """
     scope = nn.parameter.get_current_parameter_scope()
-    path = scope_path(scope) if key == "W" else key
+    path = name or (scope_path(scope) if key == "W" else key)
     try:
         for q in mixture.quantizers:
             RowLayout.of(w.shape, q.axis)

@@ -10,17 +10,29 @@ from typing import Union
 PathLike = Union[str, "os.PathLike[str]"]
 
 
-def write_atomically(path: PathLike, data: bytes) -> None:
-    """Write ``data`` to ``path``: after a crash it holds the old bytes or the new ones.
+def check_target(path: PathLike) -> Path:
+    """``path`` if a file can be there.
 
     Raises:
-        OSError: The folder does not exist or cannot be written to.
+        OSError: It is a folder, or its folder does not exist or cannot be written to.
     """
     target = Path(path)
     if target.is_dir():
         raise IsADirectoryError(f"cannot write {target}: it is a folder")
     if not target.parent.is_dir():
         raise FileNotFoundError(f"cannot write {target}: there is no folder {target.parent}")
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(f"cannot write {target}: {target.parent} cannot be written to")
+    return target
+
+
+def write_atomically(path: PathLike, data: bytes) -> None:
+    """Write ``data`` to ``path``: after a crash it holds the old bytes or the new ones.
+
+    Raises:
+        OSError: The folder does not exist or cannot be written to.
+    """
+    target = check_target(path)
     # The same folder, because renaming is atomic only within a file system.
     handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
     try:

@@ -83,7 +83,7 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
             progress=True,
         )
     except TrainingStopped as stopped:
-        hint = f"; go on: add --resume ({stopped.checkpoint})" if stopped.checkpoint else ""
+        hint = "; the same command with --resume goes on" if stopped.checkpoint else ""
         sys.stderr.write(f"nnabla-dqa: {stopped}{hint}\n")
         return 1
     say(str(result.report))

@@ -18,7 +18,7 @@ from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from nnabla.utils import nnabla_pb2
 
-from nnabla_dqa.files import PathLike, write_atomically
+from nnabla_dqa.files import PathLike, check_target, write_atomically
 from nnabla_dqa.graph.parameters import Parameter, read_parameters, write_parameters
 
 METADATA = "nnabla_dqa.json"
@@ -168,6 +168,18 @@ def keep_only(repeated: Any, keep: Callable[[Any], bool]) -> None:
         repeated.extend(kept)
 
 
+def check_output(path: PathLike) -> Path:
+    """``path`` if an NNP can be written there.
+
+    Raises:
+        NNPError: It does not end in ``.nnp``.
+        OSError: It is a folder, or its folder does not exist or cannot be written to.
+    """
+    if Path(path).suffix != ".nnp":
+        raise NNPError(f"{path}: the name must end in .nnp, or NNabla will not open the file")
+    return check_target(path)
+
+
 def write_members(path: PathLike, members: Mapping[str, bytes]) -> int:
     """Write a deflated zip of ``members`` to ``path``, atomically; returns its size in bytes.
 
@@ -175,8 +187,7 @@ def write_members(path: PathLike, members: Mapping[str, bytes]) -> int:
         NNPError: ``path`` does not end in ``.nnp``.
         OSError: The file cannot be written.
     """
-    if Path(path).suffix != ".nnp":
-        raise NNPError(f"{path}: the name must end in .nnp, or NNabla will not open the file")
+    check_output(path)
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name, data in members.items():

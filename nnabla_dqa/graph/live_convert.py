@@ -121,7 +121,9 @@ class _Rebuild:
                 kinds = "+".join(dict.fromkeys(f.info.type_name for f in layer.functions))
                 mixture = self.mixtures[w.data]
                 fixed = not w.need_grad
-                self.mixed[w.data] = mix_weights(w, w, kinds, mixture, fixed, key=key)
+                self.mixed[w.data] = mix_weights(
+                    w, w, kinds, mixture, fixed, key=key, name=layer.name
+                )
         return self.mixed[w.data]
 
 

@@ -94,7 +94,7 @@ class Program:
             inputs: Variables to use for inputs of these names; new ones are
                 made for the others.
             batch_stat: Make all batch normalization use batch (True) or
-                running statistics (False); None: as the file says.
+                running statistics (False, and no Dropout); None: as the file says.
 
         Raises:
             NNPError: There is no such network.
@@ -108,6 +108,8 @@ class Program:
             for function in proto.function:
                 if function.type in NORMALIZATION:
                     getattr(function, NORMALIZATION[function.type]).batch_stat = batch_stat
+                if function.type == "Dropout" and not batch_stat:
+                    function.dropout_param.p = 0
         needs = {name: v.need_grad for name, v in self.parameters().items()}
         graph = nn.graph_def.ProtoGraph.from_proto(
             definition, batch_size=batch_size, param_scope=self.scope
@@ -162,9 +164,8 @@ class Program:
             w = nn.get_parameters(grad_only=False)[layer.weight]
             # NNabla splits the path itself; an empty one means this very scope.
             with nn.parameter_scope(path, None if path else self.scope):
-                return mix_weights(
-                    w, w, layer.function, self.file.mixtures[layer.name], key=key or layer.weight
-                )
+                mixture = self.file.mixtures[layer.name]
+                return mix_weights(w, w, layer.function, mixture, key=key, name=layer.name)
 
 
 def _statistics(definition: Any) -> Tuple[str, ...]:

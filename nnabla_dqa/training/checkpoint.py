@@ -5,15 +5,23 @@ from __future__ import annotations
 import io
 import json
 import zipfile
+import zlib
 from pathlib import Path
 from typing import Any, Dict, NamedTuple
 
 import numpy as np
+from google.protobuf.message import DecodeError
 from nnabla.utils import nnabla_pb2
 
 from nnabla_dqa.files import PathLike, write_atomically
 
 FORMAT = 1
+_SHOWN = 80
+_DAMAGE = (
+    *(ValueError, KeyError, OSError, EOFError, AttributeError, TypeError, NotImplementedError),
+    *(RuntimeError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error, DecodeError),
+)
+"""What numpy, zipfile and protobuf raise on damaged files."""
 _NOTES, _SOLVER, _PARAMETER = "notes", "solver", "parameter/"
 
 
@@ -65,12 +73,15 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
     if not path.is_file():
         raise CheckpointError(f"{path}: there is no such checkpoint")
     try:
-        with np.load(path, allow_pickle=False) as content:
+        # From memory: numpy leaves a damaged file open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
             arrays = {k: content[k] for k in content.files}
         notes = json.loads(arrays.pop(_NOTES).tobytes())
         states = nnabla_pb2.Optimizer()
         states.MergeFromString(arrays.pop(_SOLVER).tobytes())
-    except (ValueError, KeyError, OSError, zipfile.BadZipFile, EOFError) as error:
+        if not isinstance(notes, dict):
+            raise ValueError("its notes are no mapping")
+    except _DAMAGE as error:
         reason = " ".join(str(error).split())
         raise CheckpointError(f"{path}: not a checkpoint, or damaged: {reason}") from None
     if notes.get("format") != FORMAT:
@@ -87,4 +98,13 @@ def difference(found: Any, wanted: Any, key: str = "") -> str:
         for name in [*wanted, *found]:
             if found.get(name) != wanted.get(name):
                 return difference(found.get(name), wanted.get(name), f"{key}.{name}".strip("."))
-    return f"{key or 'it'} is {found!r} there and {wanted!r} here"
+    if isinstance(found, list) and isinstance(wanted, list) and len(found) == len(wanted):
+        for i, (a, b) in enumerate(zip(found, wanted)):
+            if a != b:
+                return difference(a, b, f"{key}[{i}]")
+    return f"{key or 'it'} is {_short(found)} there and {_short(wanted)} here"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import NamedTuple, Optional
 
 import numpy as np
@@ -10,6 +11,7 @@ from nnabla_dqa.data import Data, DataError, iterate, open_data
 from nnabla_dqa.files import PathLike
 from nnabla_dqa.graph.network_file import NetworkFile
 from nnabla_dqa.graph.program import Program
+from nnabla_dqa.training.columns import check_labels
 from nnabla_dqa.training.recipe import DataRecipe, Recipe
 from nnabla_dqa.training.task import Evaluation, make_evaluation
 
@@ -22,10 +24,14 @@ def evaluate(task: Evaluation, data: Data, batch_size: int) -> Optional[float]:
     if not task.metric:
         return None
     total = 0.0
+    classes = max(2, math.prod(task.output.shape[1:]))
     for batch in iterate(data, batch_size, 0, 0, shuffle=False, drop_last=False):
+        target = batch[task.target]
+        if task.metric == "accuracy":
+            check_labels(task.target, target, classes)
         task.fill(task.evaluation_feeds, batch)
         task.output.forward(clear_buffer=True)
-        total += score_sum(task.metric, task.output.d, batch[task.target])
+        total += score_sum(task.metric, task.output.d, target, task.threshold)
     return total / len(data)
 
 
@@ -75,7 +81,7 @@ def evaluate_file(
     return Score(task.metric, value, len(samples))
 
 
-def score_sum(metric: str, output: np.ndarray, target: np.ndarray) -> float:
+def score_sum(metric: str, output: np.ndarray, target: np.ndarray, threshold: float = 0.5) -> float:
     """The metric summed over the samples of a mini-batch.
 
     Args:
@@ -83,12 +89,13 @@ def score_sum(metric: str, output: np.ndarray, target: np.ndarray) -> float:
         output: (B, ...); rows beyond those of ``target`` do not count.
         target: (n, ...), n <= B; class numbers (n, 1) for accuracy, or 0 and 1
             where the output is a single number.
+        threshold: A single output above it counts as class 1.
     """
     count = len(target)
     output = output[:count].reshape(count, -1)
     target = target.reshape(count, -1)
     if metric == "accuracy":
         if output.shape[1] == 1:
-            return float(np.sum((output > 0.5) == (target > 0.5)))
+            return float(np.sum((output > threshold) == (target > 0.5)))
         return float(np.sum(output.argmax(axis=1) == target[:, 0]))
     return float(np.sum(np.mean((output - target) ** 2, axis=1)))

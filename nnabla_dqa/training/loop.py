@@ -5,24 +5,26 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional
 
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 from tqdm import tqdm
 
-from nnabla_dqa.data import Data, DataError, iterate, open_data
+from nnabla_dqa.data import DataError, iterate
 from nnabla_dqa.files import PathLike
-from nnabla_dqa.graph.archive import NNPError
+from nnabla_dqa.graph.archive import NNPError, check_output
+from nnabla_dqa.graph.live import LiveGraph
 from nnabla_dqa.graph.network_file import CONVERTED, NetworkFile
 from nnabla_dqa.graph.normalization import estimate_statistics
 from nnabla_dqa.graph.program import Program
+from nnabla_dqa.layers import AttentionWarning
 from nnabla_dqa.mixing import BinaryRelax
 from nnabla_dqa.regularization import regularizer, total_weights
 from nnabla_dqa.reporting.summary import report
-from nnabla_dqa.schedules import RelaxSchedule, Schedule, TemperatureSchedule
 from nnabla_dqa.training.checkpoint import (
     CheckpointError,
     difference,
@@ -33,8 +35,20 @@ from nnabla_dqa.training.evaluation import evaluate
 from nnabla_dqa.training.guard import NonFiniteError
 from nnabla_dqa.training.outcome import Epoch, Monitors, Training, TrainingStopped
 from nnabla_dqa.training.plan import runtime
+from nnabla_dqa.training.preparation import (
+    check_validation,
+    fix_parameters,
+    schedule_of,
+    unused_keys,
+)
 from nnabla_dqa.training.recipe import Recipe
 from nnabla_dqa.training.solver import AttachedSolver, attach
+from nnabla_dqa.training.sources import (
+    fingerprint,
+    open_sources,
+    teacher_of,
+    without_folders,
+)
 from nnabla_dqa.training.task import input_batches, make_task
 
 PULL = 0.02
@@ -72,10 +86,13 @@ def train(
             the last checkpoint is kept.
         TrainingStopped: On Ctrl-C; the last checkpoint is kept.
     """
-    run = _Run(source, recipe, target)
-    if resume:
-        run.resume()
-    return run.finish(run.epochs(on_epoch, monitor, progress))
+    with warnings.catch_warnings():
+        # The messages of the result say it, once.
+        warnings.simplefilter("ignore", AttentionWarning)
+        run = _Run(source, recipe, target)
+        if resume:
+            run.resume()
+        return run.finish(run.epochs(on_epoch, monitor, progress))
 
 
 def checkpoint_path(target: PathLike) -> Path:
@@ -86,14 +103,16 @@ def checkpoint_path(target: PathLike) -> Path:
 class _Run:
     def __init__(self, source: PathLike, recipe: Recipe, target: PathLike) -> None:
         self.recipe = recipe
-        self.target = Path(target)
+        self.target = check_output(target)
+        if self.target.exists() and os.path.samefile(source, self.target):
+            raise NNPError(f"{target}: is the file to train, which is never overwritten")
         self.checkpoint = checkpoint_path(target)
         self.file = NetworkFile.read(source)
         if self.file.kind != CONVERTED or not self.file.rewritten:
             what = f"a {self.file.kind} file" if self.file.kind != CONVERTED else "all float"
             raise NNPError(f"{source}: is {what}, nothing in it learns low bits; convert it first")
-        self.messages: List[str] = []
-        self.data, self.validation = self._open()
+        self.data, self.validation, self.messages = open_sources(recipe)
+        self.messages += unused_keys(self.file, recipe)
         if recipe.batch_size > len(self.data):
             raise DataError(
                 f"{recipe.data.train}: has {len(self.data)} samples, fewer than "
@@ -102,78 +121,27 @@ class _Run:
         self.steps_per_epoch = len(self.data) // recipe.batch_size
         self.steps = self.steps_per_epoch * recipe.epochs
         self.program = Program(self.file)
+        self.messages += fix_parameters(self.program)
         nn.seed(recipe.seed)
-        teacher = self._teacher() if recipe.loss == "distillation" else None
+        teacher = teacher_of(self.file, recipe) if recipe.loss == "distillation" else None
         self.task = make_task(self.program, recipe, self.data.shapes, teacher)
+        if self.validation is not None:
+            check_validation(self.task, self.data, self.validation, recipe)
         with nn.parameter_scope("", self.program.scope):
-            self.solver = self._attach()
             self.total = self._total()
+            self.solver = self._attach()
         self.history: List[Epoch] = []
-
-    def _open(self) -> Tuple[Data, Optional[Data]]:
-        options = self.recipe.data
-        shape = options.image_shape
-        data = open_data(options.train, "train", options.scale, shape)
-        if options.limit is not None:
-            data = data.take(min(options.limit, len(data)))
-        source = options.validation
-        if source is None and not os.path.isdir(options.train):
-            return data, None
-        classes = data.classes or None
-        if classes:
-            shape = data.shapes["x"]
-        try:
-            place = options.train if source is None else source
-            validation = open_data(place, "validation", options.scale, shape, classes)
-        except DataError as error:
-            if source is not None:
-                raise
-            self.messages.append(f"no validation data: {error}")
-            return data, None
-        return data, validation
-
-    def _teacher(self) -> Program:
-        if self.recipe.teacher is not None:
-            file = NetworkFile.read(self.recipe.teacher)
-        elif self.file.steps:
-            raise NNPError(
-                f"{self.file.archive.path}: is trained already, so its weights are no teacher; "
-                f"name the float file in the recipe: teacher: ..."
-            )
-        else:
-            file = self.file
-        return Program(file, quantized=False)
-
-    def _schedule(self) -> Optional[Schedule]:
-        mixed = [m.mixing for m in self.file.mixtures.values() if len(m.quantizers) > 1]
-        if not mixed:
-            return None
-        if all(isinstance(mixing, BinaryRelax) for mixing in mixed):
-            return RelaxSchedule.reaching(self.steps, self.steps_per_epoch, hard=self.recipe.hard)
-        return TemperatureSchedule(self.steps, hard=self.recipe.hard, **self.recipe.temperature)
 
     def _attach(self) -> AttachedSolver:
         solver = attach(
-            self.recipe.make_solver(), self._schedule(), self.recipe.attention_lr, restart=True
+            self.recipe.make_solver(),
+            schedule_of(self.file, self.recipe, self.steps_per_epoch),
+            self.recipe.attention_lr,
+            restart=True,
         )
-        parameters = {name: v for name, v in nn.get_parameters().items() if v.need_grad}
-        fixed = self._fixed()
-        kept = [name for name in parameters if name in fixed]
-        if kept:
-            self.messages.append(f"kept fixed, as in the file's optimizer: {', '.join(kept)}")
-        solver.set_parameters({k: v for k, v in parameters.items() if k not in fixed})
+        used = LiveGraph.of({"loss": self.total}).leaves
+        solver.set_parameters({k: v for k, v in nn.get_parameters().items() if v.data in used})
         return solver
-
-    def _fixed(self) -> List[str]:
-        """Parameters that the file's optimizer of the trained network does not train."""
-        optimizers = self.file.archive.definition.optimizer
-        return [
-            listed.variable_name
-            for optimizer in optimizers
-            if optimizer.network_name == self.task.plan.network
-            for listed in optimizer.parameter_variable
-            if not listed.learning_rate_multiplier
-        ]
 
     def _total(self) -> Any:
         """The loss with the penalty on attention, a graph of shape ()."""
@@ -193,19 +161,20 @@ class _Run:
         monitor: Optional[PathLike],
         progress: bool,
     ) -> List[Epoch]:
-        series = Monitors(monitor) if monitor is not None else None
-        for epoch in range(len(self.history), self.recipe.epochs):
-            try:
+        series = None if monitor is None else Monitors(monitor, self.history)
+        saved = len(self.history)
+        try:
+            for epoch in range(saved, self.recipe.epochs):
                 done = self._epoch(epoch, progress)
                 self.history.append(done)
                 self._write_checkpoint()
-            except KeyboardInterrupt:
-                kept = self.checkpoint if self.history else None
-                raise TrainingStopped(epoch + 1, kept) from None
-            if series is not None:
-                series.add(done)
-            if on_epoch is not None:
-                on_epoch(done)
+                saved += 1
+                if series is not None:
+                    series.add(done)
+                if on_epoch is not None:
+                    on_epoch(done)
+        except KeyboardInterrupt:
+            raise TrainingStopped(saved, self.checkpoint) from None
         return self.history
 
     def _epoch(self, epoch: int, progress: bool) -> Epoch:
@@ -217,6 +186,7 @@ class _Run:
         losses = []
         rate = recipe.learning_rate
         batches = iterate(self.data, recipe.batch_size, recipe.seed, epoch)
+        was_hard = self._is_hard()
         bar = tqdm(
             total=self.steps_per_epoch,
             desc=f"epoch {epoch + 1}/{recipe.epochs}",
@@ -236,11 +206,13 @@ class _Run:
             if self.validation is None
             else evaluate(self.task, self.validation, recipe.batch_size)
         )
-        annealer = self.solver.annealer
-        is_hard = annealer is None or annealer.is_hard
         metric = self.task.metric if score is not None else ""
         seconds = time.perf_counter() - started
-        return Epoch(epoch + 1, float(np.mean(losses)), rate, is_hard, metric, score, seconds)
+        return Epoch(epoch + 1, float(np.mean(losses)), rate, was_hard, metric, score, seconds)
+
+    def _is_hard(self) -> bool:
+        """Whether the next update uses the lowest bit widths alone."""
+        return self.solver.annealer is None or self.solver.annealer.is_hard
 
     def _update(self, batch: Dict[str, np.ndarray], rate: float) -> float:
         self.task.fill(self.task.feeds, batch)
@@ -268,12 +240,15 @@ class _Run:
         parameters = self.program.parameters()
         for name, array in estimate_statistics(self.program, network, samples, size).items():
             parameters[name].d = array
+        if self.validation is not None and self.history:
+            score = evaluate(self.task, self.validation, size)
+            self.history[-1] = dataclasses.replace(self.history[-1], score=score)
 
     def _notes(self) -> Dict[str, Any]:
         return {
             "recipe": self.recipe.to_json(),
             "source": self.file.archive.metadata,
-            "samples": len(self.data),
+            "data": fingerprint(self.data),
             "epochs": [dataclasses.asdict(epoch) for epoch in self.history],
         }
 
@@ -285,12 +260,13 @@ class _Run:
         """Take over the checkpoint; refuse one of another recipe, file or data."""
         checkpoint = read_checkpoint(self.checkpoint)
         mine = self._notes()
-        for key in ("recipe", "source", "samples"):
+        for key in ("recipe", "source", "data"):
             found, wanted = checkpoint.notes.get(key), mine[key]
             if found != wanted:
-                raise CheckpointError(
-                    f"{self.checkpoint}: belongs to another training: {difference(found, wanted)}"
-                )
+                what = difference(found, wanted, key)
+                if key == "data":
+                    what = f"{Path(self.recipe.data.train).name}: {what}"
+                raise CheckpointError(f"{self.checkpoint}: belongs to another training: {what}")
         parameters = self.program.parameters()
         for name, array in checkpoint.arrays.items():
             parameters[name].d = array
@@ -305,7 +281,12 @@ class _Run:
             self._update_normalization()
         metadata = dict(self.file.archive.metadata or {})
         metadata["training"] = self._notes()
-        del metadata["training"]["source"]
+        for key in ("source", "data"):
+            del metadata["training"][key]
+        metadata["training"]["recipe"] = without_folders(self.recipe)
+        for epoch in metadata["training"]["epochs"]:
+            # Equal trainings make equal files.
+            del epoch["seconds"]
         result = self.file.with_parameters(self.program.arrays())
         result.archive.metadata = metadata
         result.save(self.target)

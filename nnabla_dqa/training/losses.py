@@ -97,10 +97,25 @@ def named_loss(kind: str, logits: Logits, output: Variable) -> Tuple[Variable, V
     target = nn.Variable(output.shape)
     if kind == "sigmoid_cross_entropy":
         scores = logits.variable if logits.activation == "sigmoid" else output
-        return F.mean(F.sigmoid_cross_entropy(scores, target)), target
+        return _binary_cross_entropy(scores, target), target
     if kind == "huber":
         return F.mean(F.huber_loss(output, target, delta=1.0)), target
     return F.mean(F.squared_error(output, target)), target
+
+
+def _binary_cross_entropy(scores: Variable, target: Variable) -> Variable:
+    """``mean(log(1 + exp(z)) - z t)``; F.sigmoid_cross_entropy takes t for a whole number."""
+    return F.mean(F.sub2(F.softplus(scores), F.mul2(scores, target)))
+
+
+def target_inputs(network: Any) -> List[str]:
+    """The variables of a network definition that a loss compares a prediction with."""
+    return [f.input[1] for f in network.function if f.type in LOSS_FUNCTIONS and len(f.input) > 1]
+
+
+def predictions(network: Any) -> List[str]:
+    """The variables of a network definition that a loss compares with a target."""
+    return [f.input[0] for f in network.function if f.type in LOSS_FUNCTIONS]
 
 
 def distillation(student: Logits, teacher: Logits, temperature: float) -> Variable:
@@ -120,6 +135,6 @@ def distillation(student: Logits, teacher: Logits, temperature: float) -> Variab
     if student.activation == "sigmoid":
         goal = F.sigmoid(goal)
         goal.need_grad = False
-        return F.mean(F.sigmoid_cross_entropy(student.variable, goal))
+        return _binary_cross_entropy(student.variable, goal)
     goal.need_grad = False
     return F.mean(F.squared_error(student.variable, goal))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Optional, Tuple
+from typing import Iterable, Optional, Tuple
 
 from nnabla_dqa.files import PathLike
 from nnabla_dqa.reporting.summary import Report
@@ -30,10 +30,10 @@ class Epoch:
 class TrainingStopped(KeyboardInterrupt):
     """Training was interrupted; ``checkpoint`` is where it goes on, None before the first epoch."""
 
-    def __init__(self, epoch: int, checkpoint: Optional[Path]) -> None:
-        where = f"go on from {checkpoint}" if checkpoint else "no epoch was finished, nothing kept"
-        super().__init__(f"stopped in epoch {epoch}; {where}")
-        self.checkpoint = checkpoint
+    def __init__(self, saved: int, checkpoint: Path) -> None:
+        self.checkpoint = checkpoint if saved else None
+        where = f"{saved} finished and kept in {checkpoint}" if saved else "nothing kept"
+        super().__init__(f"stopped in epoch {saved + 1}; {where}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +55,7 @@ class Training:
 class Monitors:
     """NNabla's monitor files in ``folder``: one line an epoch for loss, score and learning rate."""
 
-    def __init__(self, folder: PathLike) -> None:
+    def __init__(self, folder: PathLike, history: Iterable[Epoch] = ()) -> None:
         from nnabla.monitor import Monitor, MonitorSeries
 
         monitor = Monitor(str(folder))
@@ -63,6 +63,8 @@ class Monitors:
             name: MonitorSeries(name, monitor, interval=1, verbose=False)
             for name in ("loss", "score", "learning rate")
         }
+        for epoch in history:
+            self.add(epoch)
 
     def add(self, epoch: Epoch) -> None:
         values = {"loss": epoch.loss, "score": epoch.score, "learning rate": epoch.learning_rate}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from nnabla_dqa.graph.network_file import NetworkFile
-from nnabla_dqa.training.losses import own_losses, producer
+from nnabla_dqa.training.losses import own_losses, predictions, producer
 from nnabla_dqa.training.recipe import LOSSES, Recipe, RecipeError
 
 
@@ -29,6 +29,8 @@ def make_plan(file: NetworkFile, recipe: Recipe) -> Plan:
         RecipeError: The file has no loss of its own and the recipe names none,
             or a network or output that is not there.
     """
+    if recipe.network is not None:
+        file.network(recipe.network)
     if recipe.loss in (None, "file"):
         own = _own_plan(file, recipe)
         if own is not None:
@@ -45,7 +47,13 @@ def _own_plan(file: NetworkFile, recipe: Recipe) -> Optional[Plan]:
     for optimizer in file.archive.definition.optimizer:
         losses = tuple(v.variable_name for v in optimizer.loss_variable)
         if losses and recipe.network in (None, optimizer.network_name):
-            file.network(optimizer.network_name)
+            network = file.network(optimizer.network_name)
+            for name in losses:
+                if producer(network, name) is None:
+                    raise RecipeError(
+                        f"{file.archive.path}: optimizer {optimizer.name} names the loss {name!r}, "
+                        f"which network {network.name} does not compute; name one: key 'loss'"
+                    )
             columns = {v.variable_name: v.data_name for v in optimizer.data_variable}
             return Plan(optimizer.network_name, "file", losses, columns)
     for network in file.archive.definition.network:
@@ -67,18 +75,30 @@ def runtime(file: NetworkFile, recipe: Recipe) -> Tuple[str, str]:
         executors = [e for e in executors if e.network_name == network]
     if executors:
         network = executors[0].network_name
-        output = output or executors[0].output_variable[0].variable_name
+        shown = [v.variable_name for v in executors[0].output_variable]
+        losses = own_losses(file.network(network))
+        output = output or next((name for name in shown if name not in losses), "")
     elif not network:
         plain = [n.name for n in definition.network if not own_losses(n)]
         network = plain[0] if plain else definition.network[0].name
     proto = file.network(network)
-    if not output:
-        used = {name for function in proto.function for name in function.input}
-        made = [name for function in proto.function for name in function.output]
-        output = next(name for name in made if name not in used)
+    output = output or _default_output(proto)
     if producer(proto, output) is None:
-        raise RecipeError(f"key 'output': network {network} computes no variable {output!r}")
+        made = [name for function in proto.function for name in function.output]
+        raise RecipeError(
+            f"key 'output': network {network} computes no variable {output!r}; it computes "
+            f"{', '.join(made)}"
+        )
     return network, output
+
+
+def _default_output(network: Any) -> str:
+    """What nothing uses and is no loss; else what the loss is taken on."""
+    used = {name for function in network.function for name in function.input}
+    made = [name for function in network.function for name in function.output]
+    losses = own_losses(network)
+    outputs = [name for name in made if name not in used and name not in losses]
+    return str([*outputs, *predictions(network), *made][0])
 
 
 def outputs_of(file: NetworkFile, recipe: Recipe, network: str, output: str) -> List[str]:

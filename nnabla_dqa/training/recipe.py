@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import numbers
-import re
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
@@ -13,6 +11,17 @@ import nnabla.solvers as S
 import yaml
 
 from nnabla_dqa.files import PathLike
+from nnabla_dqa.training.values import (
+    RecipeError,
+    check_mapping,
+    check_number,
+    check_one_of,
+    check_text,
+    check_whole,
+    with_numbers,
+)
+
+__all__ = ["LOSSES", "LR_SCHEDULES", "DataRecipe", "Recipe", "RecipeError"]
 
 LOSSES = (
     "file",
@@ -22,12 +31,10 @@ LOSSES = (
     "huber",
     "distillation",
 )
+_RATES = ("lr", "alpha", "eta")
+"""What NNabla's solvers call the learning rate."""
 _NO_SOLVERS = ("OrderedDict", "Solver", "SolverState")
 LR_SCHEDULES = ("late_cosine", "cosine", "step", "constant")
-
-
-class RecipeError(ValueError):
-    """A recipe has an unknown key or a value that is not allowed; the message says which."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,7 +50,12 @@ class DataRecipe:
         image_shape: (C, H, W) to which images of class folders are brought.
         inputs: Which column feeds which input of the network, where the file
             and the order (inputs: x, label: y) do not tell.
+        target: The column that a named loss and the score compare with;
+            default: ``y``, or the only one that feeds no input.
         limit: Use only the first so many training samples.
+
+    Raises:
+        RecipeError: Names the key and what is allowed.
     """
 
     train: str
@@ -51,7 +63,33 @@ class DataRecipe:
     scale: Optional[float] = None
     image_shape: Optional[Tuple[int, ...]] = None
     inputs: Optional[Dict[str, str]] = None
+    target: Optional[str] = None
     limit: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        set_ = object.__setattr__
+        for name in ("train", "validation"):
+            if isinstance(getattr(self, name), Path):
+                set_(self, name, str(getattr(self, name)))
+        if not isinstance(self.train, str):
+            raise RecipeError(f"key 'data.train' must be text; got {self.train!r}")
+        for name in ("validation", "target"):
+            check_text(f"data.{name}", getattr(self, name))
+        if self.scale is not None:
+            set_(self, "scale", check_number("data.scale", self.scale, above=0))
+        if self.limit is not None:
+            set_(self, "limit", check_whole("data.limit", self.limit, 1))
+        shape = self.image_shape
+        if shape is not None:
+            if not isinstance(shape, (list, tuple)) or len(shape) != 3:
+                raise RecipeError(f"key 'data.image_shape' must be [C, H, W]; got {shape!r}")
+            sizes = tuple(check_whole("data.image_shape", size, 1) for size in shape)
+            set_(self, "image_shape", sizes)
+        inputs = self.inputs
+        if inputs is not None and not (
+            isinstance(inputs, Mapping) and all(isinstance(v, str) for v in inputs.values())
+        ):
+            raise RecipeError(f"key 'data.inputs' must be {{input: column}}; got {inputs!r}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,7 +106,7 @@ class Recipe:
             to zero (what small nets need: the weights become binary late);
             ``cosine``: to zero from the start; ``step``: a tenth after each
             third (the paper's); ``constant``.
-        weight_decay: Added to the gradients of the weights (L2), attention spared.
+        weight_decay: L2 on all that is trained (biases and normalization too) but attention.
         temperature: ``{start: 100, end: 0.03}`` of attention (DQA eq. 5).
         hard: The last share of the updates, with the lowest bit width alone.
         lambda_: The penalty on high bit widths (DQA eq. 6, key ``lambda``),
@@ -117,28 +155,33 @@ class Recipe:
         if isinstance(self.data, (str, Path)):
             set_(self, "data", DataRecipe(str(self.data)))
         elif isinstance(self.data, Mapping):
-            set_(self, "data", _data(self.data))
+            keys = [field.name for field in dataclasses.fields(DataRecipe)]
+            check_mapping("key 'data'", self.data, keys, required="train")
+            set_(self, "data", DataRecipe(**self.data))
         elif not isinstance(self.data, DataRecipe):
             raise RecipeError(f"key 'data' must be a path or a mapping; got {self.data!r}")
         if isinstance(self.solver, str):
             set_(self, "solver", {"type": self.solver})
         for name in ("epochs", "batch_size"):
-            _whole(name, getattr(self, name), 1)
+            set_(self, name, check_whole(name, getattr(self, name), 1))
         for name in ("update_normalization", "seed"):
-            _whole(name, getattr(self, name), 0)
+            set_(self, name, check_whole(name, getattr(self, name), 0))
+        if self.seed >= 2**32:
+            allowed = "a whole number from 0 to 2^32 - 1"
+            raise RecipeError(f"key 'seed' must be {allowed}; got {self.seed}")
         for name in ("learning_rate", "distillation_temperature"):
-            _number(name, getattr(self, name), above=0)
+            set_(self, name, check_number(name, getattr(self, name), above=0))
         for name in ("weight_decay", "attention_lr", "hard"):
-            _number(name, getattr(self, name))
+            set_(self, name, check_number(name, getattr(self, name)))
         if self.lambda_ is not None:
-            _number("lambda", self.lambda_)
+            set_(self, "lambda_", check_number("lambda", self.lambda_))
         if not self.hard < 1:
             raise RecipeError(f"key 'hard' must be a share from 0 to below 1; got {self.hard!r}")
         for name in ("loss", "output", "network", "teacher"):
-            _text(name, getattr(self, name))
-        _one_of("lr_schedule", self.lr_schedule, LR_SCHEDULES)
+            check_text(name, getattr(self, name))
+        check_one_of("lr_schedule", self.lr_schedule, LR_SCHEDULES)
         if self.loss is not None:
-            _one_of("loss", self.loss, LOSSES)
+            check_one_of("loss", self.loss, LOSSES)
         self._check_solver()
         self._check_temperature()
 
@@ -165,8 +208,8 @@ class Recipe:
     def from_mapping(cls, content: Any) -> Recipe:
         """A recipe from a mapping of its keys; ``lambda`` stands for ``lambda_``."""
         keys = [field.name.rstrip("_") for field in dataclasses.fields(cls)]
-        _check_mapping("a recipe", content, keys, required="data")
-        content = _with_numbers(content)
+        check_mapping("a recipe", content, keys, required="data")
+        content = with_numbers(content)
         values = {"lambda_" if key == "lambda" else key: value for key, value in content.items()}
         return cls(**values)
 
@@ -174,7 +217,7 @@ class Recipe:
         """The recipe with its paths, if relative, taken from ``folder``."""
 
         def place(path: Optional[str]) -> Optional[str]:
-            return None if path is None else str(folder / Path(path).expanduser())
+            return None if path is None else str((folder / Path(path).expanduser()).resolve())
 
         train = str(place(self.data.train))
         data = dataclasses.replace(self.data, train=train, validation=place(self.data.validation))
@@ -185,6 +228,8 @@ class Recipe:
         values = dataclasses.asdict(self)
         values["lambda"] = values.pop("lambda_")
         values["data"] = {k: v for k, v in values["data"].items() if v is not None}
+        if self.data.image_shape is not None:
+            values["data"]["image_shape"] = list(self.data.image_shape)
         return {key: value for key, value in values.items() if value is not None}
 
     def learning_rate_at(self, progress: float) -> float:
@@ -201,8 +246,10 @@ class Recipe:
         """The NNabla solver of the recipe."""
         arguments = {key: value for key, value in self.solver.items() if key != "type"}
         kind = getattr(S, self.solver["type"])
-        # Adam and its relatives call the learning rate alpha.
-        rate = "alpha" if "alpha" in kind(**arguments).info else "lr"
+        info = kind(**arguments).info
+        rate = next(name for name in _RATES if name in info)
+        if rate in arguments:
+            raise ValueError(f"{rate} is the learning rate; write it as key 'learning_rate'")
         return kind(**{rate: self.learning_rate, **arguments})
 
     def _check_solver(self) -> None:
@@ -212,79 +259,13 @@ class Recipe:
                 f"got {self.solver!r}"
             )
         kinds = [name for name in dir(S) if name[0].isupper() and name not in _NO_SOLVERS]
-        _one_of("solver", self.solver["type"], tuple(kinds))
+        check_one_of("solver", self.solver["type"], tuple(kinds))
         try:
             self.make_solver()
         except (TypeError, ValueError, RuntimeError) as error:
             raise RecipeError(f"key 'solver': {' '.join(str(error).split())}") from None
 
     def _check_temperature(self) -> None:
-        _check_mapping("key 'temperature'", self.temperature, ["start", "end"])
+        check_mapping("key 'temperature'", self.temperature, ["start", "end"])
         for key, value in self.temperature.items():
-            _number(f"temperature.{key}", value, above=0)
-
-
-def _data(content: Mapping[str, Any]) -> DataRecipe:
-    keys = [field.name for field in dataclasses.fields(DataRecipe)]
-    _check_mapping("key 'data'", content, keys, required="train")
-    data = DataRecipe(**content)
-    for name in ("train", "validation"):
-        _text(f"data.{name}", getattr(data, name))
-    if data.scale is not None:
-        _number("data.scale", data.scale, above=0)
-    if data.limit is not None:
-        _whole("data.limit", data.limit, 1)
-    shape = data.image_shape
-    if shape is not None:
-        if not isinstance(shape, (list, tuple)) or len(shape) != 3:
-            raise RecipeError(f"key 'data.image_shape' must be [C, H, W]; got {shape!r}")
-        for size in shape:
-            _whole("data.image_shape", size, 1)
-        data = dataclasses.replace(data, image_shape=tuple(shape))
-    inputs = data.inputs
-    if inputs is not None and not (
-        isinstance(inputs, Mapping) and all(isinstance(v, str) for v in inputs.values())
-    ):
-        raise RecipeError(f"key 'data.inputs' must be {{input: column}}; got {inputs!r}")
-    return data
-
-
-def _with_numbers(value: Any) -> Any:
-    """YAML 1.1 takes 1e-3 for text (1.0e-3 is a number); nobody means text by it."""
-    if isinstance(value, Mapping):
-        return {key: _with_numbers(entry) for key, entry in value.items()}
-    if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
-        return float(value)
-    return value
-
-
-def _check_mapping(where: str, content: Any, allowed: Any, required: str = "") -> None:
-    if not isinstance(content, Mapping):
-        raise RecipeError(f"{where} must be a mapping with the keys {', '.join(allowed)}")
-    for key in content:
-        if key not in allowed:
-            raise RecipeError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}")
-    if required and required not in content:
-        raise RecipeError(f"{where}: key {required!r} is missing")
-
-
-def _whole(key: str, value: Any, least: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise RecipeError(f"key {key!r} must be a whole number from {least} on; got {value!r}")
-
-
-def _number(key: str, value: Any, above: Optional[float] = None) -> None:
-    ok = isinstance(value, numbers.Real) and not isinstance(value, bool) and math.isfinite(value)
-    if not ok or (value <= above if above is not None else value < 0):
-        kind = "above 0" if above is not None else ">= 0"
-        raise RecipeError(f"key {key!r} must be a number {kind}; got {value!r}")
-
-
-def _text(key: str, value: Any) -> None:
-    if value is not None and not isinstance(value, str):
-        raise RecipeError(f"key {key!r} must be text; got {value!r}")
-
-
-def _one_of(key: str, value: Any, allowed: Tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise RecipeError(f"key {key!r} must be one of {', '.join(allowed)}; got {value!r}")
+            check_number(f"temperature.{key}", value, above=0)

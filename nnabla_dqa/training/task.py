@@ -6,38 +6,29 @@ import dataclasses
 import itertools
 import math
 from functools import reduce
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
+from typing import AbstractSet, Any, Dict, Iterator, Mapping, Optional, Tuple
 
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
 from nnabla_dqa.contexts import hard
-from nnabla_dqa.data import Data, DataError, iterate
+from nnabla_dqa.data import Data, iterate
+from nnabla_dqa.graph.archive import NNPError
 from nnabla_dqa.graph.network_file import NetworkFile
-from nnabla_dqa.graph.program import Program
+from nnabla_dqa.graph.program import Built, Program
 from nnabla_dqa.graph_ops import Variable
+from nnabla_dqa.training.columns import Columns, Feed, Shape, check_labels
 from nnabla_dqa.training.losses import (
     class_counts,
     distillation,
     logits_of,
     named_loss,
     producer,
+    target_inputs,
 )
 from nnabla_dqa.training.plan import Plan, executor_columns, make_plan, outputs_of, runtime
 from nnabla_dqa.training.recipe import Recipe
-
-Shape = Tuple[int, ...]
-LABEL = "y"
-"""The column that holds targets, unless the file or the recipe says otherwise."""
-
-
-class Feed(NamedTuple):
-    """A variable to be filled from a column; ``classes`` > 0: it holds class numbers below that."""
-
-    column: str
-    variable: Variable
-    classes: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,13 +36,15 @@ class Evaluation:
     """A graph to evaluate: one quantizer a layer, running statistics.
 
     ``metric`` is ``"accuracy"`` or ``"mean squared error"`` of ``output``
-    against the column ``target``; empty if there is no target.
+    against the column ``target``; empty if there is no target. A single output
+    counts as class 1 above ``threshold``.
     """
 
     evaluation_feeds: Tuple[Feed, ...]
     output: Variable
     metric: str
     target: str
+    threshold: float
 
     def fill(self, feeds: Tuple[Feed, ...], batch: Mapping[str, np.ndarray]) -> None:
         """Put a mini-batch into the variables.
@@ -79,16 +72,6 @@ class Task(Evaluation):
     feeds: Tuple[Feed, ...]
 
 
-def check_labels(column: str, values: np.ndarray, classes: int) -> None:
-    """Raise DataError unless ``values`` are class numbers below ``classes``."""
-    wrong = values[(values < 0) | (values >= classes) | (values != np.floor(values))]
-    if wrong.size:
-        raise DataError(
-            f"column {column!r} has the label {wrong.flat[0]:g}; the network knows {classes} "
-            f"classes, labels are whole numbers from 0 to {classes - 1}"
-        )
-
-
 def make_task(
     program: Program, recipe: Recipe, shapes: Mapping[str, Shape], teacher: Any = None
 ) -> Task:
@@ -107,25 +90,26 @@ def make_task(
     file = program.file
     plan = make_plan(file, recipe)
     proto = file.network(plan.network)
+    columns = Columns(shapes, recipe, file)
+    columns.add(plan.columns)
     batch_stat = None if plan.kind == "file" else True
     built = program.build(plan.network, recipe.batch_size, batch_stat=batch_stat)
     counts = class_counts(built, proto)
-    columns = _Columns(shapes, {**plan.columns, **(recipe.data.inputs or {})})
-    feeds = [columns.feed(name, v, counts.get(name, 0)) for name, v in built.inputs.items()]
+    labels = target_inputs(proto)
+    feeds = [
+        columns.feed(name, v, counts.get(name, 0), name in labels)
+        for name, v in built.inputs.items()
+    ]
     network, output = runtime(file, recipe)
     if plan.kind == "file":
         loss = reduce(F.add2, [F.mean(built.variables[name]) for name in plan.losses])
-        known = _inputs(file.network(network))
-        labels = [f.column for f in feeds if f.classes]
+        known = network_inputs(file.network(network))
+        compared = [f.column for name, f in zip(built.inputs, feeds) if name in labels]
         others = [f.column for name, f in zip(built.inputs, feeds) if name not in known]
-        target = next(iter([*labels, *others]), "")
+        target = next(iter([*compared, *others]), "")
     elif plan.kind == "distillation":
-        goal = teacher.build(plan.network, recipe.batch_size, built.inputs, batch_stat=False)
-        compared = outputs_of(file, recipe, network, output)
-        pairs = [(logits_of(built, proto, n), logits_of(goal, proto, n)) for n in compared]
-        distances = [distillation(*pair, recipe.distillation_temperature) for pair in pairs]
-        loss = reduce(F.add2, distances)
-        target = LABEL if LABEL in shapes else ""
+        loss = _distance(built, program, recipe, teacher)
+        target = columns.default_target if columns.default_target in shapes else ""
     else:
         logits = logits_of(built, proto, output)
         loss, label = named_loss(plan.kind, logits, built.variables[output])
@@ -133,8 +117,7 @@ def make_task(
         target = columns.target(feeds)
         feeds.append(columns.feed_column(target, label, classes, "the loss"))
     kinds = {plan.kind, *(f.type for f in proto.function)}
-    binary = bool({"BinaryCrossEntropy", "SigmoidCrossEntropy", "sigmoid_cross_entropy"} & kinds)
-    evaluation = make_evaluation(program, recipe, shapes, target, binary)
+    evaluation = make_evaluation(program, recipe, shapes, target, kinds)
     return Task(
         **{f.name: getattr(evaluation, f.name) for f in dataclasses.fields(evaluation)},
         plan=plan,
@@ -143,12 +126,45 @@ def make_task(
     )
 
 
+def _distance(built: Built, program: Program, recipe: Recipe, teacher: Program) -> Variable:
+    """The distillation loss over all outputs of the network that is run.
+
+    Raises:
+        NNPError: The teacher has other inputs or outputs.
+    """
+    file, path = program.file, teacher.file.archive.path
+    network, output = runtime(file, recipe)
+    compared = outputs_of(file, recipe, network, output)
+    plain = dataclasses.replace(recipe, network=None, output=None)
+    own, first = runtime(teacher.file, plain)
+    proto = teacher.file.network(own)
+    made = {name for function in proto.function for name in function.output}
+    taught = compared if made.issuperset(compared) else outputs_of(teacher.file, plain, own, first)
+    inputs = network_inputs(proto, buffers=True)
+    if set(inputs) != set(built.inputs) or len(taught) != len(compared):
+        raise NNPError(
+            f"{path}: is no teacher for this file: it takes {', '.join(inputs)} and gives "
+            f"{', '.join(taught)}, wanted are {', '.join(built.inputs)} and {', '.join(compared)}"
+        )
+    goal = teacher.build(own, recipe.batch_size, built.inputs, batch_stat=False)
+    distances = []
+    for name, other in zip(compared, taught):
+        pair = logits_of(built, file.network(network), name), logits_of(goal, proto, other)
+        if pair[0].variable.shape != pair[1].variable.shape:
+            raise NNPError(
+                f"{path}: is no teacher for this file: output {other} has shape "
+                f"{pair[1].variable.shape}, {name} has {pair[0].variable.shape}"
+            )
+        distances.append(distillation(*pair, recipe.distillation_temperature))
+    return reduce(F.add2, distances)
+
+
 def make_evaluation(
     program: Program,
     recipe: Recipe,
     shapes: Mapping[str, Shape],
     target: Optional[str] = None,
-    binary: Optional[bool] = None,
+    kinds: AbstractSet[str] = frozenset(),
 ) -> Evaluation:
     """Build the graph that is run after training, with the lowest bit widths alone.
 
@@ -158,67 +174,29 @@ def make_evaluation(
         shapes: Of one sample, for each column of the data.
         target: The column to compare with, "" for none; default: ``y``, or the
             column that feeds no input.
-        binary: Whether a single output is a probability; default: if a sigmoid
-            computes it.
+        kinds: Functions of the training network, or the loss: whether a single
+            output is a probability, a logit or just a number.
 
     Raises:
         RecipeError, DataError: As :func:`make_task`.
     """
     file = program.file
     network, output = runtime(file, recipe)
-    known = {**executor_columns(file, network), **(recipe.data.inputs or {})}
-    if target is None or recipe.loss in (None, "file"):
-        known = {**_training_columns(file), **known}
-    columns = _Columns(shapes, known)
+    columns = Columns(shapes, recipe, file)
+    columns.add(executor_columns(file, network))
     with hard():
         built = program.build(network, recipe.batch_size, batch_stat=False)
-    feeds = [columns.feed(name, v, 0) for name, v in built.inputs.items()]
+    labels = target_inputs(file.network(network))
+    feeds = [columns.feed(name, v, 0, name in labels) for name, v in built.inputs.items()]
     if target is None:
         target = columns.target(feeds)
+    made = producer(file.network(network), output)
+    sigmoid = made is not None and made.type == "Sigmoid"
+    logit = bool({"SigmoidCrossEntropy", "sigmoid_cross_entropy"} & kinds) and not sigmoid
+    binary = "BinaryCrossEntropy" in kinds or logit or (sigmoid and not kinds)
     result = built.variables[output]
-    if binary is None:
-        made = producer(file.network(network), output)
-        binary = made is not None and made.type == "Sigmoid"
     metric = _metric(shapes.get(target), result, binary)
-    return Evaluation(tuple(feeds), result, metric, target)
-
-
-def input_batches(
-    file: NetworkFile, recipe: Recipe, data: Data, batch_size: int, count: int
-) -> Iterator[Dict[str, np.ndarray]]:
-    """``count`` mini-batches for the inputs of the network that is run, in the seed's order.
-
-    Raises:
-        DataError: No column for an input, or one of another shape.
-    """
-    network, _ = runtime(file, recipe)
-    known = {**executor_columns(file, network), **(recipe.data.inputs or {})}
-    columns = _Columns(data.shapes, known)
-    proto = file.network(network)
-    inputs = {
-        v.name: tuple(v.shape.dim)[1:]
-        for v in proto.variable
-        if v.name in _inputs(proto) and v.type == "Buffer"
-    }
-    feeds = {
-        name: columns.feed(name, nn.Variable((1, *shape)), 0) for name, shape in inputs.items()
-    }
-    for batch in itertools.islice(iterate(data, batch_size, recipe.seed, 0), count):
-        yield {
-            name: batch[feed.column].reshape(batch_size, *inputs[name])
-            for name, feed in feeds.items()
-        }
-
-
-def _inputs(network: Any) -> Set[str]:
-    made = {name for function in network.function for name in function.output}
-    return {v.name for v in network.variable if v.name not in made}
-
-
-def _training_columns(file: NetworkFile) -> Dict[str, str]:
-    """Which column feeds which variable, as the file's optimizers say."""
-    listed = [v for optimizer in file.archive.definition.optimizer for v in optimizer.data_variable]
-    return {v.variable_name: v.data_name for v in listed}
+    return Evaluation(tuple(feeds), result, metric, target, 0.0 if logit else 0.5)
 
 
 def _metric(target: Optional[Shape], output: Variable, binary: bool) -> str:
@@ -230,47 +208,37 @@ def _metric(target: Optional[Shape], output: Variable, binary: bool) -> str:
     return "mean squared error" if targets == values else ""
 
 
-class _Columns:
-    """Which column feeds which variable."""
+def input_batches(
+    file: NetworkFile, recipe: Recipe, data: Data, batch_size: int, count: int
+) -> Iterator[Dict[str, np.ndarray]]:
+    """``count`` mini-batches for the inputs of the network that is run, in the seed's order.
 
-    def __init__(self, shapes: Mapping[str, Shape], known: Mapping[str, str]) -> None:
-        self._shapes = shapes
-        self._known = known
-
-    def feed(self, name: str, variable: Variable, classes: int) -> Feed:
-        """For an input of a network: the column known for it, of its name, or by order."""
-        column = self._known.get(name, name)
-        if column not in self._shapes:
-            # An input that the file does not speak of: samples are x, targets are y.
-            column = LABEL if classes or name.endswith("_T") else "x"
-        return self.feed_column(column, variable, classes, f"input {name}")
-
-    def feed_column(self, column: str, variable: Variable, classes: int, where: str) -> Feed:
-        """For a named column."""
-        shape = self._shapes.get(column)
-        if shape is None:
-            raise DataError(
-                f"no column {column!r} for {where}; the data have "
-                f"{', '.join(self._shapes)}; name one in the recipe: data: {{inputs: ...}}"
-            )
-        if not _fits(shape, variable.shape[1:]):
-            raise DataError(
-                f"column {column!r} has samples of shape {shape}, {where} of the network takes "
-                f"{tuple(variable.shape[1:])}"
-            )
-        return Feed(column, variable, classes)
-
-    def target(self, feeds: List[Feed]) -> str:
-        """The column with the targets of a named loss."""
-        free = [c for c in self._shapes if c not in {feed.column for feed in feeds}]
-        if LABEL in self._shapes or not free:
-            return LABEL
-        return free[0]
+    Raises:
+        DataError: No column for an input, or one of another shape.
+    """
+    network, _ = runtime(file, recipe)
+    columns = Columns(data.shapes, recipe, file)
+    columns.add(executor_columns(file, network))
+    inputs = network_inputs(file.network(network), buffers=True)
+    feeds = {
+        name: columns.feed(name, nn.Variable((1, *shape)), 0, False)
+        for name, shape in inputs.items()
+    }
+    for batch in itertools.islice(iterate(data, batch_size, recipe.seed, 0), count):
+        yield {
+            name: batch[feed.column].reshape(batch_size, *inputs[name])
+            for name, feed in feeds.items()
+        }
 
 
-def _fits(sample: Tuple[int, ...], wanted: Tuple[int, ...]) -> bool:
-    """Equal but for axes of size 1, or one of them flat."""
-    if int(np.prod(sample)) != int(np.prod(wanted)):
-        return False
-    a, b = ([size for size in shape if size != 1] for shape in (sample, wanted))
-    return a == b or len(a) <= 1 or len(b) <= 1
+def network_inputs(network: Any, buffers: bool = False) -> Dict[str, Shape]:
+    """The variables that no function of a definition computes, with the shape of one sample.
+
+    With ``buffers``, without parameters.
+    """
+    made = {name for function in network.function for name in function.output}
+    return {
+        v.name: tuple(v.shape.dim)[1:]
+        for v in network.variable
+        if v.name not in made and (v.type == "Buffer" or not buffers)
+    }

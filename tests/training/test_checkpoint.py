@@ -1,0 +1,296 @@
+"""Checkpoints: whole or refused, and what differs between two trainings."""
+
+from __future__ import annotations
+
+import dataclasses
+import gc
+import io
+import json
+import os
+
+import nnabla as nn
+import nnabla.solvers as S
+import numpy as np
+import pytest
+from nnabla.utils import nnabla_pb2
+
+from nnabla_dqa.training.checkpoint import (
+    CheckpointError,
+    difference,
+    read_checkpoint,
+    write_checkpoint,
+)
+from nnabla_dqa.training.loop import checkpoint_path, train
+from tests.training.files import (
+    assert_same_parameters,
+    changed,
+    convert,
+    interrupted,
+    make,
+    one_line,
+    parameters_of,
+    write_console,
+    write_samples,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.AttentionWarning")
+
+NOTES = {"recipe": {"epochs": 3, "learning_rate": 1e-3}, "epochs": [{"loss": 0.1}], "text": "ä"}
+
+
+def solver(kind="Adam", steps=3):
+    """A solver after some updates, and its parameters."""
+    rng = np.random.RandomState(0)
+    made = getattr(S, kind)()
+    w = nn.Variable.from_numpy_array(rng.randn(4, 3), need_grad=True)
+    made.set_parameters({"a/W": w, "b": nn.Variable.from_numpy_array([1.5], need_grad=True)})
+    for _ in range(steps):
+        for v in made.get_parameters().values():
+            v.g = rng.randn(*v.shape)
+        made.update()
+    return made
+
+
+def arrays():
+    values = np.array([0.1, -0.0, 1e-42, 3e38, np.pi], np.float32)
+    return {
+        "a/W": np.arange(12, dtype=np.float32).reshape(4, 3),
+        "b": values,
+        "dqa/step": values[:1],
+    }
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "net.nnp.checkpoint"
+    write_checkpoint(path, arrays(), solver(), NOTES)
+    return path
+
+
+@pytest.mark.parametrize("kind", ["Adam", "Momentum", "Sgd", "AdamW", "Lamb", "Lars"])
+def test_round_trip(kind, tmp_path):
+    before = solver(kind)
+    write_checkpoint(tmp_path / "c", arrays(), before, NOTES)
+    assert [p.name for p in tmp_path.iterdir()] == ["c"]
+    read = read_checkpoint(str(tmp_path / "c"))
+    assert list(read.arrays) == list(arrays())
+    for name, array in arrays().items():
+        assert read.arrays[name].dtype == np.float32
+        assert read.arrays[name].tobytes() == array.tobytes()
+    for key, value in NOTES.items():
+        assert read.notes[key] == value
+    after = solver(kind, 0)
+    after.set_states_from_protobuf(read.solver)
+    for name, state in before.get_states().items():
+        other = after.get_states()[name]
+        assert other.t == state.t == 3
+        assert set(other.pstate) == set(state.pstate)
+        for key, variable in state.pstate.items():
+            np.testing.assert_array_equal(other.pstate[key].d, variable.d)
+
+
+def test_odd_names_and_a_parameter_without_numbers(tmp_path):
+    odd = {"file": 1, "notes": 2, "solver": 3, "ä/ö W": 4, "../up": 5, "a\\b": 6}
+    given = {name: np.full((2,), value, np.float32) for name, value in odd.items()}
+    given["empty"] = np.zeros((0, 3), np.float32)
+    write_checkpoint(tmp_path / "c", given, solver(), {})
+    read = read_checkpoint(tmp_path / "c").arrays
+    assert {name: a.tolist() for name, a in read.items()} == {
+        name: a.tolist() for name, a in given.items()
+    }
+
+
+@pytest.mark.parametrize("failing", ["os.replace", "os.fsync", "numpy.savez"])
+@pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
+def test_the_old_one_survives_a_failure(failing, error, path, monkeypatch):
+    before = path.read_bytes()
+
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr(failing, fail)
+    with pytest.raises(type(error)):
+        write_checkpoint(path, {"other": np.zeros(3)}, solver(), {})
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+def refused(path):
+    with pytest.raises(CheckpointError) as error:
+        read_checkpoint(path)
+    message = one_line(error)
+    assert str(path) in message
+    return message
+
+
+@pytest.fixture
+def own_garbage():
+    """A file left open is a warning in the test that left it."""
+    yield
+    gc.collect()
+
+
+@pytest.mark.usefixtures("own_garbage")
+def test_every_cut_is_refused(path):
+    data = path.read_bytes()
+    for length in {*range(0, len(data), 29), *range(len(data) - 60, len(data))}:
+        path.write_bytes(data[:length])
+        assert "not a checkpoint, or damaged" in refused(path)
+
+
+@pytest.mark.usefixtures("own_garbage")
+def test_flipped_bytes_are_refused_or_harmless(path):
+    """Each byte may be read as it was, or refused; nothing else may happen."""
+    data = path.read_bytes()
+    expected = read_checkpoint(path)
+    refusals, others = 0, set()
+    for position in range(0, len(data), 5):
+        damaged = bytearray(data)
+        damaged[position] ^= 0xFF
+        path.write_bytes(bytes(damaged))
+        try:
+            found = read_checkpoint(path)
+        except CheckpointError:
+            refusals += 1
+            continue
+        except Exception as error:
+            others.add(f"{type(error).__name__}: {error}")
+            continue
+        for name, array in found.arrays.items():
+            np.testing.assert_array_equal(array, expected.arrays[name])
+        assert list(found.arrays) == list(expected.arrays)
+        assert found.solver == expected.solver
+        assert found.notes == expected.notes
+    assert not others
+    assert refusals > len(data) / 10
+
+
+def packed(**members):
+    buffer = io.BytesIO()
+    np.savez(buffer, **{k: np.frombuffer(v, np.uint8) for k, v in members.items()})
+    return buffer.getvalue()
+
+
+def other_files():
+    npy = io.BytesIO()
+    np.save(npy, np.zeros(3))
+    npz = io.BytesIO()
+    np.savez(npz, x=np.zeros((4, 2)), y=np.zeros(4))
+    states = nnabla_pb2.Optimizer().SerializeToString()
+    return {
+        "text": b"this is text\n",
+        "npy": npy.getvalue(),
+        "data": npz.getvalue(),
+        "notes are no JSON": packed(notes=b"{", solver=states),
+        "notes are a list": packed(notes=b"[]", solver=states),
+        "notes are no text": packed(notes=b"\xff\xfe\xfd", solver=states),
+        "no solver": packed(notes=b'{"format": 1}'),
+        "solver is no message": packed(notes=b'{"format": 1}', solver=b"\xff\xff\xff"),
+    }
+
+
+@pytest.mark.parametrize("kind", list(other_files()))
+def test_other_files_are_refused(kind, tmp_path):
+    path = tmp_path / "net.nnp.checkpoint"
+    path.write_bytes(other_files()[kind])
+    assert "not a checkpoint, or damaged" in refused(path)
+
+
+def test_missing_folder_and_format(path):
+    assert "no such checkpoint" in refused(path.parent / "nowhere")
+    assert "no such checkpoint" in refused(path.parent)
+    notes = json.dumps({"format": 2}).encode()
+    path.write_bytes(packed(notes=notes, solver=b""))
+    assert "format 2; this version reads format 1" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("found", "wanted", "words"),
+    [
+        ({"a": {"b": 1}}, {"a": {"b": 2}}, "a.b is 1 there and 2 here"),
+        ({"a": 1}, {"a": 1, "b": "x"}, "b is None there and 'x' here"),
+        ({"a": 1, "c": 3}, {"a": 1}, "c is 3 there and None here"),
+        ({"a": {"b": {"c": [1]}}}, {"a": {"b": {"c": [2]}}}, "a.b.c[0] is 1 there and 2 here"),
+        (200, 240, "it is 200 there and 240 here"),
+        ({"a": {"b": 1}}, {"a": "b"}, "a is {'b': 1} there and 'b' here"),
+        (None, {"a": 1}, "it is None there and {'a': 1} here"),
+    ],
+)
+def test_difference_names_the_first_place(found, wanted, words):
+    assert difference(found, wanted) == words
+
+
+def epochs(result):
+    return [dataclasses.replace(epoch, seconds=0.0) for epoch in result.epochs]
+
+
+RUNS = [
+    ("minmax:2,4,8", "Momentum", 0.0),
+    ("minmax:2,4,8", "Adam", 0.0),
+    ("minmax:2,4,8", "Sgd", 0.0),
+    ("minmax:2,4,8", "AdamW", 0.5),
+    ("bwn/twn/float", "Adam", 0.0),
+    ("sawb:2", "Momentum", 0.5),
+]
+
+
+@pytest.mark.parametrize(("rules", "kind", "dropout"), RUNS)
+def test_a_resumed_training_equals_one_in_one_go(rules, kind, dropout, tmp_path, monkeypatch):
+    """Stopped in the second epoch and, once resumed, in the fourth, where all is hard."""
+    source, recipe = make(tmp_path, rules, dropout=dropout, solver=kind, weight_decay=1e-3)
+    straight = train(source, recipe, tmp_path / "straight.nnp")
+    target = tmp_path / "resumed.nnp"
+    for update, resume, epoch in ((13, False, 2), (25, True, 4)):
+        stopped = interrupted(monkeypatch, update, source, recipe, target, resume=resume)
+        message = one_line(stopped)
+        assert message.startswith(f"stopped in epoch {epoch}; ")
+        assert f"{target}.checkpoint" in message
+        assert stopped.value.checkpoint == checkpoint_path(target)
+        assert not target.exists()
+    seen = []
+    resumed = train(source, recipe, target, resume=True, on_epoch=seen.append)
+    assert [epoch.epoch for epoch in seen] == [4]
+    assert epochs(resumed) == epochs(straight)
+    assert_same_parameters(parameters_of(target), parameters_of(straight.path))
+    assert str(resumed.report) == str(straight.report)
+
+
+OTHERS = {
+    "recipe": "recipe.epochs is 1 there and 2 here",
+    "argument": "recipe.solver.beta1 is None there and 0.5 here",
+    "samples": "samples is 240 there and 200 here",
+    "values": "train.npz",
+    "quantizers": "quantizers",
+    "file": "sha256",
+}
+
+
+def another(kind, folder, source, recipe):
+    """A training that differs from the first in ``kind``: its source and recipe."""
+    if kind == "recipe":
+        recipe = changed(recipe, epochs=2)
+    if kind == "argument":
+        recipe = changed(recipe, solver={"type": "Adam", "beta1": 0.5})
+    if kind in ("samples", "values"):
+        write_samples(folder / "train.npz", 200 if kind == "samples" else 240, seed=9)
+    if kind == "quantizers":
+        source = convert(folder / "net.nnp", "sawb:2,4,8")
+    if kind == "file":
+        source = convert(write_console(folder / "net.nnp", seed=1))
+    return source, recipe
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_a_checkpoint_of_another_training_is_refused(kind, tmp_path):
+    source, recipe = make(tmp_path, epochs=1)
+    target = tmp_path / "out.nnp"
+    train(source, recipe, target)
+    source, recipe = another(kind, tmp_path, source, recipe)
+    before = target.read_bytes()
+    with pytest.raises(CheckpointError) as error:
+        train(source, recipe, target, resume=True)
+    message = one_line(error)
+    assert "out.nnp.checkpoint: belongs to another training" in message
+    assert OTHERS[kind] in message
+    assert len(message) < 500
+    assert target.read_bytes() == before
