@@ -103,9 +103,10 @@ class _Rebuild:
         made: Dict[Variable, Variable] = {}
         for function in graph.functions:
             inputs = [made.get(v, v) for v in function.inputs]
-            if _weight(function) is not None and inputs[WEIGHT_INPUT].data in self.layers:
+            is_layer = _weight(function) is not None and (inputs[WEIGHT_INPUT].data in self.layers)
+            if is_layer:
                 inputs[WEIGHT_INPUT] = self._weights(function)
-            if all(new is old for new, old in zip(inputs, function.inputs)):
+            elif not any(v in made for v in function.inputs):
                 continue
             results = _again(function, inputs)
             made.update(zip(function.outputs, results))
