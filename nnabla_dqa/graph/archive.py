@@ -9,8 +9,11 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import lzma
+import struct
 import zipfile
 import zlib
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
@@ -24,6 +27,11 @@ from nnabla_dqa.graph.parameters import Parameter, read_parameters, write_parame
 METADATA = "nnabla_dqa.json"
 """Member of an NNP in which this package notes what it did; loaders ignore it."""
 VERSION = "nnp_version.txt"
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
+    *(OverflowError, RuntimeError, ValueError),
+)
+"""What zipfile, the decompressors and h5py raise on damaged data."""
 _DEFINITION = (".nntxt", ".prototxt")
 _PARAMETERS = (".protobuf", ".h5")
 
@@ -77,7 +85,7 @@ class Archive:
             if parameter_member is not None:
                 suffix = PurePosixPath(parameter_member).suffix
                 parameters.update(read_parameters(suffix, members.pop(parameter_member)))
-        except (ValueError, OSError, KeyError, DecodeError) as error:
+        except (*_DAMAGE, KeyError, TypeError, DecodeError) as error:
             raise NNPError(
                 f"{path}: parameters in {parameter_member or definition_member} cannot be read: "
                 f"{_line(error)}"
@@ -128,6 +136,13 @@ class Archive:
         loops = {"RepeatStart", "RepeatEnd", "RecurrentInput", "RecurrentOutput", "Delay"}
         for network in self.definition.network:
             known = {v.name for v in network.variable}
+            names = Counter(function.name for function in network.function)
+            twice = [name for name, count in names.items() if count > 1]
+            if twice:
+                raise NNPError(
+                    f"{self.path}: {names[twice[0]]} functions of network {network.name} are "
+                    f"called {twice[0]!r}; NNabla needs names that differ"
+                )
             for function in network.function:
                 if function.type not in loops and not hasattr(nnabla.function, function.type):
                     raise NNPError(
@@ -214,12 +229,14 @@ def _members(path: Path) -> Dict[str, bytes]:
         raise NNPError(f"{path}: there is no such file")
     members = {}
     name = ""
+    # Read before it is taken apart: a disk that fails is not a broken file.
+    content = path.read_bytes()
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
             for name in archive.namelist():
                 if not name.endswith("/"):
                     members[name] = archive.read(name)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, NotImplementedError) as error:
+    except _DAMAGE as error:
         where = f"member {name} is broken" if name else "not an NNP (a zip file), or cut off"
         raise NNPError(f"{path}: {where}: {_line(error)}") from None
     return members

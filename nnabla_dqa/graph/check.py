@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
@@ -91,7 +92,9 @@ def check_file(path: PathLike) -> Check:
     return Check(Path(path), tuple(layers), tuple(faults), tuple(_runs(archive)))
 
 
-def _check_layer(note: Mapping[str, Any], parameters: Mapping[str, Parameter]) -> CheckedLayer:
+def _check_layer(note: Any, parameters: Mapping[str, Parameter]) -> CheckedLayer:
+    if not isinstance(note, Mapping):
+        return CheckedLayer("?", "?", 0, 0, f"its claim is no mapping but {note!r}")
     weight = str(note.get("weight"))
     try:
         quantizer = quantizer_from_json(note["quantizer"])
@@ -107,7 +110,7 @@ def _check_layer(note: Mapping[str, Any], parameters: Mapping[str, Parameter]) -
             grid: Dict[str, Optional[List[float]]] = {k: note.get(k) for k in ("scale", "offset")}
             fault = _fault(parameter.array, quantizer.levels, axis, grid, values)
         return CheckedLayer(weight, short_name(quantizer), quantizer.levels, values, fault)
-    except (KeyError, TypeError, ValueError) as error:
+    except (IndexError, KeyError, TypeError, ValueError) as error:
         return CheckedLayer(weight, "?", 0, 0, f"its claim cannot be read: {error}")
 
 

@@ -177,8 +177,11 @@ def _statistics(
     choose: str,
 ) -> Dict[str, np.ndarray]:
     batches = list(samples)
+    if not batches or not batches[0]:
+        raise ValueError("deploy: samples holds no batch")
     size = len(next(iter(batches[0].values())))
-    network = archive.definition.network[0].name
+    runs = [executor.network_name for executor in archive.definition.executor]
+    network = next(iter([*runs, archive.definition.network[0].name]))
     return estimate_statistics(Program(file), network, batches, size, choose)
 
 

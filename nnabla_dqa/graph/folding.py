@@ -52,20 +52,22 @@ def fold_normalization(
         for name in function.input:
             users.setdefault(name, []).append(function)
     folds = []
-    functions: Set[str] = set()
-    variables: Set[str] = set()
+    gone: Set[str] = set()
+    moves = []
     for layer in network.function:
         fold = _fold(layer, users, parameters, keep)
         if fold is None:
             continue
         normalization = users[layer.output[0]][0]
         _add_bias(network, layer, fold, parameters)
-        functions.add(normalization.name)
-        variables.add(layer.output[0])
-        layer.output[0] = normalization.output[0]
+        # By what they compute: names of functions need not differ from those of variables.
+        gone.add(layer.output[0])
+        moves.append((layer, normalization.output[0]))
         folds.append(fold)
-    keep_only(network.function, lambda function: function.name not in functions)
-    keep_only(network.variable, lambda variable: variable.name not in variables)
+    for layer, output in moves:
+        layer.output[0] = output
+    keep_only(network.function, lambda function: function.input[0] not in gone)
+    keep_only(network.variable, lambda variable: variable.name not in gone)
     return folds
 
 
@@ -132,7 +134,8 @@ def _add_bias(network: Any, layer: Any, fold: Fold, parameters: Dict[str, Parame
         return
     stem = fold.weight[:-1] if fold.weight.endswith("/W") else f"{fold.weight}."
     name = f"{stem}b"
-    while name in parameters:
+    taken = {variable.name for variable in network.variable} | set(parameters)
+    while name in taken:
         name += "_"
     parameters[name] = Parameter(fold.shift.copy())
     layer.input.append(name)

@@ -35,6 +35,10 @@ class _Found(NamedTuple):
         return (self.name, self.weight)
 
     @property
+    def shape(self) -> Tuple[int, ...]:
+        return tuple(self.variable.shape)
+
+    @property
     def channel_axis(self) -> int:
         return _axis(self.functions[0])
 

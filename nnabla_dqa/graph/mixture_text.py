@@ -115,8 +115,8 @@ class _Templates:
         key = (layer.shape, mixture)
         if key not in self._made:
             self._made[key] = _template(layer.shape, mixture)
-        scope = text_encoding.CEscape(state_path(layer.weight), False)
-        weight = text_encoding.CEscape(layer.weight, False)
+        scope = text_encoding.CEscape(state_path(layer.weight).encode(), False)
+        weight = text_encoding.CEscape(layer.weight.encode(), False)
         return self._made[key].replace(_SCOPE, scope).replace(_WEIGHT, weight)
 
 

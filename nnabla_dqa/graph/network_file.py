@@ -12,6 +12,8 @@ import dataclasses
 import hashlib
 from typing import Any, Dict, List, Tuple
 
+import numpy as np
+
 from nnabla_dqa.files import PathLike
 from nnabla_dqa.graph.archive import METADATA, Archive, NNPError
 from nnabla_dqa.graph.discovery import FileLayer, Untouched, discover
@@ -24,7 +26,7 @@ from nnabla_dqa.graph.mixture_text import (
 )
 from nnabla_dqa.graph.parameters import Parameter
 from nnabla_dqa.graph.rules import Assignment
-from nnabla_dqa.layers import STATE_SCOPE, Mixture
+from nnabla_dqa.layers import FINGERPRINT, STATE_SCOPE, Mixture
 
 FORMAT = 1
 FLOAT, CONVERTED, DEPLOYED = "float", "converted", "deployed"
@@ -53,33 +55,20 @@ class NetworkFile:
         """
         archive = Archive.read(path)
         assigned: Dict[str, Assignment] = {}
-        notes = archive.metadata
-        if notes is not None and notes.get("format") != FORMAT:
-            raise NNPError(
-                f"{path}: {METADATA} has format {notes.get('format')!r}; this version of "
-                f"nnabla_dqa reads format {FORMAT}"
-            )
-        if notes is not None and notes.get("kind") == CONVERTED:
-            try:
-                by_weight = {
-                    row["weight"]: Assignment(Mixture.from_json(row), str(row["rule"]))
-                    for row in notes["layers"]
-                }
-                remove_mixtures(archive.definition, list(by_weight))
-            except (KeyError, TypeError, ValueError) as error:
-                raise NNPError(
-                    f"{path}: {METADATA} does not fit the file: {_reason(error)}"
-                ) from None
-            layers, untouched = discover(archive.definition, archive.parameters)
+        noted = _noted(archive) if archive.metadata is not None else {}
+        try:
+            remove_mixtures(archive.definition, list(noted))
+        except ValueError as error:
+            raise NNPError(f"{path}: {METADATA} does not fit the file: {error}") from None
+        layers, untouched = discover(archive.definition, archive.parameters)
+        if noted:
             known = {layer.weight: layer.name for layer in layers}
-            missing = [weight for weight in by_weight if weight not in known]
+            missing = [weight for weight in noted if weight not in known]
             if missing:
                 raise NNPError(
                     f"{path}: {METADATA} says that {missing[0]} is quantized, but no layer uses it"
                 )
-            assigned = {known[weight]: assignment for weight, assignment in by_weight.items()}
-        else:
-            layers, untouched = discover(archive.definition, archive.parameters)
+            assigned = {known[weight]: assignment for weight, assignment in noted.items()}
         file = cls(archive, layers, untouched, assigned)
         file._check_state()
         return file
@@ -162,26 +151,34 @@ class NetworkFile:
     def _check_state(self) -> None:
         """State and notes must belong together."""
         path, parameters = self.archive.path, self.archive.parameters
+        scopes = set()
         for layer in self.quantized:
             mixture = self.assigned[layer.name].mixture
+            scopes.add(state_path(layer.weight))
             for name, (array, _) in initial_state(layer, mixture).items():
                 found = parameters.get(name)
                 if found is None or found.array.shape != array.shape:
                     raise NNPError(f"{path}: parameter {name} of shape {array.shape} is missing")
-        if self.kind != CONVERTED:
-            for layer in self.layers:
-                scope = state_path(layer.weight)
-                if f"{scope}/quantizers" in parameters or f"{scope}/alpha" in parameters:
+                if name.endswith(f"/{FINGERPRINT}") and not np.array_equal(found.array, array):
                     raise NNPError(
-                        f"{path}: layer {layer.name} has parameters in {scope}, but the file has "
-                        f"no {METADATA} that says what they are; use a file made by nnabla-dqa"
+                        f"{path}: the state of layer {layer.name} is that of other quantizers than "
+                        f"{METADATA} says ({mixture})"
                     )
+        for name in parameters:
+            scope, _, entry = name.rpartition("/")
+            is_state = entry in (FINGERPRINT, "alpha") and scope.endswith(STATE_SCOPE)
+            if is_state and scope not in scopes:
+                raise NNPError(
+                    f"{path}: {name} is the state of a layer of which no {METADATA} tells; use a "
+                    f"file made by nnabla-dqa"
+                )
 
     @property
     def steps(self) -> int:
         """Updates that training has counted."""
         step = self.archive.parameters.get(f"{STATE_SCOPE}/step")
-        return 0 if step is None else int(step.array[0])
+        known = step is not None and np.isfinite(step.array).all()
+        return int(step.array[0]) if step is not None and known else 0
 
     @property
     def is_trained(self) -> bool:
@@ -194,5 +191,28 @@ class NetworkFile:
         return [layer for layer in self.quantized if is_rewritten(self.mixtures[layer.name])]
 
 
-def _reason(error: BaseException) -> str:
-    return f"{error.args[0]} is missing" if isinstance(error, KeyError) else str(error)
+def _noted(archive: Archive) -> Dict[str, Assignment]:
+    """What the notes of a converted file say, by the weights; empty for a deployed one."""
+    notes: Dict[str, Any] = archive.metadata or {}
+    where = f"{archive.path}: {METADATA}"
+    if notes.get("format") != FORMAT:
+        raise NNPError(
+            f"{where} has format {notes.get('format')!r}; this version of nnabla_dqa reads {FORMAT}"
+        )
+    if notes.get("kind") not in (CONVERTED, DEPLOYED):
+        raise NNPError(f"{where} has kind {notes.get('kind')!r}, not {CONVERTED!r} or {DEPLOYED!r}")
+    if notes["kind"] == DEPLOYED:
+        return {}
+    noted: Dict[str, Assignment] = {}
+    for row in notes["layers"]:
+        try:
+            weight = row["weight"]
+            if not isinstance(weight, str) or weight in noted:
+                raise ValueError(f"weight {weight!r} is no name, or told of twice")
+            noted[weight] = Assignment(Mixture.from_json(row), str(row["rule"]))
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
+            raise NNPError(f"{where} does not fit the file: {what}") from None
+    if not noted:
+        raise NNPError(f"{where} tells of no layer")
+    return noted

@@ -77,6 +77,11 @@ def estimate_statistics(
     outputs = list(built.outputs.values())
     for values in batches:
         for name, variable in built.inputs.items():
+            if name not in values or values[name].shape != variable.shape:
+                raise ValueError(
+                    f"a batch of samples has no {name!r} of shape {variable.shape}, which network "
+                    f"{network} takes"
+                )
             variable.d = values[name]
         nn.forward_all(outputs)
         for (name, axis, _, _), moment in zip(found, moments):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import warnings
 from typing import Any, Dict, List, Mapping, NamedTuple, Tuple, Union
 
 import numpy as np
@@ -34,7 +35,11 @@ def _read_protobuf(data: Union[bytes, Any]) -> Dict[str, Parameter]:
     proto: Any = data
     if isinstance(data, bytes):
         proto = nnabla_pb2.NNablaProtoBuf()
-        proto.MergeFromString(data)
+        with warnings.catch_warnings():
+            # Of half a message protobuf only warns.
+            warnings.simplefilter("ignore")
+            if proto.MergeFromString(data) != len(data):
+                raise ValueError("not a protobuf message, or a broken one")
     parameters = {}
     for p in proto.parameter:
         shape = tuple(p.shape.dim)

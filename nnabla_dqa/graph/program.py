@@ -135,6 +135,12 @@ class Program:
                 ) from None
         for name, v in self.parameters().items():
             v.need_grad = needs.get(name, v.need_grad)
+        unknown = [name for name, v in net.variables.items() if v.variable_instance is None]
+        if unknown:
+            raise ValueError(
+                f"{self.file.archive.path}: network {network} cannot be built: NNabla does not "
+                f"compute {unknown[0]}; has each function a name?"
+            )
         variables = {name: v.variable_instance for name, v in net.variables.items()}
         return Built(
             {name: given[name] for name in net.inputs if name not in layers},

@@ -14,6 +14,7 @@ from nnabla_dqa.files import PathLike
 from nnabla_dqa.layers import Mixture
 from nnabla_dqa.mixing import MIXING_RULES, MixingRule, mixing_rule_from_json
 from nnabla_dqa.quantization import Quantizer
+from nnabla_dqa.quantization.base import RowLayout
 from nnabla_dqa.quantization.notation import QuantizerSet, parse_quantizers
 
 DEFAULT = "minmax:2,4,8"
@@ -28,6 +29,8 @@ class Candidate(Protocol):
     def name(self) -> str: ...
     @property
     def names(self) -> Tuple[str, ...]: ...
+    @property
+    def shape(self) -> Tuple[int, ...]: ...
     @property
     def channel_axis(self) -> int: ...
 
@@ -153,7 +156,8 @@ class Rules:
             patterns = entry.get("layers")
             patterns = [patterns] if isinstance(patterns, str) else patterns
             quantizers = entry.get("quantizers")
-            if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
+            texts = isinstance(patterns, list) and all(isinstance(p, str) for p in patterns)
+            if not texts or not patterns:
                 raise ValueError(f"{where}: key 'layers' must be a name glob or a list of them")
             _check_text(quantizers, where)
             mixing = _mixing(entry.get("mixing"))
@@ -191,6 +195,8 @@ class Rules:
             used = dataclasses.replace(used, mixing=self.mixing)
         try:
             mixture = used.mixture_for(layer)
+            for quantizer in mixture.quantizers:
+                RowLayout.of(layer.shape, quantizer.axis)
         except ValueError as error:
             raise ValueError(f"layer {layer.name}: {error}") from None
         return Assignment(mixture, rule.pattern if rule else DEFAULT_RULE)
