@@ -30,7 +30,7 @@ def accuracy(path: str, x: np.ndarray, t: np.ndarray) -> float:
         y = network(part, batch_size=len(part.d))
         y.forward(clear_buffer=True)
         right += int((y.d.argmax(axis=1) == t[start : start + BATCH]).sum())
-    return 100 * right / len(x)
+    return 100 * (right / len(x))
 
 
 def main() -> None:

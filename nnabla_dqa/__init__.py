@@ -4,15 +4,11 @@ Importing this package also makes the ``dqa_`` layers available from
 ``nnabla.parametric_functions``.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any, List
+
 from nnabla_dqa.contexts import hard, make_mixture, quantizers
-from nnabla_dqa.graph.archive import NNPError
-from nnabla_dqa.graph.check import Check, check_file
-from nnabla_dqa.graph.convert import Conversion, NothingToConvertError, convert_file
 from nnabla_dqa.graph.deploy import Deployment, deploy
-from nnabla_dqa.graph.deploy_file import FileDeployment, deploy_file
-from nnabla_dqa.graph.file_summary import FileSummary, summarize
-from nnabla_dqa.graph.live_convert import convert
-from nnabla_dqa.graph.rules import Rule, Rules
 from nnabla_dqa.layers import AttentionWarning, Layer, Mixture, find_layers
 from nnabla_dqa.mixing import Attention, BinaryRelax, MixingRule, Single
 from nnabla_dqa.parametric_functions import install
@@ -30,13 +26,62 @@ from nnabla_dqa.regularization import regularizer
 from nnabla_dqa.reporting import Report, report
 from nnabla_dqa.schedules import RelaxSchedule, TemperatureSchedule, temperature
 from nnabla_dqa.training import Annealer, AttachedSolver, NonFiniteError, attach, check_finite
-from nnabla_dqa.training.loop import train
-from nnabla_dqa.training.outcome import Epoch, Training, TrainingStopped
-from nnabla_dqa.training.recipe import DataRecipe, Recipe, RecipeError
+
+if TYPE_CHECKING:
+    from nnabla_dqa.graph.archive import NNPError
+    from nnabla_dqa.graph.check import Check, check_file
+    from nnabla_dqa.graph.convert import Conversion, NothingToConvertError, convert_file
+    from nnabla_dqa.graph.deploy_file import FileDeployment, deploy_file
+    from nnabla_dqa.graph.file_summary import FileSummary, summarize
+    from nnabla_dqa.graph.live_convert import convert
+    from nnabla_dqa.graph.rules import Rule, Rules
+    from nnabla_dqa.training.evaluation import Score, evaluate_file
+    from nnabla_dqa.training.loop import train
+    from nnabla_dqa.training.outcome import Epoch, Training, TrainingStopped
+    from nnabla_dqa.training.recipe import DataRecipe, Recipe, RecipeError
 
 __version__ = "0.1.0"
 
 install()
+
+_LATER = {
+    "NNPError": "nnabla_dqa.graph.archive",
+    "Check": "nnabla_dqa.graph.check",
+    "check_file": "nnabla_dqa.graph.check",
+    "Conversion": "nnabla_dqa.graph.convert",
+    "NothingToConvertError": "nnabla_dqa.graph.convert",
+    "convert_file": "nnabla_dqa.graph.convert",
+    "FileDeployment": "nnabla_dqa.graph.deploy_file",
+    "deploy_file": "nnabla_dqa.graph.deploy_file",
+    "FileSummary": "nnabla_dqa.graph.file_summary",
+    "summarize": "nnabla_dqa.graph.file_summary",
+    "convert": "nnabla_dqa.graph.live_convert",
+    "Rule": "nnabla_dqa.graph.rules",
+    "Rules": "nnabla_dqa.graph.rules",
+    "Score": "nnabla_dqa.training.evaluation",
+    "evaluate_file": "nnabla_dqa.training.evaluation",
+    "train": "nnabla_dqa.training.loop",
+    "Epoch": "nnabla_dqa.training.outcome",
+    "Training": "nnabla_dqa.training.outcome",
+    "TrainingStopped": "nnabla_dqa.training.outcome",
+    "DataRecipe": "nnabla_dqa.training.recipe",
+    "Recipe": "nnabla_dqa.training.recipe",
+    "RecipeError": "nnabla_dqa.training.recipe",
+}
+"""Names for NNP files: loaded when they are first asked for, model code does not need them."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(_LATER[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> List[str]:
+    return sorted({*globals(), *_LATER})
+
 
 __all__ = [
     "BWN",
@@ -70,6 +115,7 @@ __all__ = [
     "Report",
     "Rule",
     "Rules",
+    "Score",
     "Single",
     "TemperatureSchedule",
     "Training",
@@ -81,6 +127,7 @@ __all__ = [
     "convert_file",
     "deploy",
     "deploy_file",
+    "evaluate_file",
     "find_layers",
     "hard",
     "make_mixture",

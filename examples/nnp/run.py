@@ -29,6 +29,7 @@ from runner import Tick, environment, measure, run_all  # noqa: E402
 
 from nnabla_dqa.cli import main as nnabla_dqa  # noqa: E402
 from nnabla_dqa.graph.file_summary import summarize  # noqa: E402
+from nnabla_dqa.training.recipe import Recipe  # noqa: E402
 
 RESULTS = HERE.parent.parent / "results" / "nnp.json"
 
@@ -147,10 +148,11 @@ def format_results(content: Dict[str, Any]) -> str:
         lines.append("| " + " | ".join(cells) + " |")
     versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
     minutes = content["seconds"] / 60
+    epochs = Recipe.from_yaml(HERE / "mnist.yaml").epochs
     lines += [
         "",
         f"`{content['command']}`: mean ± sd over the seeds, 10,000 test images, "
-        f"3 epochs; {minutes:.0f} min on {content['machine']}; {versions}.",
+        f"{epochs} epochs; {minutes:.0f} min on {content['machine']}; {versions}.",
     ]
     return "\n".join(lines)
 

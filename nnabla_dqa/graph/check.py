@@ -20,13 +20,18 @@ from nnabla_dqa.reporting.summary import format_table, short_name
 
 @dataclasses.dataclass(frozen=True)
 class CheckedLayer:
-    """A layer's claim and what was found; ``fault`` is empty if the claim holds."""
+    """A layer's claim and what was found; ``fault`` is empty if the claim holds.
+
+    ``grid`` is False where the file states no scale and offset (an ``apply_w``
+    of the user's came between): only the number of values could be checked.
+    """
 
     weight: str
     quantizer: str
     levels: int
     values: int
     fault: str
+    grid: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +56,7 @@ class Check:
                 row.quantizer,
                 f"{row.levels:,}" if row.levels < 2**16 else "float",
                 f"{row.values:,}",
-                "NO" if row.fault else "yes",
+                "NO" if row.fault else "yes" if row.grid else "not stated",
             )
             for row in self.layers
         ]
@@ -109,7 +114,8 @@ def _check_layer(note: Any, parameters: Mapping[str, Parameter]) -> CheckedLayer
         if not isinstance(quantizer, FullPrecision):
             grid: Dict[str, Optional[List[float]]] = {k: note.get(k) for k in ("scale", "offset")}
             fault = _fault(parameter.array, quantizer.levels, axis, grid, values)
-        return CheckedLayer(weight, short_name(quantizer), quantizer.levels, values, fault)
+        stated = isinstance(quantizer, FullPrecision) or note.get("scale") is not None
+        return CheckedLayer(weight, short_name(quantizer), quantizer.levels, values, fault, stated)
     except (IndexError, KeyError, TypeError, ValueError) as error:
         return CheckedLayer(weight, "?", 0, 0, f"its claim cannot be read: {error}")
 
