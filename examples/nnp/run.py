@@ -5,7 +5,8 @@ python examples/nnp/run.py --nnp FOLDER --mnist FOLDER
 For each file, quantizer set and seed: ``convert``, ``train``, ``deploy``, ``check``; then the
 deployed file is opened by a plain NNabla that cannot import nnabla_dqa and measured on the 10,000
 test images, which nothing before has seen. Writes results/nnp.json and prints its table;
---print prints the stored one, --jobs runs so many trainings side by side.
+--print prints the stored one, --jobs runs so many trainings side by side. With --work the files are
+kept in a folder, and what is there already is not trained again: an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ import json
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -46,7 +46,7 @@ class Row(NamedTuple):
 NETS = {
     "20_k00_mnist_conv2_bn_lrelu": 3,
     "24_k00_mnist_conv3_bn3_selu": 2,
-    "08_goofmint_lenet_prototxt": 2,
+    "08_goofmint_lenet_prototxt": 1,
 }
 """The files and how many seeds each gets."""
 SETS = (
@@ -61,20 +61,31 @@ ROWS = [Row(net, *kind) for net in NETS for kind in SETS]
 ROWS.append(Row(ROWS[0].net, "DQA, no labels", "minmax:2,4,8", "distillation.yaml"))
 
 
-def one(row: Row, seed: int, nnp: str, mnist: str, target: str, tick: Tick) -> Dict[str, Any]:
-    """Convert, train, deploy and check one file; returns what the commands cost."""
+def seeds(row: Row) -> range:
+    """The seeds of a row."""
+    return range(NETS[row.net] if row.recipe == "mnist.yaml" else 1)
+
+
+def name(row: Row, seed: int) -> str:
+    """What the files of a run are called."""
+    kind = row.quantizers.replace("/", "-").replace(":", "")
+    return f"{row.net}-{kind}-{Path(row.recipe).stem}-{seed}"
+
+
+def one(row: Row, seed: int, nnp: str, mnist: str, target: str, tick: Tick) -> None:
+    """Convert, train, deploy and check one file."""
     source = f"{nnp}/{row.net}.nnp"
     converted, trained = f"{target}_dqa.nnp", f"{target}_trained.nnp"
-    started = time.perf_counter()
     train = ["train", converted, "--recipe", str(HERE / row.recipe), "-o", trained]
     commands = [
         ["convert", source, "-o", converted, "--quantizers", row.quantizers],
         [*train, "--data", mnist, "--seed", str(seed)],
-        ["deploy", trained, "-o", f"{target}.nnp"],
-        ["check", f"{target}.nnp"],
+        ["deploy", trained, "-o", f"{target}_new.nnp"],
+        ["check", f"{target}_new.nnp"],
     ]
     with open(os.devnull, "w") as nowhere:
         for command in commands:
+            command += [] if command[0] == "check" else ["--force"]
             out, sys.stdout = sys.stdout, nowhere
             try:
                 code = nnabla_dqa(command)
@@ -82,8 +93,8 @@ def one(row: Row, seed: int, nnp: str, mnist: str, target: str, tick: Tick) -> D
                 sys.stdout = out
             if code:
                 raise RuntimeError(f"nnabla-dqa {' '.join(command)} ended with {code}")
+    os.replace(f"{target}_new.nnp", f"{target}.nnp")
     tick()
-    return {"seconds": time.perf_counter() - started}
 
 
 def test_images(folder: str) -> Tuple[np.ndarray, np.ndarray]:
@@ -101,11 +112,12 @@ def measure_all(
 ) -> List[Dict[str, Any]]:
     """Run every row with its seeds and measure the files."""
     runs = {
-        (row, seed): (row, seed, nnp, mnist, f"{folder}/{i}_{seed}")
-        for i, row in enumerate(rows)
-        for seed in range(NETS[row.net])
+        (row, seed): (row, seed, nnp, mnist, f"{folder}/{name(row, seed)}")
+        for row in rows
+        for seed in seeds(row)
     }
-    done = run_all(one, runs, 1, jobs)
+    missing = {k: v for k, v in runs.items() if not Path(f"{v[-1]}.nnp").exists()}
+    run_all(one, missing, 1, jobs)
     images, classes = test_images(mnist)
     nets = [f"{nnp}/{row.net}.nnp" for row in rows]
     files = {key: f"{arguments[-1]}.nnp" for key, arguments in runs.items()}
@@ -122,7 +134,6 @@ def measure_all(
                 "accuracies": [scores[files[key]] for key in keys],
                 "parameter_bytes": source.float_bytes,
                 "file_bytes": int(np.mean(sizes)),
-                "seconds": float(np.mean([done[key]["seconds"] for key in keys])),
             }
         )
     return table
@@ -147,12 +158,11 @@ def format_results(content: Dict[str, Any]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
-    minutes = content["seconds"] / 60
     epochs = Recipe.from_yaml(HERE / "mnist.yaml").epochs
     lines += [
         "",
         f"`{content['command']}`: mean ± sd over the seeds, 10,000 test images, "
-        f"{epochs} epochs; {minutes:.0f} min on {content['machine']}; {versions}.",
+        f"{epochs} epochs; {content['machine']}; {versions}.",
     ]
     return "\n".join(lines)
 
@@ -163,6 +173,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--nnp", help="folder with the published files")
     parser.add_argument("--mnist", help="folder with MNIST's four gz files")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--work", help="folder to keep the files in, and to go on from")
     parser.add_argument("--only", default="", help="rows whose file name contains this")
     parser.add_argument("--output", type=Path, default=RESULTS)
     parser.add_argument("--print", action="store_true", help="print the stored table")
@@ -172,14 +183,14 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         return
     if not options.nnp or not options.mnist:
         parser.error("--nnp and --mnist are needed; examples/nnp/README.md says where to get them")
-    started = time.perf_counter()
     rows = [row for row in ROWS if options.only in row.net]
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.work or temporary
+        os.makedirs(folder, exist_ok=True)
         table = measure_all(options.nnp, options.mnist, options.jobs, rows, folder)
     content = {
         "command": "python examples/nnp/run.py --nnp FOLDER --mnist FOLDER",
         **environment(),
-        "seconds": time.perf_counter() - started,
         "rows": table,
     }
     options.output.write_text(json.dumps(content, indent=1) + "\n")

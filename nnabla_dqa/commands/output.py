@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import Iterable
+
+from nnabla_dqa.graph.archive import check_output as check_nnp_output
 
 
 class OutputError(ValueError):
@@ -24,22 +25,12 @@ def check_output(output: Path, inputs: Iterable[Path], force: bool) -> Path:
     """``output`` if it may be written.
 
     Raises:
-        OutputError: It is one of the inputs, exists without ``force``, does
-            not end in ``.nnp``, or its folder is missing or cannot be written.
+        OutputError: It exists, and ``force`` is not given.
+        NNPError, OSError: As of :func:`nnabla_dqa.graph.archive.check_output`.
     """
-    if output.suffix != ".nnp":
-        raise OutputError(f"{output}: the output's name must end in .nnp")
-    for source in inputs:
-        if source.exists() and output.exists() and os.path.samefile(source, output):
-            raise OutputError(f"{output}: is the input, which is never overwritten; name another")
-    if output.is_dir():
-        raise OutputError(f"{output}: is a folder")
+    check_nnp_output(output, inputs)
     if output.exists() and not force:
         raise OutputError(f"{output}: exists; give --force to overwrite it, or another name")
-    if not output.parent.is_dir():
-        raise OutputError(f"{output}: there is no folder {output.parent}")
-    if not os.access(output.parent, os.W_OK):
-        raise OutputError(f"{output}: the folder {output.parent} cannot be written to")
     return output
 
 

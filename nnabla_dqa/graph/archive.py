@@ -10,12 +10,13 @@ import dataclasses
 import io
 import json
 import lzma
+import os
 import struct
 import zipfile
 import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
 
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
@@ -183,15 +184,18 @@ def keep_only(repeated: Any, keep: Callable[[Any], bool]) -> None:
         repeated.extend(kept)
 
 
-def check_output(path: PathLike) -> Path:
+def check_output(path: PathLike, inputs: Iterable[PathLike] = ()) -> Path:
     """``path`` if an NNP can be written there.
 
     Raises:
-        NNPError: It does not end in ``.nnp``.
+        NNPError: It does not end in ``.nnp``, or is one of ``inputs``.
         OSError: It is a folder, or its folder does not exist or cannot be written to.
     """
     if Path(path).suffix != ".nnp":
         raise NNPError(f"{path}: the name must end in .nnp, or NNabla will not open the file")
+    for source in inputs:
+        if os.path.exists(source) and os.path.exists(path) and os.path.samefile(source, path):
+            raise NNPError(f"{path}: is an input, which is never overwritten; name another output")
     return check_target(path)
 
 

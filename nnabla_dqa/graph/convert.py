@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, List, Optional, Set, Tuple
 
 from nnabla_dqa.files import PathLike
-from nnabla_dqa.graph.archive import NNPError
+from nnabla_dqa.graph.archive import NNPError, check_output
 from nnabla_dqa.graph.network_file import CONVERTED, DEPLOYED, NetworkFile
-from nnabla_dqa.graph.program import NORMALIZATION
+from nnabla_dqa.graph.program import NORMALIZATION, normalization_of
 from nnabla_dqa.graph.rules import Rules, RulesLike
 from nnabla_dqa.reporting.summary import format_table, short_name
 
@@ -80,6 +80,7 @@ def convert_file(
         ValueError: A rule matches no layer or two match the same.
         OSError: A file cannot be read or written.
     """
+    check_output(target, [source])
     file = NetworkFile.read(source)
     if file.kind == CONVERTED:
         raise NNPError(
@@ -99,6 +100,14 @@ def convert_file(
     result = file.converted(Rules.of(rules or ()).assign(file.layers))
     messages = [f"left as it is: {entry}" for entry in file.untouched]
     messages += _set_statistics(result.archive.definition)
+    messages += [
+        f"network {network.name}: a {function.type} has no name; NNabla cannot compute the network"
+        for network in result.archive.definition.network
+        for function in network.function
+        if not function.name
+    ]
+    if not result.rewritten:
+        messages.append("all layers stay float: there is nothing to train or to deploy small")
     for name, mixture in result.mixtures.items():
         warning = mixture.mixing.check(mixture.quantizers)
         messages += [f"layer {name}: {warning}"] if warning else []
@@ -123,7 +132,9 @@ def _set_statistics(definition: Any) -> List[str]:
         for function in network.function:
             field = NORMALIZATION.get(function.type)
             # Frozen scale and shift: normalization that its author does not train.
-            if field is None or all(name in frozen for name in function.input[1:3]):
+            own = normalization_of(function)
+            learned = [] if own is None else [n for n in own[:2] if n is not None]
+            if field is None or (learned and all(name in frozen for name in learned)):
                 continue
             arguments = getattr(function, field)
             wanted = network.name in trained

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Mapping, Optional, Set, Tuple
 
 import numpy as np
 
 from nnabla_dqa.files import PathLike
-from nnabla_dqa.graph.archive import VERSION, Archive, NNPError, keep_only
+from nnabla_dqa.graph.archive import VERSION, Archive, NNPError, check_output, keep_only
 from nnabla_dqa.graph.claims import claim, distinct_values, grid_of
 from nnabla_dqa.graph.deploy import FORMAT, DeployedLayer, Deployment
 from nnabla_dqa.graph.discovery import FileLayer
@@ -20,9 +21,13 @@ from nnabla_dqa.graph.mixture_text import state_path
 from nnabla_dqa.graph.network_file import CONVERTED, DEPLOYED, NetworkFile
 from nnabla_dqa.graph.normalization import estimate_statistics
 from nnabla_dqa.graph.parameters import Parameter
-from nnabla_dqa.graph.program import Program
-from nnabla_dqa.quantization import Encoded
+from nnabla_dqa.graph.program import NORMALIZATION, Program
+from nnabla_dqa.graph.roles import running_networks
+from nnabla_dqa.quantization import Encoded, Quantizer
 from nnabla_dqa.reporting.summary import Report, short_name
+
+_RANDOM = ("Dropout", "ImageAugmentation", "RandomCrop", "RandomErase", "RandomFlip", "RandomShift")
+"""What belongs into networks that train."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +76,7 @@ def deploy_file(
         raise ValueError(f"deploy: choose={choose!r} is neither 'lowest' nor 'argmax'")
     if fold and whole:
         raise ValueError("deploy: fold needs weights of one network; whole keeps several")
+    check_output(target, [source])
     file = NetworkFile.read(source)
     _check_deployable(file, allow_untrained)
     rows = {layer.name: file_report(file, layer) for layer in file.quantized}
@@ -90,7 +96,7 @@ def deploy_file(
         layer.weight: file.mixtures[layer.name].quantizers[index[layer.name]] for layer in layers
     }
     grids = {w: grid_of(q, archive.parameters[w].array) for w, q in quantizers.items()}
-    folds = _fold(archive, messages) if fold else {}
+    folds = _fold(archive, quantizers, messages) if fold else {}
     deployed, notes = [], []
     for layer in layers:
         gain = _gain(layer, folds.get(layer.weight))
@@ -133,18 +139,14 @@ def _kept(file: NetworkFile, whole: bool, messages: List[str]) -> Archive:
     """The archive of what is kept, its mixtures not written out and their state gone."""
     definition = copy.deepcopy(file.archive.definition)
     others = dict(file.archive.others)
+    _set_to_run(definition, messages)
     if not whole:
-        runs = {e.network_name for e in definition.executor}
-        losses = {o.network_name for o in definition.optimizer}
-        kept = [n for n in definition.network if n.name in runs] or [
-            n for n in definition.network if n.name not in losses
-        ]
-        if not kept:
+        names = running_networks(definition)
+        if not names:
             raise NNPError(
                 f"{file.archive.path}: has no executor and trains every network "
                 f"({', '.join(file.networks)}); keep all with --whole"
             )
-        names = {n.name for n in kept}
         left = [n.name for n in definition.network if n.name not in names]
         keep_only(definition.network, lambda network: network.name in names)
         for section in ("optimizer", "monitor", "dataset", "training_config"):
@@ -170,28 +172,47 @@ def _kept(file: NetworkFile, whole: bool, messages: List[str]) -> Archive:
     )
 
 
+def _set_to_run(definition: Any, messages: List[str]) -> None:
+    """Running statistics in the networks that are run; names what else in them is random."""
+    runs = running_networks(definition)
+    for network in definition.network:
+        if network.name not in runs:
+            continue
+        for function in network.function:
+            field = NORMALIZATION.get(function.type)
+            if field is not None and getattr(function, field).batch_stat:
+                getattr(function, field).batch_stat = False
+                messages.append(
+                    f"network {network.name}: {function.name} normalizes by running statistics "
+                    f"now, because the network is run"
+                )
+            if function.type in _RANDOM:
+                messages.append(
+                    f"network {network.name}: {function.name} ({function.type}) is kept: its "
+                    f"outputs are random"
+                )
+
+
 def _statistics(
     file: NetworkFile,
     archive: Archive,
     samples: Iterable[Mapping[str, np.ndarray]],
     choose: str,
 ) -> Dict[str, np.ndarray]:
-    batches = list(samples)
-    if not batches or not batches[0]:
+    rest = iter(samples)
+    first = next(rest, None)
+    if not first:
         raise ValueError("deploy: samples holds no batch")
-    size = len(next(iter(batches[0].values())))
-    runs = [executor.network_name for executor in archive.definition.executor]
-    network = next(iter([*runs, archive.definition.network[0].name]))
+    size = len(next(iter(first.values())))
+    network = [*running_networks(archive.definition), archive.definition.network[0].name][0]
+    batches = itertools.chain([first], rest)
     return estimate_statistics(Program(file), network, batches, size, choose)
 
 
-def _fold(archive: Archive, messages: List[str]) -> Dict[str, Fold]:
+def _fold(
+    archive: Archive, quantizers: Mapping[str, Quantizer], messages: List[str]
+) -> Dict[str, Fold]:
     """Fold what can be folded; the folds by the weights' names."""
-    uses: Dict[str, int] = {}
-    for network in archive.definition.network:
-        for function in network.function:
-            for name in function.input:
-                uses[name] = uses.get(name, 0) + 1
     folds: List[Fold] = []
     if len(archive.definition.network) > 1:
         messages.append("no batch normalization folded: several networks share the weights")
@@ -200,7 +221,21 @@ def _fold(archive: Archive, messages: List[str]) -> Dict[str, Fold]:
         outputs = {v.variable_name for e in archive.definition.executor for v in e.output_variable}
         used = {name for function in network.function for name in function.input}
         outputs |= {n for f in network.function for n in f.output if n not in used}
-        folds = fold_normalization(network, archive.parameters, outputs)
+
+        def fits(weight: str, channel_axis: int) -> bool:
+            # A grid can have ranges along one axis only.
+            quantizer = quantizers.get(weight)
+            if quantizer is None or quantizer.axis is None:
+                return True
+            ndim = archive.parameters[weight].array.ndim
+            return quantizer.axis % ndim == channel_axis
+
+        before = set(archive.parameters)
+        folds = fold_normalization(network, archive.parameters, outputs, fits)
+        for name in [name for name in archive.parameters if name not in before]:
+            for executor in archive.definition.executor:
+                if executor.parameter_variable:
+                    executor.parameter_variable.add(variable_name=name)
         listed = ", ".join(f"{fold.normalization} into {fold.weight}" for fold in folds)
         messages.append(f"folded: {listed}" if folds else "no batch normalization could be folded")
     return {fold.weight: fold for fold in folds}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set
+from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Set
 
 import numpy as np
 
@@ -29,7 +29,10 @@ class Fold(NamedTuple):
 
 
 def fold_normalization(
-    network: Any, parameters: Dict[str, Parameter], keep: Set[str]
+    network: Any,
+    parameters: Dict[str, Parameter],
+    keep: Set[str],
+    fits: Callable[[str, int], bool],
 ) -> List[Fold]:
     """Take normalizations by running statistics out of ``network``, in place.
 
@@ -43,6 +46,7 @@ def fold_normalization(
         network: NNabla's ``Network``.
         parameters: By name; of this network alone.
         keep: Variables that must stay: the network's outputs.
+        fits: Whether weights of this name can be scaled along this axis.
 
     Returns:
         What was folded.
@@ -56,7 +60,7 @@ def fold_normalization(
     moves = []
     for layer in network.function:
         fold = _fold(layer, users, parameters, keep)
-        if fold is None:
+        if fold is None or not fits(fold.weight, fold.channel_axis):
             continue
         normalization = users[layer.output[0]][0]
         _add_bias(network, layer, fold, parameters)
@@ -66,7 +70,7 @@ def fold_normalization(
         folds.append(fold)
     for layer, output in moves:
         layer.output[0] = output
-    keep_only(network.function, lambda function: function.input[0] not in gone)
+    keep_only(network.function, lambda function: not gone.intersection(function.input))
     keep_only(network.variable, lambda variable: variable.name not in gone)
     return folds
 

@@ -8,7 +8,7 @@ import nnabla as nn
 import numpy as np
 
 from nnabla_dqa.contexts import hard
-from nnabla_dqa.graph.program import NORMALIZATION, STATISTICS, Program
+from nnabla_dqa.graph.program import NORMALIZATION, Program, normalization_of
 
 
 class _Moments:
@@ -63,16 +63,21 @@ def estimate_statistics(
     proto = program.file.network(network)
     found: List[Tuple[str, int, str, str]] = []
     for function in proto.function:
-        if function.type in NORMALIZATION:
-            axes = list(getattr(function, NORMALIZATION[function.type]).axes) or [1]
-            names = list(function.input[STATISTICS])
-            if len(axes) == 1 and len(names) == 2:
-                found.append((function.input[0], axes[0], names[0], names[1]))
+        own = normalization_of(function)
+        if own is None:
+            continue
+        axes = list(getattr(function, NORMALIZATION[function.type]).axes) or [1]
+        if len(axes) > 1:
+            raise ValueError(
+                f"{function.name} of network {network} normalizes over axes {axes}; statistics are "
+                f"computed for one channel axis only"
+            )
+        found.append((function.input[0], axes[0], own.mean, own.variance))
     if not found:
         return {}
     before = {name: v.d.copy() for name, v in program.parameters().items()}
     with hard(choose):
-        built = program.build(network, batch_size, batch_stat=True)
+        built = program.build(network, batch_size, batch_stat=True, dropout=False)
     moments = [_Moments() for _ in found]
     outputs = list(built.outputs.values())
     for values in batches:

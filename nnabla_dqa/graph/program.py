@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set
 
 import nnabla as nn
 from nnabla.utils import nnabla_pb2
@@ -22,8 +22,26 @@ NORMALIZATION = {
     "SyncBatchNormalization": "sync_batch_normalization_param",
 }
 """Functions that normalize by batch or running statistics, and where they say by which."""
-STATISTICS = slice(3, 5)
-"""Of every function above: its inputs that hold running mean and variance."""
+
+
+class Normalization(NamedTuple):
+    """The parameters of a function that normalizes; scale and shift may be missing."""
+
+    shift: Optional[str]
+    scale: Optional[str]
+    mean: str
+    variance: str
+
+
+def normalization_of(function: Any) -> Optional[Normalization]:
+    """The parameters of ``function``; None if it does not normalize by statistics."""
+    if function.type not in NORMALIZATION:
+        return None
+    arguments = getattr(function, NORMALIZATION[function.type])
+    names = list(function.input[1:])
+    shift = None if getattr(arguments, "no_bias", False) else names.pop(0)
+    scale = None if getattr(arguments, "no_scale", False) else names.pop(0)
+    return Normalization(shift, scale, names[0], names[1])
 
 
 class Built(NamedTuple):
@@ -83,6 +101,7 @@ class Program:
         batch_size: int,
         inputs: Optional[Mapping[str, Variable]] = None,
         batch_stat: Optional[bool] = None,
+        dropout: bool = True,
     ) -> Built:
         """A network as a live graph.
 
@@ -94,7 +113,8 @@ class Program:
             inputs: Variables to use for inputs of these names; new ones are
                 made for the others.
             batch_stat: Make all batch normalization use batch (True) or
-                running statistics (False, and no Dropout); None: as the file says.
+                running statistics (False); None: as the file says.
+            dropout: False lets everything through Dropout.
 
         Raises:
             NNPError: There is no such network.
@@ -104,12 +124,11 @@ class Program:
         proto = definition.network.add()
         proto.CopyFrom(self.file.network(network))
         layers = self._lead_weights_through_inputs(proto) if self.quantized else {}
-        if batch_stat is not None:
-            for function in proto.function:
-                if function.type in NORMALIZATION:
-                    getattr(function, NORMALIZATION[function.type]).batch_stat = batch_stat
-                if function.type == "Dropout" and not batch_stat:
-                    function.dropout_param.p = 0
+        for function in proto.function:
+            if batch_stat is not None and function.type in NORMALIZATION:
+                getattr(function, NORMALIZATION[function.type]).batch_stat = batch_stat
+            if function.type == "Dropout" and not dropout:
+                function.dropout_param.p = 0
         needs = {name: v.need_grad for name, v in self.parameters().items()}
         graph = nn.graph_def.ProtoGraph.from_proto(
             definition, batch_size=batch_size, param_scope=self.scope
@@ -174,15 +193,11 @@ class Program:
                 return mix_weights(w, w, layer.function, mixture, key=key, name=layer.name)
 
 
-def _statistics(definition: Any) -> Tuple[str, ...]:
+def _statistics(definition: Any) -> Set[str]:
     """The parameters that hold running statistics."""
-    return tuple(
-        name
-        for network in definition.network
-        for function in network.function
-        if function.type in NORMALIZATION
-        for name in function.input[STATISTICS]
-    )
+    functions = [function for network in definition.network for function in network.function]
+    found = [normalization_of(function) for function in functions]
+    return {name for n in found if n is not None for name in (n.mean, n.variance)}
 
 
 def _first_line(error: BaseException) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import List, Mapping, NamedTuple, Tuple
+from typing import List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from nnabla_dqa.graph_ops import Variable
 from nnabla_dqa.training.recipe import Recipe, RecipeError
 
 Shape = Tuple[int, ...]
+SAMPLES = "x"
 LABEL = "y"
 """The column that holds targets, unless the file or the recipe says otherwise."""
 
@@ -57,6 +58,7 @@ class Columns:
             for optimizer in file.archive.definition.optimizer
             for v in optimizer.data_variable
         }
+        self._by_default: Optional[str] = None
         variables = {v.name for n in file.archive.definition.network for v in n.variable}
         for name, column in self._said.items():
             if name not in variables:
@@ -87,8 +89,21 @@ class Columns:
             column = self._known.get(name, name)
             if column not in self._shapes:
                 # An input that nothing speaks of: samples are x, targets are y.
-                column = self.default_target if classes or is_target else "x"
+                column = self._by_order(name, bool(classes) or is_target)
         return self.feed_column(column, variable, classes, f"input {name}")
+
+    def _by_order(self, name: str, is_target: bool) -> str:
+        if is_target:
+            return self.default_target
+        told = self._known.get(name)
+        if self._by_default not in (None, name):
+            wanted = f"column {told!r}, as the file says" if told else "a column of its own"
+            raise DataError(
+                f"input {name} needs {wanted}; the data have {', '.join(self._shapes)}; name one "
+                f"in the recipe: data: {{inputs: {{{name}: COLUMN}}}}"
+            )
+        self._by_default = name
+        return SAMPLES
 
     def feed_column(self, column: str, variable: Variable, classes: int, where: str) -> Feed:
         """For a named column.

@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, NamedTuple, Tuple
 
 import nnabla as nn
 import nnabla.functions as F
 
 from nnabla_dqa.graph.program import Built
+from nnabla_dqa.graph.roles import producer
 from nnabla_dqa.graph_ops import Variable
 
-LOSS_FUNCTIONS = (
-    "AbsoluteError",
-    "BinaryCrossEntropy",
-    "CategoricalCrossEntropy",
-    "EpsilonInsensitiveLoss",
-    "HuberLoss",
-    "SigmoidCrossEntropy",
-    "SoftmaxCrossEntropy",
-    "SquaredError",
-)
-"""NNabla's functions that compare a prediction (first input) with a target (second input)."""
-_REDUCTIONS = ("Add2", "AddN", "AddScalar", "Mean", "MulScalar", "Reshape", "Sum")
 _CLASSES = {
     "CategoricalCrossEntropy": "categorical_cross_entropy_param",
     "SoftmaxCrossEntropy": "softmax_cross_entropy_param",
@@ -36,11 +25,6 @@ class Logits(NamedTuple):
     activation: str
 
 
-def producer(network: Any, name: str) -> Optional[Any]:
-    """The function of a network definition that computes variable ``name``; None for inputs."""
-    return next((f for f in network.function if name in f.output), None)
-
-
 def logits_of(built: Built, network: Any, output: str) -> Logits:
     """``output``, or what goes into it if it is a softmax or sigmoid."""
     function = producer(network, output)
@@ -49,21 +33,6 @@ def logits_of(built: Built, network: Any, output: str) -> Logits:
         return Logits(built.variables[output], "")
     assert function is not None
     return Logits(built.variables[function.input[0]], activation)
-
-
-def own_losses(network: Any) -> List[str]:
-    """The outputs of a network definition that are a loss, as it is or reduced.
-
-    A loss is what one of :data:`LOSS_FUNCTIONS` computes; means, sums and
-    multiples of losses are losses.
-    """
-    used = {name for function in network.function for name in function.input}
-    losses: Dict[str, None] = {}
-    for function in network.function:
-        reduced = function.type in _REDUCTIONS and any(name in losses for name in function.input)
-        if function.type in LOSS_FUNCTIONS or reduced:
-            losses.update(dict.fromkeys(function.output))
-    return [name for name in losses if name not in used]
 
 
 def class_counts(built: Built, network: Any) -> Dict[str, int]:
@@ -106,16 +75,6 @@ def named_loss(kind: str, logits: Logits, output: Variable) -> Tuple[Variable, V
 def _binary_cross_entropy(scores: Variable, target: Variable) -> Variable:
     """``mean(log(1 + exp(z)) - z t)``; F.sigmoid_cross_entropy takes t for a whole number."""
     return F.mean(F.sub2(F.softplus(scores), F.mul2(scores, target)))
-
-
-def target_inputs(network: Any) -> List[str]:
-    """The variables of a network definition that a loss compares a prediction with."""
-    return [f.input[1] for f in network.function if f.type in LOSS_FUNCTIONS and len(f.input) > 1]
-
-
-def predictions(network: Any) -> List[str]:
-    """The variables of a network definition that a loss compares with a target."""
-    return [f.input[0] for f in network.function if f.type in LOSS_FUNCTIONS]
 
 
 def distillation(student: Logits, teacher: Logits, temperature: float) -> Variable:

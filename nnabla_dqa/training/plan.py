@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
 from nnabla_dqa.graph.network_file import NetworkFile
-from nnabla_dqa.training.losses import own_losses, predictions, producer
+from nnabla_dqa.graph.roles import own_losses, predictions, producer, running_networks
 from nnabla_dqa.training.recipe import LOSSES, Recipe, RecipeError
 
 
@@ -79,8 +79,7 @@ def runtime(file: NetworkFile, recipe: Recipe) -> Tuple[str, str]:
         losses = own_losses(file.network(network))
         output = output or next((name for name in shown if name not in losses), "")
     elif not network:
-        plain = [n.name for n in definition.network if not own_losses(n)]
-        network = plain[0] if plain else definition.network[0].name
+        network = [*running_networks(definition), definition.network[0].name][0]
     proto = file.network(network)
     output = output or _default_output(proto)
     if producer(proto, output) is None:

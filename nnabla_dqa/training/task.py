@@ -17,6 +17,7 @@ from nnabla_dqa.data import Data, iterate
 from nnabla_dqa.graph.archive import NNPError
 from nnabla_dqa.graph.network_file import NetworkFile
 from nnabla_dqa.graph.program import Built, Program
+from nnabla_dqa.graph.roles import producer, target_inputs
 from nnabla_dqa.graph_ops import Variable
 from nnabla_dqa.training.columns import Columns, Feed, Shape, check_labels
 from nnabla_dqa.training.losses import (
@@ -24,11 +25,9 @@ from nnabla_dqa.training.losses import (
     distillation,
     logits_of,
     named_loss,
-    producer,
-    target_inputs,
 )
 from nnabla_dqa.training.plan import Plan, executor_columns, make_plan, outputs_of, runtime
-from nnabla_dqa.training.recipe import Recipe
+from nnabla_dqa.training.recipe import Recipe, RecipeError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,6 +95,12 @@ def make_task(
     built = program.build(plan.network, recipe.batch_size, batch_stat=batch_stat)
     counts = class_counts(built, proto)
     labels = target_inputs(proto)
+    for name, v in built.inputs.items():
+        if v.shape and v.shape[0] != recipe.batch_size:
+            raise RecipeError(
+                f"key 'batch_size': input {name} of network {plan.network} has a fixed batch of "
+                f"{v.shape[0]}, not {recipe.batch_size}; use that"
+            )
     feeds = [
         columns.feed(name, v, counts.get(name, 0), name in labels)
         for name, v in built.inputs.items()
@@ -146,7 +151,7 @@ def _distance(built: Built, program: Program, recipe: Recipe, teacher: Program) 
             f"{path}: is no teacher for this file: it takes {', '.join(inputs)} and gives "
             f"{', '.join(taught)}, wanted are {', '.join(built.inputs)} and {', '.join(compared)}"
         )
-    goal = teacher.build(own, recipe.batch_size, built.inputs, batch_stat=False)
+    goal = teacher.build(own, recipe.batch_size, built.inputs, batch_stat=False, dropout=False)
     distances = []
     for name, other in zip(compared, taught):
         pair = logits_of(built, file.network(network), name), logits_of(goal, proto, other)
@@ -185,7 +190,7 @@ def make_evaluation(
     columns = Columns(shapes, recipe, file)
     columns.add(executor_columns(file, network))
     with hard():
-        built = program.build(network, recipe.batch_size, batch_stat=False)
+        built = program.build(network, recipe.batch_size, batch_stat=False, dropout=False)
     labels = target_inputs(file.network(network))
     feeds = [columns.feed(name, v, 0, name in labels) for name, v in built.inputs.items()]
     if target is None:
@@ -219,9 +224,11 @@ def input_batches(
     network, _ = runtime(file, recipe)
     columns = Columns(data.shapes, recipe, file)
     columns.add(executor_columns(file, network))
-    inputs = network_inputs(file.network(network), buffers=True)
+    proto = file.network(network)
+    labels = target_inputs(proto)
+    inputs = network_inputs(proto, buffers=True)
     feeds = {
-        name: columns.feed(name, nn.Variable((1, *shape)), 0, False)
+        name: columns.feed(name, nn.Variable((1, *shape)), 0, name in labels)
         for name, shape in inputs.items()
     }
     for batch in itertools.islice(iterate(data, batch_size, recipe.seed, 0), count):

@@ -98,7 +98,10 @@ def test_the_source_stays_and_a_refused_rule_writes_nothing(tmp_path):
     source = small().save(tmp_path / "m.nnp")
     before = source.read_bytes()
     with pytest.raises(ValueError, match="matches no layer"):
-        convert_file(source, source, [Rule("nothing", "float")])
+        convert_file(source, tmp_path / "n.nnp", [Rule("nothing", "float")])
+    assert not (tmp_path / "n.nnp").exists()
+    with pytest.raises(ValueError, match="is an input, which is never overwritten"):
+        convert_file(source, source)
     assert source.read_bytes() == before
     convert_file(source, tmp_path / "c.nnp")
     assert source.read_bytes() == before

@@ -13,6 +13,7 @@ import pytest
 from nnabla_dqa.graph.archive import NNPError
 from nnabla_dqa.graph.network_file import NetworkFile
 from nnabla_dqa.graph.program import Program
+from nnabla_dqa.graph.roles import own_losses, producer
 from nnabla_dqa.training.loop import train
 from nnabla_dqa.training.losses import (
     Logits,
@@ -20,8 +21,6 @@ from nnabla_dqa.training.losses import (
     distillation,
     logits_of,
     named_loss,
-    own_losses,
-    producer,
 )
 from nnabla_dqa.training.recipe import Recipe, RecipeError
 from tests.training.files import (
