@@ -9,7 +9,7 @@ from typing import Callable, Dict, Iterator, Optional
 
 import numpy as np
 
-from nnabla_dqa.commands.output import add_output, beside, check_output
+from nnabla_dqa.commands.output import add_columns, add_output, beside, check_output, columns_of
 from nnabla_dqa.data import open_data
 from nnabla_dqa.graph.deploy_file import deploy_file
 from nnabla_dqa.graph.network_file import NetworkFile
@@ -44,12 +44,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="DATA",
         help="compute the statistics of batch normalization anew from this data",
     )
-    parser.add_argument(
-        "--bn-samples", metavar="N", type=int, default=1000, help="from how many samples (1000)"
-    )
-    parser.add_argument(
-        "--scale", type=float, help="for --bn-data: what pixels are multiplied by (1/255)"
-    )
+    parser.add_argument("--bn-samples", metavar="N", type=int, help="from how many samples (1000)")
+    add_columns(parser)
     parser.add_argument(
         "--whole",
         action="store_true",
@@ -65,6 +61,10 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Deploy."""
     source: Path = arguments.input
+    if arguments.fold_bn and arguments.whole:
+        raise ValueError(
+            "--fold-bn changes weights, which the networks of --whole share; choose one"
+        )
     output = check_output(
         arguments.output or beside(source, "_deployed"), [source], arguments.force
     )
@@ -85,13 +85,16 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 def _samples(arguments: argparse.Namespace) -> Optional[Iterator[Dict[str, np.ndarray]]]:
     if arguments.bn_data is None:
+        if arguments.bn_samples is not None or arguments.scale is not None or arguments.inputs:
+            raise ValueError("--bn-samples, --scale and --input say something about --bn-data only")
         return None
-    if arguments.bn_samples < 2:
-        raise ValueError(f"--bn-samples {arguments.bn_samples}: at least 2 are needed")
-    place = DataRecipe(arguments.bn_data, scale=arguments.scale)
+    wanted = 1000 if arguments.bn_samples is None else arguments.bn_samples
+    if wanted < 2:
+        raise ValueError(f"--bn-samples {wanted}: at least 2 are needed")
+    place = DataRecipe(arguments.bn_data, scale=arguments.scale, inputs=columns_of(arguments))
     recipe = Recipe(place, loss="distillation")
     data = open_data(place.train, "train", place.scale)
-    count = min(arguments.bn_samples, len(data))
+    count = min(wanted, len(data))
     size = min(100, count)
     return input_batches(
         NetworkFile.read(arguments.input), recipe, data, size, max(1, count // size)

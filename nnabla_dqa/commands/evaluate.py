@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Callable
 
+from nnabla_dqa.commands.output import add_columns, columns_of
 from nnabla_dqa.training.evaluation import evaluate_file
 from nnabla_dqa.training.recipe import DataRecipe
 
@@ -27,7 +28,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--data", required=True, help="a file, or a folder of which the validation part is used"
     )
-    parser.add_argument("--scale", type=float, help="what pixels are multiplied by (1/255)")
+    add_columns(parser)
+    parser.add_argument("--target", metavar="COLUMN", help="column to compare with (y)")
     parser.add_argument("--output", help="variable to compare (default: the executor's first)")
     parser.add_argument("--limit", type=int, help="only the first so many samples")
     parser.add_argument("--batch-size", type=int, default=100, help="samples at a time (100)")
@@ -35,7 +37,13 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Measure."""
-    data = DataRecipe(arguments.data, scale=arguments.scale, limit=arguments.limit)
+    data = DataRecipe(
+        arguments.data,
+        scale=arguments.scale,
+        limit=arguments.limit,
+        inputs=columns_of(arguments),
+        target=arguments.target,
+    )
     score = evaluate_file(arguments.input, data, arguments.batch_size, arguments.output)
     say(f"{arguments.input}: {score.metric} {score.value:.4f} on {score.samples:,} samples")
     return 0

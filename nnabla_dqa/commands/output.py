@@ -1,10 +1,10 @@
-"""Where a command writes, and what it must not overwrite."""
+"""Arguments that commands share: outputs, which overwrite nothing, and columns of data."""
 
 from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import Iterable
+from typing import Dict, Iterable
 
 from nnabla_dqa.graph.archive import check_output as check_nnp_output
 
@@ -37,3 +37,27 @@ def check_output(output: Path, inputs: Iterable[Path], force: bool) -> Path:
 def beside(source: Path, suffix: str) -> Path:
     """The default output: ``model.nnp`` and ``_dqa`` give ``model_dqa.nnp``."""
     return source.with_name(f"{source.stem}{suffix}.nnp")
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--input`` and ``--scale`` for a command that reads data."""
+    parser.add_argument(
+        "--input",
+        metavar="INPUT=COLUMN",
+        action="append",
+        default=[],
+        dest="inputs",
+        help="which column of the data feeds an input of the network; can be repeated",
+    )
+    parser.add_argument("--scale", type=float, help="what pixels are multiplied by (1/255)")
+
+
+def columns_of(arguments: argparse.Namespace) -> Dict[str, str]:
+    """What ``--input`` says."""
+    columns = {}
+    for text in arguments.inputs:
+        name, equals, column = text.rpartition("=")
+        if not equals:
+            raise ValueError(f"--input {text!r} is not INPUT=COLUMN, such as Input=image")
+        columns[name] = column
+    return columns

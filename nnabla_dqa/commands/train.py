@@ -6,10 +6,11 @@ import argparse
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Callable
+from typing import Callable, List
 
 from nnabla_dqa.commands.output import OutputError, add_output, beside, check_output
-from nnabla_dqa.training.loop import checkpoint_path, train
+from nnabla_dqa.training.checkpoint import checkpoint_path
+from nnabla_dqa.training.loop import train
 from nnabla_dqa.training.outcome import Epoch, TrainingStopped
 from nnabla_dqa.training.recipe import Recipe
 
@@ -49,10 +50,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Train; 1 if it was stopped."""
     source: Path = arguments.input
-    recipe = Recipe.from_yaml(arguments.recipe)
-    if arguments.data is not None:
-        data = dataclasses.replace(recipe.data, train=arguments.data, validation=None)
-        recipe = dataclasses.replace(recipe, data=data)
+    recipe = Recipe.from_yaml(arguments.recipe, arguments.data)
     if arguments.seed is not None:
         recipe = dataclasses.replace(recipe, seed=arguments.seed)
     output = check_output(
@@ -72,6 +70,12 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
             f"({epoch.seconds:.0f} s)"
         )
 
+    warned: List[str] = []
+
+    def warn(message: str) -> None:
+        warned.append(message)
+        sys.stderr.write(f"{message}\n")
+
     try:
         result = train(
             source,
@@ -81,13 +85,16 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
             monitor=arguments.monitor,
             on_epoch=tell,
             progress=True,
+            on_message=warn,
         )
     except TrainingStopped as stopped:
         hint = "; the same command with --resume goes on" if stopped.checkpoint else ""
         sys.stderr.write(f"nnabla-dqa: {stopped}{hint}\n")
         return 1
     say(str(result.report))
-    for message in result.messages:
-        sys.stderr.write(f"{message}\n")
+    for message in result.messages[len(warned) :]:
+        warn(message)
+    if recipe.update_normalization and result.score is not None:
+        say(f"with new statistics: {result.epochs[-1].metric} {result.score:.4f}")
     say(f"{result.path}: written; now: nnabla-dqa deploy {result.path}")
     return 0

@@ -27,6 +27,10 @@ class DataError(ValueError):
         super().__init__(" ".join(message.splitlines()))
 
 
+class MissingSubsetError(DataError):
+    """A folder has no such subset; it may have the other."""
+
+
 class Data(abc.ABC):
     """Named columns over the same N samples.
 

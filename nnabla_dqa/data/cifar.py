@@ -9,7 +9,7 @@ from typing import Dict, List, Optional, Tuple
 import numpy as np
 
 from nnabla_dqa.data.arrays import ArrayData
-from nnabla_dqa.data.base import DataError
+from nnabla_dqa.data.base import DataError, MissingSubsetError
 
 PIXELS = (3, 32, 32)
 
@@ -95,7 +95,7 @@ def open_cifar(
 def _records(path: Path, layout: Layout, subset: str) -> np.ndarray:
     length = layout.label_bytes + int(np.prod(PIXELS))
     if not path.is_file():
-        raise DataError(
+        raise MissingSubsetError(
             f"{path}: is missing; {layout.name}'s {subset} subset is"
             f" {', '.join(layout.files[subset])}"
         )

@@ -34,7 +34,9 @@ class FileColumn:
         first = self._load(0)
         self._shape = first.shape
         self._pixels = is_pixels(first.dtype, first.shape)
-        self._scale = np.float32(scale if self._pixels else 1.0)
+        # As NNabla's reader does: numbers in an .npy are taken as they are.
+        is_image = self._pixels and not str(files[0]).lower().endswith(".npy")
+        self._scale = np.float32(scale if is_image else 1.0)
 
     @property
     def shape(self) -> Shape:

@@ -9,7 +9,7 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from nnabla_dqa.data.arrays import ArrayColumn
-from nnabla_dqa.data.base import ColumnData, DataError, Shape, check_scale
+from nnabla_dqa.data.base import ColumnData, DataError, MissingSubsetError, Shape, check_scale
 from nnabla_dqa.data.images import image_size, read_image
 from nnabla_dqa.quantization.validation import is_int
 
@@ -114,7 +114,9 @@ def _subset_folder(folder: Path, subset: str) -> Path:
     if not others:
         return folder
     wanted = " or ".join(SUBSETS[subset])
-    raise DataError(f"{folder}: has {others[0]}, but no {wanted} folder for the {subset} subset")
+    raise MissingSubsetError(
+        f"{folder}: has {others[0]}, but no {wanted} folder for the {subset} subset"
+    )
 
 
 def _first_image(folder: Path) -> Optional[Path]:

@@ -14,7 +14,7 @@ from typing import IO, List, Optional, Tuple, cast
 import numpy as np
 
 from nnabla_dqa.data.arrays import ArrayData
-from nnabla_dqa.data.base import DataError
+from nnabla_dqa.data.base import DataError, MissingSubsetError
 
 IMAGES, LABELS = 0x803, 0x801
 
@@ -47,7 +47,7 @@ def images_of_folder(folder: Path, subset: str) -> Optional[Path]:
             continue
         if name == subset:
             return found
-        raise DataError(
+        raise MissingSubsetError(
             f"{folder}: has {found.name}, but not {PREFIXES[subset]}-images-idx3-ubyte"
             f" or its .gz, which the {subset} subset is read from"
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 import numpy as np
 
 from nnabla_dqa.files import PathLike
 from nnabla_dqa.graph.archive import Archive
 from nnabla_dqa.graph.claims import distinct_values
+from nnabla_dqa.graph.discovery import discover
 from nnabla_dqa.graph.network_file import DEPLOYED
 from nnabla_dqa.graph.parameters import Parameter
 from nnabla_dqa.quantization import FullPrecision, quantizer_from_json
@@ -20,18 +21,13 @@ from nnabla_dqa.reporting.summary import format_table, short_name
 
 @dataclasses.dataclass(frozen=True)
 class CheckedLayer:
-    """A layer's claim and what was found; ``fault`` is empty if the claim holds.
-
-    ``grid`` is False where the file states no scale and offset (an ``apply_w``
-    of the user's came between): only the number of values could be checked.
-    """
+    """A layer's claim and what was found; ``fault`` is empty if the claim holds."""
 
     weight: str
     quantizer: str
     levels: int
     values: int
     fault: str
-    grid: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +38,7 @@ class Check:
     layers: Tuple[CheckedLayer, ...]
     faults: Tuple[str, ...]
     runs: Tuple[str, ...]
+    unclaimed: Tuple[str, ...] = ()
 
     @property
     def ok(self) -> bool:
@@ -56,13 +53,14 @@ class Check:
                 row.quantizer,
                 f"{row.levels:,}" if row.levels < 2**16 else "float",
                 f"{row.values:,}",
-                "NO" if row.fault else "yes" if row.grid else "not stated",
+                "NO" if row.fault else "yes",
             )
             for row in self.layers
         ]
         table = [format_table([head, *rows])] if rows else []
         verdict = "every claim holds, no NaN or infinity" if self.ok else "NOT as it claims"
-        lines = [f"fault: {fault}" for fault in self.faults]
+        lines = [f"no claim, float: {name}" for name in self.unclaimed]
+        lines += [f"fault: {fault}" for fault in self.faults]
         return "\n".join([*table, *self.runs, *lines, f"{self.path}: {verdict}"])
 
 
@@ -94,7 +92,10 @@ def check_file(path: PathLike) -> Check:
     for name, (array, _) in archive.parameters.items():
         if not np.isfinite(array).all():
             faults.append(f"parameter {name} holds NaN or infinity")
-    return Check(Path(path), tuple(layers), tuple(faults), tuple(_runs(archive)))
+    claimed = {row.weight for row in layers}
+    found, _ = discover(archive.definition, archive.parameters)
+    unclaimed = tuple(layer.weight for layer in found if layer.weight not in claimed)
+    return Check(Path(path), tuple(layers), tuple(faults), tuple(_runs(archive)), unclaimed)
 
 
 def _check_layer(note: Any, parameters: Mapping[str, Parameter]) -> CheckedLayer:
@@ -111,11 +112,11 @@ def _check_layer(note: Any, parameters: Mapping[str, Parameter]) -> CheckedLayer
         axis = note["channel_axis"]
         values = distinct_values(parameter.array, axis)
         fault = ""
-        if not isinstance(quantizer, FullPrecision):
-            grid: Dict[str, Optional[List[float]]] = {k: note.get(k) for k in ("scale", "offset")}
-            fault = _fault(parameter.array, quantizer.levels, axis, grid, values)
-        stated = isinstance(quantizer, FullPrecision) or note.get("scale") is not None
-        return CheckedLayer(weight, short_name(quantizer), quantizer.levels, values, fault, stated)
+        if note["levels"] != quantizer.levels:
+            fault = f"claims {note['levels']} levels, {quantizer} has {quantizer.levels}"
+        elif not isinstance(quantizer, FullPrecision):
+            fault = _fault(parameter.array, quantizer.levels, axis, note, values)
+        return CheckedLayer(weight, short_name(quantizer), quantizer.levels, values, fault)
     except (IndexError, KeyError, TypeError, ValueError) as error:
         return CheckedLayer(weight, "?", 0, 0, f"its claim cannot be read: {error}")
 
@@ -124,17 +125,22 @@ def _fault(
     weights: np.ndarray,
     levels: int,
     axis: Optional[int],
-    grid: Mapping[str, Optional[List[float]]],
+    note: Mapping[str, Any],
     values: int,
 ) -> str:
     if values > levels:
         return f"{values} distinct values, {levels} allowed"
-    if grid["scale"] is None:
-        return ""
+    if note.get("scale") is None or note.get("offset") is None:
+        rows = [weights] if axis is None else np.moveaxis(weights, axis, 0)
+        listed = note.get("values")
+        if listed is None or len(listed) != len(rows):
+            return "the file states no grid for it"
+        known = all(np.isin(row, np.array(own, np.float32)).all() for row, own in zip(rows, listed))
+        return "" if known else "has values that the file does not list"
     shape = [1] * weights.ndim
     if axis is not None:
         shape[axis] = -1
-    scale, offset = (np.array(grid[k], np.float32).reshape(shape) for k in ("scale", "offset"))
+    scale, offset = (np.array(note[k], np.float32).reshape(shape) for k in ("scale", "offset"))
     safe = np.where(scale == 0, np.float32(1), scale)
     codes = np.clip(np.rint((weights - offset) / safe), 0, levels - 1)
     # In float32, as it was made.

@@ -18,6 +18,7 @@ def claim(
     mixture: Mixture,
     row: LayerReport,
     grid: Optional[Encoded],
+    weights: np.ndarray,
 ) -> Dict[str, Any]:
     """The entry of one layer in the notes of a deployed file.
 
@@ -26,8 +27,8 @@ def claim(
         quantizer: The one that made the values.
         mixture: What it was chosen from.
         row: The layer when it was deployed.
-        grid: Scale and offset of the values; None if they are not known, then
-            only the number of distinct values can be checked.
+        grid: Scale and offset of the values; None if they are not known.
+        weights: The values, which are listed if the grid is not known.
     """
     axis = quantizer.axis
     if axis is not None:
@@ -43,6 +44,9 @@ def claim(
         "attention": list(row.shares),
         **mixture.to_json(),
     }
+    if grid is None and not isinstance(quantizer, FullPrecision):
+        rows = [weights] if axis is None else np.moveaxis(weights, axis, 0)
+        entry["values"] = [[float(v) for v in np.unique(row)] for row in rows]
     if grid is not None:
         # Python writes float32 values as the doubles they are: they come back exactly.
         entry["scale"] = [float(v) for v in grid.scale.ravel()]

@@ -160,7 +160,9 @@ def deploy(
             grid = grid_of(quantizer, layer.weight.d)
             if grid is not None and not np.array_equal(grid.decode(), weights[0].d):
                 grid = None  # the user's apply_w changed the weights before
-            notes.append(claim(layer.weight_name, quantizer, layer.mixture, row, grid))
+            notes.append(
+                claim(layer.weight_name, quantizer, layer.mixture, row, grid, weights[0].d)
+            )
         size = save_network(
             path, inputs, outputs, network, baked, _metadata(notes), variable_batch_size
         )

@@ -105,7 +105,7 @@ def deploy_file(
         archive.parameters[layer.weight] = Parameter(weights)
         quantizer = quantizers[layer.weight]
         row, mixture = rows[layer.name], file.mixtures[layer.name]
-        notes.append(claim(layer.weight, quantizer, mixture, row, grid))
+        notes.append(claim(layer.weight, quantizer, mixture, row, grid, weights))
         values = distinct_values(weights, notes[-1]["channel_axis"])
         deployed.append(
             DeployedLayer(rows[layer.name], short_name(quantizer), quantizer.bits, values)

@@ -27,6 +27,7 @@ from nnabla_dqa.graph.mixture_text import (
 from nnabla_dqa.graph.parameters import Parameter
 from nnabla_dqa.graph.rules import Assignment
 from nnabla_dqa.layers import FINGERPRINT, STATE_SCOPE, Mixture
+from nnabla_dqa.quantization import quantizer_from_json
 
 FORMAT = 1
 FLOAT, CONVERTED, DEPLOYED = "float", "converted", "deployed"
@@ -202,6 +203,14 @@ def _noted(archive: Archive) -> Dict[str, Assignment]:
     if notes.get("kind") not in (CONVERTED, DEPLOYED):
         raise NNPError(f"{where} has kind {notes.get('kind')!r}, not {CONVERTED!r} or {DEPLOYED!r}")
     if notes["kind"] == DEPLOYED:
+        for row in notes["layers"]:
+            try:
+                quantizer_from_json(row["quantizer"])
+                ok = isinstance(row["weight"], str) and isinstance(row["attention"], list)
+            except (AttributeError, KeyError, TypeError, ValueError):
+                ok = False
+            if not ok:
+                raise NNPError(f"{where}: a layer's claim cannot be read")
         return {}
     noted: Dict[str, Assignment] = {}
     for row in notes["layers"]:

@@ -41,6 +41,11 @@ class Checkpoint(NamedTuple):
     notes: Dict[str, Any]
 
 
+def checkpoint_path(target: PathLike) -> Path:
+    """Where :func:`nnabla_dqa.train` keeps the checkpoint for ``target``."""
+    return Path(f"{target}.checkpoint")
+
+
 def write_checkpoint(
     path: PathLike, arrays: Dict[str, np.ndarray], solver: Any, notes: Dict[str, Any]
 ) -> None:

@@ -131,7 +131,8 @@ class Columns:
         if column not in self._shapes:
             raise DataError(
                 f"no column {column!r} for {where}; the data have {', '.join(self._shapes)}; name "
-                f"one in the recipe: data: {{inputs: {{INPUT: COLUMN}}, target: COLUMN}}"
+                f"one: in a recipe data: {{inputs: {{INPUT: COLUMN}}, target: COLUMN}}, for a "
+                f"command --input and --target"
             )
         return self._shapes[column]
 

@@ -12,6 +12,7 @@ from nnabla_dqa.files import PathLike
 from nnabla_dqa.graph.network_file import NetworkFile
 from nnabla_dqa.graph.program import Program
 from nnabla_dqa.training.columns import check_labels
+from nnabla_dqa.training.guard import NonFiniteError
 from nnabla_dqa.training.recipe import DataRecipe, Recipe
 from nnabla_dqa.training.task import Evaluation, make_evaluation
 
@@ -24,6 +25,9 @@ def evaluate(task: Evaluation, data: Data, batch_size: int) -> Optional[float]:
     if not task.metric:
         return None
     total = 0.0
+    # A network may have a fixed batch; what it does not need is filled up and not counted.
+    sizes = [variable.shape[0] for _, variable, _ in task.evaluation_feeds if variable.shape]
+    batch_size = min([*sizes, batch_size])
     classes = max(2, math.prod(task.output.shape[1:]))
     for batch in iterate(data, batch_size, 0, 0, shuffle=False, drop_last=False):
         target = batch[task.target]
@@ -31,6 +35,8 @@ def evaluate(task: Evaluation, data: Data, batch_size: int) -> Optional[float]:
             check_labels(task.target, target, classes)
         task.fill(task.evaluation_feeds, batch)
         task.output.forward(clear_buffer=True)
+        if not np.isfinite(task.output.d).all():
+            raise NonFiniteError("the network's output is NaN or infinite on the data evaluated")
         total += score_sum(task.metric, task.output.d, target, task.threshold)
     return total / len(data)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import time
 import warnings
 from pathlib import Path
@@ -16,9 +15,8 @@ from tqdm import tqdm
 
 from nnabla_dqa.data import DataError, iterate
 from nnabla_dqa.files import PathLike
-from nnabla_dqa.graph.archive import NNPError, check_output
+from nnabla_dqa.graph.archive import check_output
 from nnabla_dqa.graph.live import LiveGraph
-from nnabla_dqa.graph.network_file import CONVERTED, NetworkFile
 from nnabla_dqa.graph.normalization import estimate_statistics
 from nnabla_dqa.graph.program import Program
 from nnabla_dqa.layers import AttentionWarning
@@ -27,6 +25,7 @@ from nnabla_dqa.regularization import regularizer, total_weights
 from nnabla_dqa.reporting.summary import report
 from nnabla_dqa.training.checkpoint import (
     CheckpointError,
+    checkpoint_path,
     difference,
     read_checkpoint,
     write_checkpoint,
@@ -38,6 +37,7 @@ from nnabla_dqa.training.plan import runtime
 from nnabla_dqa.training.preparation import (
     check_validation,
     fix_parameters,
+    read_trainable,
     schedule_of,
     unused_keys,
 )
@@ -63,6 +63,7 @@ def train(
     monitor: Optional[PathLike] = None,
     on_epoch: Optional[Callable[[Epoch], None]] = None,
     progress: bool = False,
+    on_message: Optional[Callable[[str], None]] = None,
 ) -> Training:
     """Train a converted NNP.
 
@@ -78,6 +79,8 @@ def train(
         monitor: Folder for NNabla's monitor files (loss, score, learning rate).
         on_epoch: Called after each epoch.
         progress: Show a progress bar on stderr.
+        on_message: Called before the first epoch with each thing the user
+            should know; they are in the result too.
 
     Raises:
         NNPError, RecipeError, DataError, CheckpointError: With one line that
@@ -92,25 +95,19 @@ def train(
         run = _Run(source, recipe, target)
         if resume:
             run.resume()
+        if on_message is not None:
+            for message in run.messages:
+                on_message(message)
         return run.finish(run.epochs(on_epoch, monitor, progress))
-
-
-def checkpoint_path(target: PathLike) -> Path:
-    """Where :func:`train` keeps the checkpoint for ``target``."""
-    return Path(f"{target}.checkpoint")
 
 
 class _Run:
     def __init__(self, source: PathLike, recipe: Recipe, target: PathLike) -> None:
         self.recipe = recipe
-        self.target = check_output(target)
-        if self.target.exists() and os.path.samefile(source, self.target):
-            raise NNPError(f"{target}: is the file to train, which is never overwritten")
+        used = [source, recipe.data.train, recipe.data.validation, recipe.teacher]
+        self.target = check_output(target, [path for path in used if path is not None])
         self.checkpoint = checkpoint_path(target)
-        self.file = NetworkFile.read(source)
-        if self.file.kind != CONVERTED or not self.file.rewritten:
-            what = f"a {self.file.kind} file" if self.file.kind != CONVERTED else "all float"
-            raise NNPError(f"{source}: is {what}, nothing in it learns low bits; convert it first")
+        self.file = read_trainable(source)
         self.data, self.validation, self.messages = open_sources(recipe)
         self.messages += unused_keys(self.file, recipe)
         if recipe.batch_size > len(self.data):
@@ -246,7 +243,7 @@ class _Run:
 
     def _notes(self) -> Dict[str, Any]:
         return {
-            "recipe": self.recipe.to_json(),
+            "recipe": without_folders(self.recipe),
             "source": self.file.archive.metadata,
             "data": fingerprint(self.data),
             "epochs": [dataclasses.asdict(epoch) for epoch in self.history],
@@ -283,7 +280,6 @@ class _Run:
         metadata["training"] = self._notes()
         for key in ("source", "data"):
             del metadata["training"][key]
-        metadata["training"]["recipe"] = without_folders(self.recipe)
         for epoch in metadata["training"]["epochs"]:
             # Equal trainings make equal files.
             del epoch["seconds"]
@@ -291,10 +287,15 @@ class _Run:
         result.archive.metadata = metadata
         result.save(self.target)
         summary = report(self.program.scope)
+        built = {layer.name for layer in self.program.layers}
+        unused = [layer.name for layer in self.file.rewritten if layer.name not in built]
+        told = [f"layer {name} is in no network that was trained" for name in unused]
+        if self.recipe.hard and not self._is_hard():
+            told.append(f"{self.steps} updates are too few for a hard end: the layers are soft")
         return Training(
             self.target,
             self.checkpoint,
             tuple(epochs),
             summary,
-            (*self.messages, *summary.messages()),
+            (*self.messages, *summary.messages(), *told),
         )

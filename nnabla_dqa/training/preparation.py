@@ -5,13 +5,32 @@ from __future__ import annotations
 from typing import Dict, List, Optional
 
 from nnabla_dqa.data import Data, DataError
+from nnabla_dqa.files import PathLike
 from nnabla_dqa.graph.archive import NNPError
-from nnabla_dqa.graph.network_file import NetworkFile
+from nnabla_dqa.graph.network_file import CONVERTED, DEPLOYED, FLOAT, NetworkFile
 from nnabla_dqa.graph.program import Program
 from nnabla_dqa.mixing import Attention, BinaryRelax
 from nnabla_dqa.schedules import RelaxSchedule, Schedule, TemperatureSchedule
 from nnabla_dqa.training.recipe import Recipe
 from nnabla_dqa.training.task import Task
+
+_UNTRAINABLE = {
+    CONVERTED: "all float, nothing in it learns low bits; convert the float file with quantizers",
+    DEPLOYED: "a deployed file, quantized for good; convert and train the file it came from",
+    FLOAT: "a float file, nothing in it learns low bits; convert it first",
+}
+
+
+def read_trainable(source: PathLike) -> NetworkFile:
+    """A converted file with a layer that learns low bits.
+
+    Raises:
+        NNPError: It is another.
+    """
+    file = NetworkFile.read(source)
+    if file.kind != CONVERTED or not file.rewritten:
+        raise NNPError(f"{source}: is {_UNTRAINABLE[file.kind]}")
+    return file
 
 
 def schedule_of(file: NetworkFile, recipe: Recipe, steps_per_epoch: int) -> Optional[Schedule]:
@@ -37,7 +56,11 @@ def schedule_of(file: NetworkFile, recipe: Recipe, steps_per_epoch: int) -> Opti
 
 
 def fix_parameters(program: Program) -> List[str]:
-    """Keep what the file's optimizers do not train; returns what the user should know."""
+    """Keep what the file's optimizers do not train; returns what the user should know.
+
+    Raises:
+        NNPError: No weights are left to train.
+    """
     rates: Dict[str, float] = {}
     for optimizer in program.file.archive.definition.optimizer:
         for listed in optimizer.parameter_variable:
@@ -51,6 +74,15 @@ def fix_parameters(program: Program) -> List[str]:
     messages = []
     if fixed:
         messages.append(f"kept fixed, as in the file's optimizer: {', '.join(fixed)}")
+    weights = [layer.weight for layer in program.file.layers if layer.weight not in fixed]
+    frozen = [name for name in weights if not parameters[name].need_grad]
+    if frozen and len(frozen) == len(weights):
+        raise NNPError(
+            f"{program.file.archive.path}: all weights are marked as not to be trained "
+            f"(need_grad false); nothing can learn low bits"
+        )
+    if frozen:
+        messages.append(f"kept fixed, marked as not to be trained: {', '.join(frozen)}")
     other = [name for name, rate in rates.items() if rate not in (0, 1)]
     if other:
         messages.append(f"learning-rate multipliers of the file count as 1: {', '.join(other)}")

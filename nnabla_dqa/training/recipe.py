@@ -186,8 +186,10 @@ class Recipe:
         self._check_temperature()
 
     @classmethod
-    def from_yaml(cls, path: PathLike) -> Recipe:
+    def from_yaml(cls, path: PathLike, data: Optional[str] = None) -> Recipe:
         """Read a recipe; paths in it are relative to its folder.
+
+        ``data`` takes the place of the recipe's training and validation data.
 
         Raises:
             RecipeError: Not YAML, an unknown key, or a value that is not allowed.
@@ -198,6 +200,11 @@ class Recipe:
             content = yaml.safe_load(path.read_text("utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        if data is not None and isinstance(content, dict):
+            own = content.get("data")
+            options = dict(own) if isinstance(own, Mapping) else {}
+            options.pop("validation", None)
+            content["data"] = {**options, "train": str(Path(data).absolute())}
         try:
             recipe = cls.from_mapping(content)
         except RecipeError as error:
@@ -269,3 +276,9 @@ class Recipe:
         check_mapping("key 'temperature'", self.temperature, ["start", "end"])
         for key, value in self.temperature.items():
             check_number(f"temperature.{key}", value, above=0)
+        schedule = {"start": 100.0, "end": 0.03, **self.temperature}
+        if not schedule["start"] > schedule["end"]:
+            raise RecipeError(
+                f"key 'temperature': it cools, start={schedule['start']:g} must be above "
+                f"end={schedule['end']:g}"
+            )

@@ -9,7 +9,7 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from nnabla_dqa.data import Data, DataError, open_data
+from nnabla_dqa.data import Data, MissingSubsetError, open_data
 from nnabla_dqa.graph.archive import NNPError
 from nnabla_dqa.graph.network_file import NetworkFile
 from nnabla_dqa.graph.program import Program
@@ -40,10 +40,12 @@ def open_sources(recipe: Recipe) -> Tuple[Data, Optional[Data], List[str]]:
         return data, open_data(place, "validation", options.scale, shape, classes), []
     if not os.path.isdir(options.train):
         return data, None, []
+    if classes and not os.path.isdir(os.path.join(options.train, "train")):
+        return data, None, [f"no validation data: {options.train} holds classes, not subsets"]
     try:
         place = options.train
         return data, open_data(place, "validation", options.scale, shape, classes), []
-    except DataError as error:
+    except MissingSubsetError as error:
         return data, None, [f"no validation data: {error}"]
 
 
@@ -75,7 +77,11 @@ def fingerprint(data: Data) -> Dict[str, Any]:
 
 
 def without_folders(recipe: Recipe) -> Dict[str, Any]:
-    """The recipe as JSON, its paths cut to names: a file to be passed on need not tell folders."""
+    """The recipe as JSON, its paths cut to names.
+
+    A file to be passed on need not tell folders, and a training that is
+    resumed may have been moved.
+    """
     values = recipe.to_json()
     for place in (values["data"], values):
         for key in ("train", "validation", "teacher"):
