@@ -46,7 +46,7 @@ class Row(NamedTuple):
 NETS = {
     "20_k00_mnist_conv2_bn_lrelu": 3,
     "24_k00_mnist_conv3_bn3_selu": 2,
-    "08_goofmint_lenet_prototxt": 1,
+    "08_goofmint_lenet_prototxt": 2,
 }
 """The files and how many seeds each gets."""
 SETS = (
@@ -63,7 +63,7 @@ ROWS.append(Row(ROWS[0].net, "DQA, no labels", "minmax:2,4,8", "distillation.yam
 
 def seeds(row: Row) -> range:
     """The seeds of a row."""
-    return range(NETS[row.net] if row.recipe == "mnist.yaml" else 1)
+    return range(NETS[row.net] if row.recipe == "mnist.yaml" else 2)
 
 
 def name(row: Row, seed: int) -> str:

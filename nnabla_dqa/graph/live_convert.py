@@ -140,9 +140,13 @@ def _again(function: Any, inputs: List[Variable]) -> Tuple[Variable, ...]:
             f"convert: function {function.info.type_name} is not one of NNabla's own and cannot be "
             f"built anew; convert the parts before and after it"
         )
-    made = kind(nn.get_current_context(), **function.info.args)
+    made = kind(function.context, **function.info.args)
     results = made(*inputs, n_outputs=len(function.outputs), auto_forward=False)
-    return results if isinstance(results, tuple) else (results,)
+    results = results if isinstance(results, tuple) else (results,)
+    for old, new in zip(function.outputs, results):
+        if not old.need_grad and new.need_grad:
+            new.need_grad = False  # the user has cut the gradient here
+    return tuple(results)
 
 
 def _check_plain(graph: LiveGraph) -> None:

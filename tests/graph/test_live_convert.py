@@ -212,3 +212,18 @@ def test_errors():
         dqa.convert(converted, "minmax:2,4,8")
     with warnings.catch_warnings(), pytest.raises(ValueError, match="exists already with"):
         dqa.convert(NPF.affine(x, 5, name="fc"), "sawb:2")
+
+
+def test_a_cut_gradient_stays_cut():
+    """What the user detached stays detached in the rebuilt graph."""
+    h = NPF.convolution(variable(), 4, (3, 3), name="c1")
+    h.need_grad = False
+    y = dqa.convert(NPF.affine(h, 5, name="fc"), "minmax:2")
+    loss = F.sum(y)
+    parameters = nn.get_parameters()
+    for v in parameters.values():
+        v.g = 0
+    loss.forward()
+    loss.backward()
+    assert not parameters["c1/conv/W"].g.any()
+    assert parameters["fc/affine/W"].g.any()
