@@ -5,9 +5,24 @@ from __future__ import annotations
 import os
 import tempfile
 from pathlib import Path
-from typing import Union
+from typing import Any, Union
 
 PathLike = Union[str, "os.PathLike[str]"]
+
+
+def read_yaml(path: PathLike) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        ValueError: It is not YAML; one line that names the file.
+        OSError: It cannot be read.
+    """
+    import yaml
+
+    try:
+        return yaml.safe_load(Path(path).read_text("utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
 
 
 def check_target(path: PathLike) -> Path:

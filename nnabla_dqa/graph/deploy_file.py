@@ -24,7 +24,7 @@ from nnabla_dqa.graph.parameters import Parameter
 from nnabla_dqa.graph.program import NORMALIZATION, Program
 from nnabla_dqa.graph.roles import running_networks
 from nnabla_dqa.quantization import Encoded, Quantizer
-from nnabla_dqa.reporting.summary import Report, short_name
+from nnabla_dqa.reporting.summary import LayerReport, Report, short_name
 
 _RANDOM = ("Dropout", "ImageAugmentation", "RandomCrop", "RandomErase", "RandomFlip", "RandomShift")
 """What belongs into networks that train."""
@@ -90,14 +90,33 @@ def deploy_file(
             messages.append("no batch normalization whose statistics could be computed anew")
         for name, array in statistics.items():
             archive.parameters[name] = Parameter(array, False)
-    index = {name: row.argmax if choose == "argmax" else 0 for name, row in rows.items()}
+    chosen = {n: row.argmax if choose == "argmax" else 0 for n, row in rows.items()}
+    deployed, notes = _bake(archive, file, rows, chosen, fold, messages)
+    _drop_unused(archive)
+    archive.metadata = _metadata(file, choose, notes)
+    size = archive.write(target)
+    count = sum(p.array.size for p in archive.parameters.values())
+    names = tuple(network.name for network in archive.definition.network)
+    return FileDeployment(Path(target), size, count, tuple(deployed), names, tuple(messages))
+
+
+def _bake(
+    archive: Archive,
+    file: NetworkFile,
+    rows: Mapping[str, LayerReport],
+    chosen: Mapping[str, int],
+    fold: bool,
+    messages: List[str],
+) -> Tuple[List[DeployedLayer], List[Dict[str, Any]]]:
+    """Put the quantized weights into ``archive``; what was put there and what it claims."""
     layers = [layer for layer in file.quantized if layer.weight in archive.parameters]
     quantizers = {
-        layer.weight: file.mixtures[layer.name].quantizers[index[layer.name]] for layer in layers
+        layer.weight: file.mixtures[layer.name].quantizers[chosen[layer.name]] for layer in layers
     }
     grids = {w: grid_of(q, archive.parameters[w].array) for w, q in quantizers.items()}
     folds = _fold(archive, quantizers, messages) if fold else {}
-    deployed, notes = [], []
+    deployed: List[DeployedLayer] = []
+    notes: List[Dict[str, Any]] = []
     for layer in layers:
         gain = _gain(layer, folds.get(layer.weight))
         grid = _scaled(grids[layer.weight], gain)
@@ -110,12 +129,7 @@ def deploy_file(
         deployed.append(
             DeployedLayer(rows[layer.name], short_name(quantizer), quantizer.bits, values)
         )
-    _drop_unused(archive)
-    archive.metadata = _metadata(file, choose, notes)
-    size = archive.write(target)
-    count = sum(p.array.size for p in archive.parameters.values())
-    names = tuple(network.name for network in archive.definition.network)
-    return FileDeployment(Path(target), size, count, tuple(deployed), names, tuple(messages))
+    return deployed, notes
 
 
 def _check_deployable(file: NetworkFile, allow_untrained: bool) -> None:

@@ -124,11 +124,7 @@ class Program:
         proto = definition.network.add()
         proto.CopyFrom(self.file.network(network))
         layers = self._lead_weights_through_inputs(proto) if self.quantized else {}
-        for function in proto.function:
-            if batch_stat is not None and function.type in NORMALIZATION:
-                getattr(function, NORMALIZATION[function.type]).batch_stat = batch_stat
-            if function.type == "Dropout" and not dropout:
-                function.dropout_param.p = 0
+        _set_mode(proto, batch_stat, dropout)
         needs = {name: v.need_grad for name, v in self.parameters().items()}
         graph = nn.graph_def.ProtoGraph.from_proto(
             definition, batch_size=batch_size, param_scope=self.scope
@@ -191,6 +187,14 @@ class Program:
             with nn.parameter_scope(path, None if path else self.scope):
                 mixture = self.file.mixtures[layer.name]
                 return mix_weights(w, w, layer.function, mixture, key=key, name=layer.name)
+
+
+def _set_mode(network: Any, batch_stat: Optional[bool], dropout: bool) -> None:
+    for function in network.function:
+        if batch_stat is not None and function.type in NORMALIZATION:
+            getattr(function, NORMALIZATION[function.type]).batch_stat = batch_stat
+        if function.type == "Dropout" and not dropout:
+            function.dropout_param.p = 0
 
 
 def _statistics(definition: Any) -> Set[str]:

@@ -7,10 +7,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
 
-import yaml
-
 from nnabla_dqa.contexts import make_mixture
-from nnabla_dqa.files import PathLike
+from nnabla_dqa.files import PathLike, read_yaml
 from nnabla_dqa.layers import Mixture
 from nnabla_dqa.mixing import MIXING_RULES, MixingRule, mixing_rule_from_json
 from nnabla_dqa.quantization import Quantizer
@@ -133,10 +131,7 @@ class Rules:
             OSError: The file cannot be read.
         """
         path = Path(path)
-        try:
-            content = yaml.safe_load(path.read_text("utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        content = read_yaml(path)
         try:
             return cls.from_mapping(content if content is not None else {})
         except ValueError as error:

@@ -32,6 +32,7 @@ from nnabla_dqa.training.checkpoint import (
 )
 from nnabla_dqa.training.evaluation import evaluate
 from nnabla_dqa.training.guard import NonFiniteError
+from nnabla_dqa.training.interrupt import InterruptGuard
 from nnabla_dqa.training.outcome import Epoch, Monitors, Training, TrainingStopped
 from nnabla_dqa.training.plan import runtime
 from nnabla_dqa.training.preparation import (
@@ -161,20 +162,22 @@ class _Run:
         series = None if monitor is None else Monitors(monitor, self.history)
         saved = len(self.history)
         try:
-            for epoch in range(saved, self.recipe.epochs):
-                done = self._epoch(epoch, progress)
-                self.history.append(done)
-                self._write_checkpoint()
-                saved += 1
-                if series is not None:
-                    series.add(done)
-                if on_epoch is not None:
-                    on_epoch(done)
+            with InterruptGuard() as guard:
+                for epoch in range(saved, self.recipe.epochs):
+                    done = self._epoch(epoch, progress, guard)
+                    self.history.append(done)
+                    self._write_checkpoint()
+                    saved += 1
+                    if series is not None:
+                        series.add(done)
+                    if on_epoch is not None:
+                        on_epoch(done)
+                    guard.check()
         except KeyboardInterrupt:
             raise TrainingStopped(saved, self.checkpoint) from None
         return self.history
 
-    def _epoch(self, epoch: int, progress: bool) -> Epoch:
+    def _epoch(self, epoch: int, progress: bool, guard: InterruptGuard) -> Epoch:
         started = time.perf_counter()
         recipe = self.recipe
         # Dropout and augmentation too depend on seed and epoch alone, so that resuming changes
@@ -195,14 +198,13 @@ class _Run:
             for i, batch in enumerate(batches):
                 rate = recipe.learning_rate_at((epoch * self.steps_per_epoch + i) / self.steps)
                 losses.append(self._update(batch, rate))
+                guard.check()
                 bar.update()
                 if i % 20 == 0:
                     bar.set_postfix(loss=f"{np.mean(losses[-20:]):.4f}", refresh=False)
-        score = (
-            None
-            if self.validation is None
-            else evaluate(self.task, self.validation, recipe.batch_size)
-        )
+        score = None
+        if self.validation is not None:
+            score = evaluate(self.task, self.validation, recipe.batch_size)
         metric = self.task.metric if score is not None else ""
         seconds = time.perf_counter() - started
         return Epoch(epoch + 1, float(np.mean(losses)), rate, was_hard, metric, score, seconds)

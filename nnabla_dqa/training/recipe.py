@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 import nnabla.solvers as S
-import yaml
 
-from nnabla_dqa.files import PathLike
+from nnabla_dqa.files import PathLike, read_yaml
 from nnabla_dqa.training.values import (
     RecipeError,
     check_mapping,
@@ -197,9 +196,9 @@ class Recipe:
         """
         path = Path(path)
         try:
-            content = yaml.safe_load(path.read_text("utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+            content = read_yaml(path)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
         if data is not None and isinstance(content, dict):
             own = content.get("data")
             options = dict(own) if isinstance(own, Mapping) else {}
