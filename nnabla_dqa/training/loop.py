@@ -44,12 +44,7 @@ from nnabla_dqa.training.preparation import (
 )
 from nnabla_dqa.training.recipe import Recipe
 from nnabla_dqa.training.solver import AttachedSolver, attach
-from nnabla_dqa.training.sources import (
-    fingerprint,
-    open_sources,
-    teacher_of,
-    without_folders,
-)
+from nnabla_dqa.training.sources import fingerprint, open_sources, teacher_of, without_folders
 from nnabla_dqa.training.task import input_batches, make_task
 
 PULL = 0.02
