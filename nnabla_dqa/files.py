@@ -7,6 +7,8 @@ import tempfile
 from pathlib import Path
 from typing import Any, Union
 
+from nnabla_dqa.messages import one_line
+
 PathLike = Union[str, "os.PathLike[str]"]
 
 
@@ -22,7 +24,7 @@ def read_yaml(path: PathLike) -> Any:
     try:
         return yaml.safe_load(Path(path).read_text("utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        raise ValueError(f"{path}: not YAML: {one_line(error)}") from None
 
 
 def check_target(path: PathLike) -> Path:

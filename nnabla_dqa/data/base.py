@@ -206,8 +206,3 @@ def check_seed(caller: str, name: str, value: Any) -> None:
     """Raise DataError unless ``value`` is a whole number from 0 to 2^32 - 1."""
     if not is_int(value) or not 0 <= value < 2**32:
         raise DataError(f"{caller}: {name}={value!r} is not a whole number from 0 to 2^32 - 1")
-
-
-def one_line(error: BaseException) -> str:
-    """What ``error`` says, on one line."""
-    return " ".join(str(error).split()) or type(error).__name__

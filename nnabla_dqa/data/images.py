@@ -8,7 +8,8 @@ from typing import Optional, Tuple
 import numpy as np
 from PIL import Image
 
-from nnabla_dqa.data.base import DataError, one_line
+from nnabla_dqa.data.base import DataError
+from nnabla_dqa.messages import one_line
 
 _MODES = {1: "L", 3: "RGB"}
 

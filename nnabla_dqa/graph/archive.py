@@ -24,6 +24,7 @@ from nnabla.utils import nnabla_pb2
 
 from nnabla_dqa.files import PathLike, check_target, write_atomically
 from nnabla_dqa.graph.parameters import Parameter, read_parameters, write_parameters
+from nnabla_dqa.messages import one_line
 
 METADATA = "nnabla_dqa.json"
 """Member of an NNP in which this package notes what it did; loaders ignore it."""
@@ -89,7 +90,7 @@ class Archive:
         except (*_DAMAGE, KeyError, TypeError, DecodeError) as error:
             raise NNPError(
                 f"{path}: parameters in {parameter_member or definition_member} cannot be read: "
-                f"{_line(error)}"
+                f"{one_line(error)}"
             ) from None
         archive = cls(
             path,
@@ -242,7 +243,7 @@ def _members(path: Path) -> Dict[str, bytes]:
                     members[name] = archive.read(name)
     except _DAMAGE as error:
         where = f"member {name} is broken" if name else "not an NNP (a zip file), or cut off"
-        raise NNPError(f"{path}: {where}: {_line(error)}") from None
+        raise NNPError(f"{path}: {where}: {one_line(error)}") from None
     return members
 
 
@@ -262,7 +263,7 @@ def _definition(path: Path, member: str, data: bytes) -> Any:
     except (text_format.ParseError, UnicodeDecodeError) as error:
         raise NNPError(
             f"{path}: {member} is not a definition that this NNabla understands (line:column : "
-            f"reason): {_line(error)}"
+            f"reason): {one_line(error)}"
         ) from None
     return proto
 
@@ -273,11 +274,7 @@ def _metadata(path: Path, data: Optional[bytes]) -> Optional[Dict[str, Any]]:
     try:
         metadata = json.loads(data)
     except ValueError as error:
-        raise NNPError(f"{path}: {METADATA} is not JSON: {_line(error)}") from None
+        raise NNPError(f"{path}: {METADATA} is not JSON: {one_line(error)}") from None
     if not isinstance(metadata, dict) or not isinstance(metadata.get("layers"), list):
         raise NNPError(f"{path}: {METADATA} is not what nnabla_dqa writes: no list 'layers'")
     return metadata
-
-
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__

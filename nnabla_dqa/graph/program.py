@@ -146,7 +146,7 @@ class Program:
             except RuntimeError as error:
                 raise ValueError(
                     f"{self.file.archive.path}: network {network} cannot be built for a batch of "
-                    f"{batch_size}: {_first_line(error)}"
+                    f"{batch_size}: {_last_line(error)}"
                 ) from None
         for name, v in self.parameters().items():
             v.need_grad = needs.get(name, v.need_grad)
@@ -204,6 +204,6 @@ def _statistics(definition: Any) -> Set[str]:
     return {name for n in found if n is not None for name in (n.mean, n.variance)}
 
 
-def _first_line(error: BaseException) -> str:
+def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[-1] if lines else type(error).__name__

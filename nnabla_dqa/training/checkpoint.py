@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from nnabla.utils import nnabla_pb2
 
 from nnabla_dqa.files import PathLike, write_atomically
+from nnabla_dqa.messages import one_line
 
 FORMAT = 1
 _SHOWN = 80
@@ -87,8 +88,7 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
         if not isinstance(notes, dict):
             raise ValueError("its notes are no mapping")
     except _DAMAGE as error:
-        reason = " ".join(str(error).split())
-        raise CheckpointError(f"{path}: not a checkpoint, or damaged: {reason}") from None
+        raise CheckpointError(f"{path}: not a checkpoint, or damaged: {one_line(error)}") from None
     if notes.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: has format {notes.get('format')!r}; this version reads format {FORMAT}"

@@ -10,6 +10,7 @@ from typing import Any, Dict, Mapping, Optional, Tuple
 import nnabla.solvers as S
 
 from nnabla_dqa.files import PathLike, read_yaml
+from nnabla_dqa.messages import one_line
 from nnabla_dqa.training.values import (
     RecipeError,
     check_mapping,
@@ -269,7 +270,7 @@ class Recipe:
         try:
             self.make_solver()
         except (TypeError, ValueError, RuntimeError) as error:
-            raise RecipeError(f"key 'solver': {' '.join(str(error).split())}") from None
+            raise RecipeError(f"key 'solver': {one_line(error)}") from None
 
     def _check_temperature(self) -> None:
         check_mapping("key 'temperature'", self.temperature, ["start", "end"])

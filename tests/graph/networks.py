@@ -273,3 +273,18 @@ def train(source: Path, target: Path, seed: int = 0) -> NetworkFile:
     )
     result.save(target)
     return result
+
+
+def computed(built, values):
+    """What a built network computes for ``values``, by variable."""
+    for name, variable in built.inputs.items():
+        variable.d = values[name]
+    nn.forward_all(list(built.outputs.values()))
+    return {name: v.d.copy() for name, v in built.outputs.items()}
+
+
+def assert_same(found, expected):
+    """Equal names and equal arrays, bit for bit."""
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        np.testing.assert_array_equal(found[name], array, err_msg=name)

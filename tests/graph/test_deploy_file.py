@@ -9,7 +9,6 @@ import sys
 import textwrap
 import zipfile
 
-import nnabla as nn
 import numpy as np
 import pytest
 
@@ -22,7 +21,16 @@ from nnabla_dqa.graph.mixture_text import state_path
 from nnabla_dqa.graph.network_file import NetworkFile
 from nnabla_dqa.graph.parameters import Parameter
 from nnabla_dqa.graph.program import Program
-from tests.graph.networks import Net, outputs, samples, shared_files, small, train
+from tests.graph.networks import (
+    Net,
+    assert_same,
+    computed,
+    outputs,
+    samples,
+    shared_files,
+    small,
+    train,
+)
 
 SETS = ["minmax:2,4,8", "minmax:2,4,8@channel", "sawb:2,4", "bwn/twn/float", "float"]
 PLAIN = """
@@ -55,16 +63,7 @@ def plain(folder, file, network, values, batch_size=2):
 def hard_outputs(path, network, values, choose="lowest", batch_size=2):
     with dqa.hard(choose):
         built = Program(NetworkFile.read(path)).build(network, batch_size)
-    for name, variable in built.inputs.items():
-        variable.d = values[name]
-    nn.forward_all(list(built.outputs.values()))
-    return {name: v.d.copy() for name, v in built.outputs.items()}
-
-
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
+    return computed(built, values)
 
 
 def trained(folder, net=None, quantizers="minmax:2,4,8"):

@@ -15,6 +15,8 @@ from nnabla_dqa.graph.program import Program
 from tests.graph.networks import (
     Net,
     assert_equal_outputs,
+    assert_same,
+    computed,
     leaves,
     outputs,
     samples,
@@ -24,20 +26,6 @@ from tests.graph.networks import (
 )
 
 SETS = ["minmax:2,4,8", "minmax:2,4,8@channel", "sawb:2,3", "bwn/twn/float", "twn", "float"]
-
-
-def computed(built, values, batch_size=2):
-    """What a built network computes for ``values``, by variable."""
-    for name, variable in built.inputs.items():
-        variable.d = values[name]
-    nn.forward_all(list(built.outputs.values()))
-    return {name: v.d.copy() for name, v in built.outputs.items()}
-
-
-def assert_same(found, expected):
-    assert found.keys() == expected.keys()
-    for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
 
 
 def all_layers():
