@@ -10,7 +10,7 @@ from typing import IO, Any, Dict, Mapping, Optional
 
 import numpy as np
 
-from nnabla_dqa.data.base import ColumnData, DataError, Shape, check_scale
+from nnabla_dqa.data.base import ColumnData, DataError, Raw, Shape, check_scale, scaled
 from nnabla_dqa.messages import one_line
 
 # Deflate cannot shrink data by more than this, so a larger claim is a false one.
@@ -74,11 +74,11 @@ class ArrayColumn:
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """float32, ``(len(rows), *shape)``."""
-        values: np.ndarray = self._array[rows]
-        if self._scale is not None:
-            values = values.astype(np.float32)
-            values *= self._scale
-        return values
+        return scaled(self.read_raw(rows))
+
+    def read_raw(self, rows: np.ndarray) -> Raw:
+        """Pixels are uint8, with their scale; all else is float32, which has none."""
+        return self._array[rows], self._scale
 
 
 class ArrayData(ColumnData):

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import abc
 import math
-from typing import Any, Dict, Mapping, Optional, Protocol, Tuple
+from typing import Any, Dict, Mapping, Optional, Protocol, Tuple, runtime_checkable
 
 import numpy as np
 
 from nnabla_dqa.quantization.validation import is_int
 
 Shape = Tuple[int, ...]
+
+Raw = Tuple[np.ndarray, Optional[np.float32]]
+"""Values of a column before they are scaled, and what they are multiplied by; None for float32."""
 
 SCALE = 1.0 / 255.0
 """What uint8 pixels are multiplied by unless the caller says otherwise."""
@@ -53,6 +56,10 @@ class Data(abc.ABC):
     def _read(self, rows: np.ndarray) -> Dict[str, np.ndarray]:
         """The samples ``rows``, which are checked int64 indices."""
 
+    def _read_raw(self, rows: np.ndarray) -> Dict[str, Raw]:
+        """The samples ``rows``, pixels still uint8 where they are stored so."""
+        return {name: (values, None) for name, values in self._read(rows).items()}
+
     def batch(self, indices: np.ndarray) -> Dict[str, np.ndarray]:
         """The samples ``indices``, in that order.
 
@@ -75,6 +82,27 @@ class Data(abc.ABC):
             wrong = rows[(rows < 0) | (rows >= len(self))][0]
             raise DataError(f"batch: there is no sample {wrong}; they are 0 to {len(self) - 1}")
         return self._read(rows.astype(np.int64))
+
+    def at_epoch(self, epoch: int) -> Data:
+        """The samples as training sees them in this epoch.
+
+        Data that is augmented differs from epoch to epoch; all other is the same
+        in every one. A sample depends on the epoch and its row, not on the
+        mini-batch it comes in. Evaluation calls ``batch`` without this.
+
+        Args:
+            epoch: 0 to 2^32 - 1.
+
+        Raises:
+            DataError: ``epoch`` is out of range.
+        """
+        check_seed("at_epoch", "epoch", epoch)
+        return self
+
+    @property
+    def skipped(self) -> Dict[str, str]:
+        """Files left out so far because they cannot be read, with the reason for each."""
+        return {}
 
     def take(self, count: int) -> Data:
         """The first ``count`` samples, as a view.
@@ -129,8 +157,18 @@ class _Selection(Data):
     def shapes(self) -> Dict[str, Shape]:
         return self._data.shapes
 
+    @property
+    def skipped(self) -> Dict[str, str]:
+        return self._data.skipped
+
+    def at_epoch(self, epoch: int) -> Data:
+        return _Selection(self._data.at_epoch(epoch), self._rows)
+
     def _read(self, rows: np.ndarray) -> Dict[str, np.ndarray]:
         return self._data._read(self._rows[rows])
+
+    def _read_raw(self, rows: np.ndarray) -> Dict[str, Raw]:
+        return self._data._read_raw(self._rows[rows])
 
 
 class Column(Protocol):
@@ -145,6 +183,14 @@ class Column(Protocol):
 
     def read(self, rows: np.ndarray) -> np.ndarray:
         """float32, ``(len(rows), *shape)``."""
+
+
+@runtime_checkable
+class RawColumn(Column, Protocol):
+    """A column that can give its values before they are scaled."""
+
+    def read_raw(self, rows: np.ndarray) -> Raw:
+        """``(len(rows), *shape)``."""
 
 
 class ColumnData(Data):
@@ -186,6 +232,23 @@ class ColumnData(Data):
 
     def _read(self, rows: np.ndarray) -> Dict[str, np.ndarray]:
         return {name: column.read(rows) for name, column in self._columns.items()}
+
+    def _read_raw(self, rows: np.ndarray) -> Dict[str, Raw]:
+        return {
+            name: column.read_raw(rows)
+            if isinstance(column, RawColumn)
+            else (column.read(rows), None)
+            for name, column in self._columns.items()
+        }
+
+
+def scaled(raw: Raw) -> np.ndarray:
+    """float32 of raw values."""
+    values, scale = raw
+    if scale is not None:
+        values = values.astype(np.float32)
+        values *= scale
+    return values
 
 
 def check_scale(scale: Optional[float]) -> float:
