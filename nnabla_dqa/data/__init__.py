@@ -1,8 +1,19 @@
 """Data sets in the forms people have them, as mini-batches of float32."""
 
 from nnabla_dqa.data.arrays import ArrayData
+from nnabla_dqa.data.augmentation import CropFlip
 from nnabla_dqa.data.base import Data, DataError, MissingSubsetError
 from nnabla_dqa.data.iteration import iterate
 from nnabla_dqa.data.opening import open_data
+from nnabla_dqa.data.prefetch import Prefetcher
 
-__all__ = ["ArrayData", "Data", "DataError", "MissingSubsetError", "iterate", "open_data"]
+__all__ = [
+    "ArrayData",
+    "CropFlip",
+    "Data",
+    "DataError",
+    "MissingSubsetError",
+    "Prefetcher",
+    "iterate",
+    "open_data",
+]
