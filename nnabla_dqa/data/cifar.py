@@ -1,67 +1,46 @@
-"""CIFAR-10 and CIFAR-100 in their binary versions: records of label bytes and 3072 pixels."""
+"""CIFAR-10 and CIFAR-100 as they are published: binary or python version, unpacked or not."""
 
 from __future__ import annotations
 
-import dataclasses
+from functools import partial
 from pathlib import Path
-from typing import Dict, List, Optional, Tuple
+from typing import Callable, Dict, Iterable, Optional
 
 import numpy as np
 
 from nnabla_dqa.data.arrays import ArrayData
 from nnabla_dqa.data.base import DataError, MissingSubsetError
+from nnabla_dqa.data.cifar_archive import read_archive
+from nnabla_dqa.data.cifar_binary import read_binary
+from nnabla_dqa.data.cifar_layouts import LAYOUTS, PIXELS, DataSet, Layout, Part
+from nnabla_dqa.data.cifar_python import read_python
 
-PIXELS = (3, 32, 32)
+_READERS: Dict[str, Callable[[bytes, str, DataSet], Part]] = {
+    "binary": read_binary,
+    "python": read_python,
+}
+
+# The first byte of every pickle of protocol 2 or later.
+_PICKLE = b"\x80"
 
 
-@dataclasses.dataclass(frozen=True)
-class Layout:
-    """How one of the two is laid out.
+def find_cifar(folder: Path) -> Dict[str, Callable[[str, Optional[float]], ArrayData]]:
+    """Each CIFAR data set in ``folder``: by its name, what opens a subset of it at a scale.
 
-    Attributes:
-        name: Of the data set.
-        folder: That its archive unpacks to.
-        label_bytes: At the start of a record; the last of them is the label.
-        classes: Number of classes.
-        files: By subset.
+    It can be there as files, as the folder that the archive unpacks to, or as the archive.
+    Where there are several of one data set, which are all the same, files and folders come
+    before archives, and the binary version comes before the python version.
     """
-
-    name: str
-    folder: str
-    label_bytes: int
-    classes: int
-    files: Dict[str, Tuple[str, ...]]
-
-
-LAYOUTS = (
-    Layout(
-        "CIFAR-10",
-        "cifar-10-batches-bin",
-        1,
-        10,
-        {
-            "train": tuple(f"data_batch_{i}.bin" for i in range(1, 6)),
-            "validation": ("test_batch.bin",),
-        },
-    ),
-    Layout(
-        "CIFAR-100",
-        "cifar-100-binary",
-        2,
-        100,
-        {"train": ("train.bin",), "validation": ("test.bin",)},
-    ),
-)
-
-
-def find_cifar(folder: Path) -> List[Tuple[Path, Layout]]:
-    """Each CIFAR data set in ``folder`` or in the subfolder that its archive unpacks to."""
-    return [
-        (place, layout)
-        for layout in LAYOUTS
-        for place in (folder, folder / layout.folder)
-        if any((place / name).is_file() for names in layout.files.values() for name in names)
-    ]
+    found: Dict[str, Callable[[str, Optional[float]], ArrayData]] = {}
+    for layout in LAYOUTS:
+        for place in (folder, folder / layout.folder):
+            if _holds(place, layout):
+                found.setdefault(layout.data_set.name, partial(open_cifar, place, layout))
+    for layout in LAYOUTS:
+        if (folder / layout.archive).is_file():
+            opener = partial(open_cifar_archive, folder / layout.archive)
+            found.setdefault(layout.data_set.name, opener)
+    return found
 
 
 def open_cifar(
@@ -70,50 +49,68 @@ def open_cifar(
     """``x`` of shape (3, 32, 32), pixels, and ``y`` of shape (1,), for CIFAR-100 the fine labels.
 
     Args:
-        folder: With the ``.bin`` files.
+        folder: With the files.
         layout: One of ``LAYOUTS``.
         subset: ``"train"`` or ``"validation"``.
         scale: What pixels are multiplied by; default 1/255.
 
     Raises:
-        DataError: A file is missing or empty, is not a whole number of
-            records, or has a label out of range.
+        DataError: A file is missing, is damaged, or has a label out of range.
     """
-    parts = [_records(folder / name, layout, subset) for name in layout.files[subset]]
-    size = sum(len(part) for part in parts)
-    x = np.empty((size, *PIXELS), np.uint8)
-    y = np.empty(size, np.uint8)
-    start = 0
-    for part in parts:
-        stop = start + len(part)
-        y[start:stop] = part[:, layout.label_bytes - 1]
-        x[start:stop] = part[:, layout.label_bytes :].reshape(-1, *PIXELS)
-        start = stop
-    return ArrayData({"x": x, "y": y}, scale, str(folder))
+    read = _READERS[layout.version]
+    paths = [folder / name for name in layout.files[subset]]
+    parts = (read(_content(path, layout, subset), str(path), layout.data_set) for path in paths)
+    return _join(parts, scale, str(folder))
 
 
-def _records(path: Path, layout: Layout, subset: str) -> np.ndarray:
-    length = layout.label_bytes + int(np.prod(PIXELS))
-    if not path.is_file():
-        raise MissingSubsetError(
-            f"{path}: is missing; {layout.name}'s {subset} subset is"
-            f" {', '.join(layout.files[subset])}"
-        )
-    try:
-        size = path.stat().st_size
-        if not size or size % length:
-            raise DataError(
-                f"{path}: {size} bytes are not whole records of {length} bytes, {layout.name}'s;"
-                " fetch the file again"
+def open_cifar_archive(path: Path, subset: str, scale: Optional[float] = None) -> ArrayData:
+    """The same out of a published ``.tar.gz``, of which nothing is written to disk.
+
+    Args:
+        path: The archive; its files tell which it is, not its name.
+        subset: ``"train"`` or ``"validation"``.
+        scale: As for :func:`open_cifar`.
+
+    Raises:
+        DataError: As for :func:`open_cifar`, or not a whole archive of one data set.
+    """
+    layout, contents = read_archive(path, subset)
+    for name in layout.files[subset]:
+        if name not in contents:
+            raise MissingSubsetError(
+                f"{path}: {layout.folder}/{name} is missing; {layout.describe(subset)}"
             )
-        records = np.fromfile(path, np.uint8).reshape(-1, length)
+    read = _READERS[layout.version]
+    parts = (
+        read(contents.pop(name), f"{path}, {layout.folder}/{name}", layout.data_set)
+        for name in layout.files[subset]
+    )
+    return _join(parts, scale, str(path))
+
+
+def _join(parts: Iterable[Part], scale: Optional[float], source: str) -> ArrayData:
+    pixels, labels = zip(*parts)
+    x = np.concatenate(pixels).reshape(-1, *PIXELS)
+    return ArrayData({"x": x, "y": np.concatenate(labels)}, scale, source)
+
+
+def _content(path: Path, layout: Layout, subset: str) -> bytes:
+    if not path.is_file():
+        raise MissingSubsetError(f"{path}: is missing; {layout.describe(subset)}")
+    try:
+        return path.read_bytes()
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error})") from None
-    labels = records[:, layout.label_bytes - 1]
-    if labels.max() >= layout.classes:
-        row = int(np.argmax(labels >= layout.classes))
-        raise DataError(
-            f"{path}: record {row} has label {labels[row]}; {layout.name}'s are 0 to"
-            f" {layout.classes - 1}"
-        )
-    return records
+
+
+def _holds(place: Path, layout: Layout) -> bool:
+    paths = (place / name for names in layout.files.values() for name in names)
+    return any(path.is_file() and _is_named(path, layout) for path in paths)
+
+
+def _is_named(path: Path, layout: Layout) -> bool:
+    # Many a folder has a file named "test" that is none of CIFAR-100's.
+    if layout.version == "binary" or path.parent.name == layout.folder:
+        return True
+    with path.open("rb") as stream:
+        return stream.read(1) == _PICKLE

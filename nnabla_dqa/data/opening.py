@@ -9,7 +9,7 @@ from typing import Callable, List, Optional, Sequence, Tuple
 
 from nnabla_dqa.data.arrays import open_npz
 from nnabla_dqa.data.base import Data, DataError, check_scale
-from nnabla_dqa.data.cifar import find_cifar, open_cifar
+from nnabla_dqa.data.cifar import find_cifar, open_cifar_archive
 from nnabla_dqa.data.csv_files import open_csv
 from nnabla_dqa.data.folders import holds_class_folders, open_folders
 from nnabla_dqa.data.idx import images_of_folder, looks_like_idx, open_idx
@@ -18,8 +18,9 @@ from nnabla_dqa.files import PathLike
 SUBSETS = ("train", "validation")
 
 FORMS = (
-    "a folder with MNIST's idx files, a folder with CIFAR's .bin files, a folder with one folder"
-    " of images for each class, an idx file of images, an .npz, or an NNabla .csv"
+    "a folder with MNIST's idx files, a folder with CIFAR's files or archive, a folder with one"
+    " folder of images for each class, an idx file of images, CIFAR's .tar.gz, an .npz, or an"
+    " NNabla .csv"
 )
 
 
@@ -40,16 +41,24 @@ def open_data(
     ======================================  ===================  =======================
     folder with MNIST's idx files, or the   x, y                 (1, rows, columns), (1,)
     images file of one subset
-    folder with CIFAR-10's or CIFAR-100's   x, y                 (3, 32, 32), (1,)
-    binary files, or above it
+    CIFAR-10's or CIFAR-100's ``.tar.gz``   x, y                 (3, 32, 32), (1,)
+    of the binary or python version, the
+    folder in it, or a folder with either
     folder with ``train/<class>/`` and      x, y                 (C, H, W), (1,)
     ``val/<class>/``, or ``<class>/``
     ``.npz``                                its arrays           theirs; (1,) for ``(N,)``
     ``.csv`` of NNabla                      its variables        (1,) for a number
     ======================================  ===================  =======================
 
+    CIFAR's archives are read as they are, without unpacking. In a folder with several forms
+    of the same CIFAR, unpacked files come before archives and the binary version before the
+    python version. Pickles of the python version cannot run code: one that needs more than
+    the published files do is refused. Of CIFAR-100's labels ``y`` has the fine ones; the
+    coarse ones are not read.
+
     Args:
-        source: The path. A single file is opened whatever the subset is.
+        source: The path. A single file is opened whatever the subset is, except for
+            CIFAR's archives, which hold both.
         subset: ``"train"`` or ``"validation"``.
         scale: What uint8 pixels are multiplied by; default 1/255, as Neural
             Network Console does. 1 gives 0 to 255. Other numbers are never scaled.
@@ -74,7 +83,7 @@ def open_data(
         if path.is_dir():
             return _open_folder(path, subset, scale, image_shape, classes)
         _refuse(path, image_shape, classes)
-        return _open_file(path, scale)
+        return _open_file(path, subset, scale)
     except OSError as error:
         raise DataError(f"{path}: cannot be read: {error}") from None
 
@@ -93,7 +102,7 @@ def _open_folder(
         raise DataError(f"{folder}: holds nothing that is understood; needed is {FORMS}")
     if len(found) > 1:
         names = " and ".join(name for name, _ in found)
-        raise DataError(f"{folder}: holds {names}; name the folder of one of them")
+        raise DataError(f"{folder}: holds {names}; name the folder or file of one of them")
     _refuse(folder, image_shape, classes)
     return found[0][1]()
 
@@ -104,17 +113,19 @@ def _arrays_in(folder: Path, subset: str, scale: Optional[float]) -> List[Tuple[
     images = images_of_folder(folder, subset)
     if images is not None:
         found.append((images.name, partial(open_idx, images, scale)))
-    for place, layout in find_cifar(folder):
-        found.append((layout.name, partial(open_cifar, place, layout, subset, scale)))
+    for name, opener in find_cifar(folder).items():
+        found.append((name, partial(opener, subset, scale)))
     return found
 
 
-def _open_file(path: Path, scale: Optional[float]) -> Data:
+def _open_file(path: Path, subset: str, scale: Optional[float]) -> Data:
     suffix = path.suffix.lower()
     if suffix == ".npz":
         return open_npz(path, scale)
     if suffix == ".csv":
         return open_csv(path, scale)
+    if path.name.lower().endswith((".tar.gz", ".tgz")):
+        return open_cifar_archive(path, subset, scale)
     if looks_like_idx(path):
         return open_idx(path, scale)
     raise DataError(f"{path}: is nothing that is understood; needed is {FORMS}")

@@ -66,6 +66,6 @@ def test_label_out_of_range(tmp_path):
 def test_two_data_sets_in_one_folder(tmp_path):
     cifar10(tmp_path / "cifar-10-batches-bin")
     write_records(tmp_path / "cifar-100-binary" / "test.bin", 4, 2, 20)
-    with pytest.raises(DataError, match="holds CIFAR-10 and CIFAR-100; name the folder of one"):
+    with pytest.raises(DataError, match="holds CIFAR-10 and CIFAR-100; name the folder or"):
         open_data(tmp_path, "validation")
     assert len(open_data(tmp_path / "cifar-100-binary", "validation")) == 4
