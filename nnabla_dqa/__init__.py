@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from nnabla_dqa.graph.live_convert import convert
     from nnabla_dqa.graph.rules import Rule, Rules
     from nnabla_dqa.training.evaluation import Score, evaluate_file
-    from nnabla_dqa.training.loop import train
+    from nnabla_dqa.training.file_training import train
     from nnabla_dqa.training.outcome import Epoch, Training, TrainingStopped
     from nnabla_dqa.training.recipe import DataRecipe, Recipe, RecipeError
 
@@ -60,7 +60,7 @@ _LATER = {
     "Rules": "nnabla_dqa.graph.rules",
     "Score": "nnabla_dqa.training.evaluation",
     "evaluate_file": "nnabla_dqa.training.evaluation",
-    "train": "nnabla_dqa.training.loop",
+    "train": "nnabla_dqa.training.file_training",
     "Epoch": "nnabla_dqa.training.outcome",
     "Training": "nnabla_dqa.training.outcome",
     "TrainingStopped": "nnabla_dqa.training.outcome",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Union
+from typing import IO, Any, Iterator, Union
 
 from nnabla_dqa.messages import one_line
 
@@ -49,12 +51,26 @@ def write_atomically(path: PathLike, data: bytes) -> None:
     Raises:
         OSError: The folder does not exist or cannot be written to.
     """
+    with replacing(path) as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: PathLike) -> Iterator[IO[bytes]]:
+    """A stream whose content takes the place of ``path`` when the block ends without an error.
+
+    After a crash ``path`` holds the old content or the new one, and a file
+    ``.<name>.*.part`` may be left beside it; :func:`remove_parts` removes those.
+
+    Raises:
+        OSError: The folder does not exist or cannot be written to.
+    """
     target = check_target(path)
     # The same folder, because renaming is atomic only within a file system.
-    handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+    handle, temporary = tempfile.mkstemp(".part", f".{target.name}.", target.parent)
     try:
         with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, 0o666 & ~_umask())
@@ -62,6 +78,13 @@ def write_atomically(path: PathLike, data: bytes) -> None:
     except BaseException:
         os.unlink(temporary)
         raise
+
+
+def remove_parts(path: PathLike) -> None:
+    """Remove what killed processes left of their attempts to write ``path``."""
+    target = Path(path)
+    for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        part.unlink()
 
 
 def _umask() -> int:

@@ -10,7 +10,7 @@ from typing import Callable, List
 
 from nnabla_dqa.commands.output import OutputError, add_output, beside, check_output
 from nnabla_dqa.training.checkpoint import checkpoint_path
-from nnabla_dqa.training.loop import train
+from nnabla_dqa.training.file_training import train
 from nnabla_dqa.training.outcome import Epoch, TrainingStopped
 from nnabla_dqa.training.recipe import Recipe
 

@@ -7,38 +7,69 @@ import json
 import zipfile
 import zlib
 from pathlib import Path
-from typing import Any, Dict, NamedTuple
+from typing import Any, Dict, Mapping, NamedTuple
 
 import numpy as np
-from google.protobuf.message import DecodeError
-from nnabla.utils import nnabla_pb2
 
-from nnabla_dqa.files import PathLike, write_atomically
+from nnabla_dqa.files import PathLike, replacing
 from nnabla_dqa.messages import one_line
 
-FORMAT = 1
+FORMAT = 2
 _SHOWN = 80
 _DAMAGE = (
     *(ValueError, KeyError, OSError, EOFError, AttributeError, TypeError, NotImplementedError),
-    *(RuntimeError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error, DecodeError),
+    *(RuntimeError, MemoryError, SyntaxError, zipfile.BadZipFile, zlib.error),
 )
-"""What numpy, zipfile and protobuf raise on damaged files."""
-_NOTES, _SOLVER, _PARAMETER = "notes", "solver", "parameter/"
+"""What numpy and zipfile raise on damaged files."""
+_NOTES, _COUNTS, _STATE, _PARAMETER = "notes", "counts", "state/", "parameter/"
 
 
 class CheckpointError(ValueError):
     """A checkpoint cannot be read, or belongs to another training."""
 
 
-class Checkpoint(NamedTuple):
-    """What :func:`write_checkpoint` wrote.
+class SolverStates(NamedTuple):
+    """What a solver remembers of each parameter: arrays and the number of its updates.
 
-    ``arrays`` are the parameters by name, ``solver`` NNabla's optimizer
-    message, ``notes`` JSON values.
+    ``arrays`` has names such as ``"m/conv1/conv/W"``: the state, then the parameter.
     """
 
     arrays: Dict[str, np.ndarray]
-    solver: Any
+    counts: Dict[str, int]
+
+    @classmethod
+    def of(cls, solver: Any) -> SolverStates:
+        """The states of an NNabla solver or an attached one."""
+        arrays, counts = {}, {}
+        for name, state in solver.get_states().items():
+            counts[name] = int(state.t)
+            for key, variable in state.pstate.items():
+                arrays[f"{key}/{name}"] = variable.d
+        return cls(arrays, counts)
+
+    def restore(self, solver: Any) -> None:
+        """Give the states back to a solver of the same kind and parameters.
+
+        Raises:
+            CheckpointError: It has other states.
+        """
+        states = solver.get_states()
+        wanted = {f"{key}/{name}" for name, state in states.items() for key in state.pstate}
+        if set(states) != set(self.counts) or wanted != set(self.arrays):
+            odd = sorted(wanted ^ set(self.arrays) or set(states) ^ set(self.counts))
+            raise CheckpointError(f"the solver's states are others: {odd[0]}")
+        for name, state in states.items():
+            state.t = self.counts[name]
+            for key, variable in state.pstate.items():
+                variable.d = self.arrays[f"{key}/{name}"]
+        solver.set_states(states)
+
+
+class Checkpoint(NamedTuple):
+    """What :func:`write_checkpoint` wrote: parameters by name, solver states, JSON values."""
+
+    arrays: Dict[str, np.ndarray]
+    solver: SolverStates
     notes: Dict[str, Any]
 
 
@@ -48,7 +79,7 @@ def checkpoint_path(target: PathLike) -> Path:
 
 
 def write_checkpoint(
-    path: PathLike, arrays: Dict[str, np.ndarray], solver: Any, notes: Dict[str, Any]
+    path: PathLike, arrays: Mapping[str, np.ndarray], solver: Any, notes: Mapping[str, Any]
 ) -> None:
     """Write a checkpoint atomically: after a crash ``path`` holds the last one or this one.
 
@@ -58,15 +89,13 @@ def write_checkpoint(
         solver: A solver; its states are written.
         notes: JSON values.
     """
-    states = nnabla_pb2.Optimizer()
-    solver.set_states_to_protobuf(states)
+    states = SolverStates.of(solver)
     content = {f"{_PARAMETER}{name}": array for name, array in arrays.items()}
-    content[_SOLVER] = np.frombuffer(states.SerializeToString(), np.uint8)
-    text = json.dumps({"format": FORMAT, **notes}).encode()
-    content[_NOTES] = np.frombuffer(text, np.uint8)
-    buffer = io.BytesIO()
-    np.savez(buffer, **content)
-    write_atomically(path, buffer.getvalue())
+    content.update({f"{_STATE}{name}": array for name, array in states.arrays.items()})
+    for name, values in ((_COUNTS, states.counts), (_NOTES, {"format": FORMAT, **notes})):
+        content[name] = np.frombuffer(json.dumps(values).encode(), np.uint8)
+    with replacing(path) as stream:
+        np.savez(stream, **content)
 
 
 def read_checkpoint(path: PathLike) -> Checkpoint:
@@ -83,18 +112,23 @@ def read_checkpoint(path: PathLike) -> Checkpoint:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as content:
             arrays = {k: content[k] for k in content.files}
         notes = json.loads(arrays.pop(_NOTES).tobytes())
-        states = nnabla_pb2.Optimizer()
-        states.MergeFromString(arrays.pop(_SOLVER).tobytes())
         if not isinstance(notes, dict):
             raise ValueError("its notes are no mapping")
+        if notes.get("format") == FORMAT:
+            counts = {k: int(v) for k, v in json.loads(arrays.pop(_COUNTS).tobytes()).items()}
     except _DAMAGE as error:
         raise CheckpointError(f"{path}: not a checkpoint, or damaged: {one_line(error)}") from None
     if notes.get("format") != FORMAT:
         raise CheckpointError(
             f"{path}: has format {notes.get('format')!r}; this version reads format {FORMAT}"
         )
-    named = {name[len(_PARAMETER) :]: array for name, array in arrays.items()}
-    return Checkpoint(named, states, notes)
+    return Checkpoint(
+        _below(_PARAMETER, arrays), SolverStates(_below(_STATE, arrays), counts), notes
+    )
+
+
+def _below(prefix: str, arrays: Dict[str, np.ndarray]) -> Dict[str, np.ndarray]:
+    return {name[len(prefix) :]: a for name, a in arrays.items() if name.startswith(prefix)}
 
 
 def difference(found: Any, wanted: Any, key: str = "") -> str:

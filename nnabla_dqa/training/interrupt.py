@@ -1,39 +1,44 @@
-"""Ctrl-C that stops between two updates."""
+"""Ctrl-C, and a scheduler's wish to stop, heard between two updates."""
 
 from __future__ import annotations
 
 import signal
-from typing import Any
+from typing import Any, Dict
+
+
+class StopRequested(KeyboardInterrupt):
+    """The training was asked to stop, and nothing was interrupted in the middle."""
 
 
 class InterruptGuard:
-    """While entered, Ctrl-C is noted and raised by :meth:`check`; a second one is raised at once.
+    """While entered, SIGINT (Ctrl-C) and SIGTERM are noted; a second one is raised at once.
 
     NNabla's compiled code turns a KeyboardInterrupt that hits it into other
     errors, or loses it. Outside the main thread it does nothing.
     """
 
     def __init__(self) -> None:
-        self._noted = False
-        self._previous: Any = None
+        self.noted = False
+        self._previous: Dict[int, Any] = {}
 
     def __enter__(self) -> InterruptGuard:
-        try:
-            self._previous = signal.signal(signal.SIGINT, self._note)
-        except ValueError:
-            self._previous = None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            try:
+                self._previous[number] = signal.signal(number, self._note)
+            except ValueError:
+                continue
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._previous is not None:
-            signal.signal(signal.SIGINT, self._previous)
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise KeyboardInterrupt if Ctrl-C was pressed."""
-        if self._noted:
-            raise KeyboardInterrupt
+        """Raise StopRequested if a signal came."""
+        if self.noted:
+            raise StopRequested
 
     def _note(self, *_: object) -> None:
-        if self._noted:
+        if self.noted:
             raise KeyboardInterrupt
-        self._noted = True
+        self.noted = True

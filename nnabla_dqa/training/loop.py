@@ -1,298 +1,278 @@
-"""Training a converted NNP by a recipe."""
+"""The training loop: updates, epochs, checkpoints at any step, one process or many."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
-import warnings
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
 import nnabla as nn
-import nnabla.functions as F
 import numpy as np
 from tqdm import tqdm
 
-from nnabla_dqa.data import DataError, iterate
-from nnabla_dqa.files import PathLike
-from nnabla_dqa.graph.archive import check_output
-from nnabla_dqa.graph.live import LiveGraph
-from nnabla_dqa.graph.normalization import estimate_statistics
-from nnabla_dqa.graph.program import Program
-from nnabla_dqa.layers import AttentionWarning
-from nnabla_dqa.mixing import BinaryRelax
-from nnabla_dqa.regularization import regularizer, total_weights
-from nnabla_dqa.reporting.summary import report
+from nnabla_dqa.data.iteration import batches_of
+from nnabla_dqa.data.prefetch import Prefetcher
+from nnabla_dqa.files import PathLike, remove_parts
+from nnabla_dqa.layers import Layer
+from nnabla_dqa.parallel import check_equal
 from nnabla_dqa.training.checkpoint import (
     CheckpointError,
-    checkpoint_path,
     difference,
     read_checkpoint,
     write_checkpoint,
 )
-from nnabla_dqa.training.evaluation import evaluate
-from nnabla_dqa.training.guard import NonFiniteError
-from nnabla_dqa.training.interrupt import InterruptGuard
-from nnabla_dqa.training.outcome import Epoch, Monitors, Training, TrainingStopped
-from nnabla_dqa.training.plan import runtime
-from nnabla_dqa.training.preparation import (
-    check_validation,
-    fix_parameters,
-    read_trainable,
-    schedule_of,
-    unused_keys,
-)
-from nnabla_dqa.training.recipe import Recipe
-from nnabla_dqa.training.solver import AttachedSolver, attach
-from nnabla_dqa.training.sources import fingerprint, open_sources, teacher_of, without_folders
-from nnabla_dqa.training.task import input_batches, make_task
+from nnabla_dqa.training.interrupt import InterruptGuard, StopRequested
+from nnabla_dqa.training.job import Job
+from nnabla_dqa.training.monitors import Monitors
+from nnabla_dqa.training.outcome import Epoch, TrainingStopped
+from nnabla_dqa.training.precision import LossScaler
+from nnabla_dqa.training.solver import AttachedSolver
+from nnabla_dqa.training.updates import Updater
 
-PULL = 0.02
-"""The default penalty: lambda / S, whatever the number of weights S is."""
+OnEpoch = Optional[Callable[[Epoch], None]]
+SAVE_SECONDS = 600.0
 
 
-def train(
-    source: PathLike,
-    recipe: Recipe,
-    target: PathLike,
-    resume: bool = False,
-    monitor: Optional[PathLike] = None,
-    on_epoch: Optional[Callable[[Epoch], None]] = None,
-    progress: bool = False,
-    on_message: Optional[Callable[[str], None]] = None,
-) -> Training:
-    """Train a converted NNP.
+class Loop:
+    """Runs a job from where its checkpoint stopped to its end.
 
-    After each epoch a checkpoint is written beside ``target``
-    (``<target>.checkpoint``), atomically. At the end ``target`` is written: the
-    converted NNP with its trained parameters.
+    A checkpoint is written after each epoch, every ``save_seconds`` within
+    one, and when the training is asked to stop (Ctrl-C, SIGTERM). What a step
+    does depends on the parameters, the solver's states, the seed and the step
+    alone, so a training that was stopped anywhere and resumed ends bit for
+    bit as one that was not.
 
     Args:
-        source: A converted NNP.
-        recipe: How.
-        target: The NNP to write.
-        resume: Go on from the checkpoint beside ``target``.
-        monitor: Folder for NNabla's monitor files (loss, score, learning rate).
-        on_epoch: Called after each epoch.
-        progress: Show a progress bar on stderr.
-        on_message: Called before the first epoch with each thing the user
-            should know; they are in the result too.
-
-    Raises:
-        NNPError, RecipeError, DataError, CheckpointError: With one line that
-            names the file, key or column.
-        NonFiniteError: The loss, a weight or a gradient became NaN or infinite;
-            the last checkpoint is kept.
-        TrainingStopped: On Ctrl-C; the last checkpoint is kept.
+        job: What is trained.
+        checkpoint: The file; of several processes the first one writes it.
+        save_seconds: Longest time without a checkpoint.
+        scaler: For half precision.
     """
-    with warnings.catch_warnings():
-        # The messages of the result say it, once.
-        warnings.simplefilter("ignore", AttentionWarning)
-        run = _Run(source, recipe, target)
-        if resume:
-            run.resume()
-        if on_message is not None:
-            for message in run.messages:
-                on_message(message)
-        return run.finish(run.epochs(on_epoch, monitor, progress))
 
-
-class _Run:
-    def __init__(self, source: PathLike, recipe: Recipe, target: PathLike) -> None:
-        self.recipe = recipe
-        used = [source, recipe.data.train, recipe.data.validation, recipe.teacher]
-        self.target = check_output(target, [path for path in used if path is not None])
-        self.checkpoint = checkpoint_path(target)
-        self.file = read_trainable(source)
-        self.data, self.validation, self.messages = open_sources(recipe)
-        self.messages += unused_keys(self.file, recipe)
-        if recipe.batch_size > len(self.data):
-            raise DataError(
-                f"{recipe.data.train}: has {len(self.data)} samples, fewer than "
-                f"batch_size={recipe.batch_size}"
-            )
-        self.steps_per_epoch = len(self.data) // recipe.batch_size
-        self.steps = self.steps_per_epoch * recipe.epochs
-        self.program = Program(self.file)
-        self.messages += fix_parameters(self.program)
-        nn.seed(recipe.seed)
-        teacher = teacher_of(self.file, recipe) if recipe.loss == "distillation" else None
-        self.task = make_task(self.program, recipe, self.data.shapes, teacher)
-        if self.validation is not None:
-            check_validation(self.task, self.data, self.validation, recipe)
-        with nn.parameter_scope("", self.program.scope):
-            self.total = self._total()
-            self.solver = self._attach()
-        self.history: List[Epoch] = []
-
-    def _attach(self) -> AttachedSolver:
-        solver = attach(
-            self.recipe.make_solver(),
-            schedule_of(self.file, self.recipe, self.steps_per_epoch),
-            self.recipe.attention_lr,
-            restart=True,
-        )
-        used = LiveGraph.of({"loss": self.total}).leaves
-        solver.set_parameters({k: v for k, v in nn.get_parameters().items() if v.data in used})
-        return solver
-
-    def _total(self) -> Any:
-        """The loss with the penalty on attention, a graph of shape ()."""
-        mixtures = self.file.mixtures.values()
-        mixed = [m for m in mixtures if len(m.quantizers) > 1]
-        if not mixed or any(isinstance(m.mixing, BinaryRelax) for m in mixed):
-            return self.task.loss
-        strength = self.recipe.lambda_
-        if strength is None:
-            strength = PULL * total_weights()
-        with nn.auto_forward(False):
-            return F.add2(self.task.loss, regularizer(strength)) if strength else self.task.loss
-
-    def epochs(
+    def __init__(
         self,
-        on_epoch: Optional[Callable[[Epoch], None]],
-        monitor: Optional[PathLike],
-        progress: bool,
+        job: Job,
+        checkpoint: Path,
+        save_seconds: float = SAVE_SECONDS,
+        scaler: Optional[LossScaler] = None,
+    ) -> None:
+        self.job = job
+        self.checkpoint = checkpoint
+        self._update = Updater(job, scaler)
+        self.step = 0
+        self.history: List[Epoch] = []
+        self._save_seconds = save_seconds
+        self._saved_step = 0
+        self._saved_time = time.monotonic()
+        self._losses: List[float] = []
+        self._hits = 0
+        self._statistics = job.statistics() if job.communicator.size > 1 else []
+        self._wishes = nn.NdArray.from_numpy_array(np.zeros(2, np.float32))
+        """Whether a process wants to stop, and to save: averaged with the gradients."""
+
+    def run(
+        self,
+        on_epoch: OnEpoch = None,
+        monitor: Optional[PathLike] = None,
+        progress: bool = False,
     ) -> List[Epoch]:
-        series = None if monitor is None else Monitors(monitor, self.history)
-        saved = len(self.history)
+        """Train to the end.
+
+        Args:
+            on_epoch: Called after each epoch.
+            monitor: Folder for :class:`Monitors`; the first process writes it.
+            progress: Show a progress bar on stderr.
+
+        Raises:
+            NonFiniteError: The loss, a weight or a gradient is NaN or infinite;
+                names the layer. The last checkpoint is kept.
+            TrainingStopped: On Ctrl-C or SIGTERM, after the checkpoint is written.
+            DataError: Data cannot be read.
+            ParallelError: Temperature or attention differ between processes.
+        """
+        first = self.job.communicator.rank == 0
+        series = Monitors(monitor, self.history) if monitor is not None and first else None
+        if first:
+            remove_parts(self.checkpoint)
+        self._check_ranks()
         try:
             with InterruptGuard() as guard:
-                for epoch in range(saved, self.recipe.epochs):
-                    done = self._epoch(epoch, progress, guard)
+                while len(self.history) < self.job.settings.epochs:
+                    done = self._epoch(progress and first, guard)
                     self.history.append(done)
-                    self._write_checkpoint()
-                    saved += 1
+                    self._losses, self._hits = [], 0
+                    self.save()
                     if series is not None:
                         series.add(done)
-                    if on_epoch is not None:
+                    if on_epoch is not None and first:
                         on_epoch(done)
-                    guard.check()
+                    if len(self.history) < self.job.settings.epochs:
+                        guard.check()
+        except StopRequested:
+            if self._saved_step != self.step:
+                self.save()
+            raise self._stopped() from None
         except KeyboardInterrupt:
-            raise TrainingStopped(saved, self.checkpoint) from None
+            raise self._stopped() from None
         return self.history
 
-    def _epoch(self, epoch: int, progress: bool, guard: InterruptGuard) -> Epoch:
+    def _stopped(self) -> TrainingStopped:
+        return TrainingStopped(self.step, self.job.steps, self._saved_step, self.checkpoint)
+
+    def _epoch(self, progress: bool, guard: InterruptGuard) -> Epoch:
         started = time.perf_counter()
-        recipe = self.recipe
-        # Dropout and augmentation too depend on seed and epoch alone, so that resuming changes
-        # nothing.
-        nn.seed((recipe.seed * 65537 + epoch) % 2**31)
-        losses = []
-        rate = recipe.learning_rate
-        batches = iterate(self.data, recipe.batch_size, recipe.seed, epoch)
-        was_hard = self._is_hard()
+        job, epoch = self.job, len(self.history)
+        first_step = epoch * job.steps_per_epoch
         bar = tqdm(
-            total=self.steps_per_epoch,
-            desc=f"epoch {epoch + 1}/{recipe.epochs}",
+            total=job.steps_per_epoch,
+            initial=self.step - first_step,
+            desc=f"epoch {epoch + 1}/{job.settings.epochs}",
             unit="batch",
             disable=None if progress else True,
             leave=False,
         )
-        with bar:
-            for i, batch in enumerate(batches):
-                rate = recipe.learning_rate_at((epoch * self.steps_per_epoch + i) / self.steps)
-                losses.append(self._update(batch, rate))
-                guard.check()
+        comm = job.communicator
+        rows = batches_of(
+            len(job.data),
+            job.settings.batch_size,
+            job.settings.seed,
+            epoch,
+            self.step - first_step,
+            (comm.rank, comm.size),
+        )
+        view = job.data.at_epoch(epoch)
+        with bar, Prefetcher(view.batch, rows, job.workers) as batches:
+            for batch in batches:
+                stop = self._step(batch, guard)
                 bar.update()
-                if i % 20 == 0:
-                    bar.set_postfix(loss=f"{np.mean(losses[-20:]):.4f}", refresh=False)
-        score = None
-        if self.validation is not None:
-            score = evaluate(self.task, self.validation, recipe.batch_size)
-        metric = self.task.metric if score is not None else ""
-        seconds = time.perf_counter() - started
-        return Epoch(epoch + 1, float(np.mean(losses)), rate, was_hard, metric, score, seconds)
+                if self.step % 20 == 0:
+                    bar.set_postfix(loss=f"{np.mean(self._losses[-20:]):.4f}", refresh=False)
+                if stop:
+                    raise StopRequested
+        self._check_ranks()
+        self._merge_statistics()
+        return self._finished(epoch, first_step, started)
 
-    def _is_hard(self) -> bool:
-        """Whether the next update uses the lowest bit widths alone."""
-        return self.solver.annealer is None or self.solver.annealer.is_hard
+    def _finished(self, epoch: int, first_step: int, started: float) -> Epoch:
+        job = self.job
+        hits = sum(job.communicator.gather(self._hits))
+        samples = job.steps_per_epoch * job.settings.batch_size
+        scores = job.evaluate()
+        mixed = [layer for layer in job.layers if len(layer.mixture.quantizers) > 1]
+        return Epoch(
+            epoch + 1,
+            float(np.mean(self._losses)),
+            job.settings.learning_rate_at((self.step - 1) / job.steps),
+            job.is_hard_at(first_step),
+            scores.metric if scores.hard is not None else "",
+            scores.hard,
+            time.perf_counter() - started,
+            scores.soft,
+            hits / samples if job.hits() is not None else None,
+            scores.top5,
+            _temperature(mixed),
+            {layer.name: tuple(float(a) for a in layer.attention()) for layer in mixed},
+        )
 
-    def _update(self, batch: Dict[str, np.ndarray], rate: float) -> float:
-        self.task.fill(self.task.feeds, batch)
-        self.solver.zero_grad()
-        self.total.forward(clear_no_need_grad=True)
-        loss = float(self.total.d)
-        if not np.isfinite(loss):
-            raise NonFiniteError(
-                f"the loss is {loss}; look for NaN in the data, or lower learning_rate "
-                f"({self.recipe.learning_rate:g})"
-            )
-        self.total.backward(clear_buffer=True)
-        self.solver.set_learning_rate(rate)
-        if self.recipe.weight_decay:
-            self.solver.weight_decay(self.recipe.weight_decay)
-        self.solver.update()
-        return loss
+    def _step(self, batch: Dict[str, np.ndarray], guard: InterruptGuard) -> bool:
+        """One update; whether the training shall stop after it."""
+        job = self.job
+        save = time.monotonic() - self._saved_time > self._save_seconds
+        self._wishes.data = np.array([guard.noted, save], np.float32)
+        rate = job.settings.learning_rate_at(self.step / job.steps)
+        self._losses.append(self._update(batch, rate, self.step, self._wishes))
+        self._hits += job.hits() or 0
+        self.step += 1
+        if job.communicator.size == 1:
+            return self._heed(guard.noted, save)
+        return self._heed(*(bool(wish) for wish in self._wishes.data > 0))
 
-    def _update_normalization(self) -> None:
-        """Running statistics as the network with the lowest bits sees the training data."""
-        size = self.recipe.batch_size
-        count = max(1, min(self.recipe.update_normalization, len(self.data)) // size)
-        samples = input_batches(self.file, self.recipe, self.data, size, count)
-        network, _ = runtime(self.file, self.recipe)
-        parameters = self.program.parameters()
-        for name, array in estimate_statistics(self.program, network, samples, size).items():
-            parameters[name].d = array
-        if self.validation is not None and self.history:
-            score = evaluate(self.task, self.validation, size)
-            self.history[-1] = dataclasses.replace(self.history[-1], score=score)
+    def _heed(self, stop: bool, save: bool) -> bool:
+        if save and not stop:
+            self.save()
+        return stop
 
-    def _notes(self) -> Dict[str, Any]:
+    def _check_ranks(self) -> None:
+        """Raise ParallelError unless all processes agree on temperature and attention."""
+        if self.job.communicator.size == 1:
+            return
+        named: Dict[str, Any] = {"step": np.float64(self.step)}
+        for layer in self.job.layers:
+            named.update({f"{layer.name}: {k}": v.d for k, v in layer.state.items()})
+            named[f"{layer.name}: the weights"] = layer.weight.d
+        check_equal(self.job.communicator, named)
+
+    def _merge_statistics(self) -> None:
+        """Each process saw a part of every mini-batch; their running statistics are averaged."""
+        if self._statistics:
+            self.job.communicator.average(self._statistics)
+
+    def notes(self) -> Dict[str, Any]:
+        """Where the training is, as JSON values."""
+        scaler = self._update.scaler
         return {
-            "recipe": without_folders(self.recipe),
-            "source": self.file.archive.metadata,
-            "data": fingerprint(self.data),
+            **self.job.identity(),
+            "step": self.step,
+            "losses": self._losses,
+            "hits": self._hits,
+            "scaler": None if scaler is None else scaler.to_json(),
             "epochs": [dataclasses.asdict(epoch) for epoch in self.history],
         }
 
-    def _write_checkpoint(self) -> None:
-        arrays = {name: v.array for name, v in self.program.arrays().items()}
-        write_checkpoint(self.checkpoint, arrays, self.solver, self._notes())
+    def save(self) -> None:
+        """Write the checkpoint; all processes call it together."""
+        self._merge_statistics()
+        comm = self.job.communicator
+        hits = comm.gather(self._hits)
+        if comm.rank == 0:
+            arrays = {name: v.d for name, v in self.job.parameters().items()}
+            notes = {**self.notes(), "hits": sum(hits)}
+            with getattr(comm, "critical", nullcontext)():
+                write_checkpoint(self.checkpoint, arrays, self.job.solver, notes)
+        self._saved_step = self.step
+        self._saved_time = time.monotonic()
 
     def resume(self) -> None:
-        """Take over the checkpoint; refuse one of another recipe, file or data."""
+        """Take over the checkpoint.
+
+        Raises:
+            CheckpointError: There is none, it is damaged, or of another
+                recipe, file or data; says what differs.
+        """
         checkpoint = read_checkpoint(self.checkpoint)
-        mine = self._notes()
-        for key in ("recipe", "source", "data"):
-            found, wanted = checkpoint.notes.get(key), mine[key]
-            if found != wanted:
-                what = difference(found, wanted, key)
+        notes = checkpoint.notes
+        for key, wanted in self.job.identity().items():
+            if notes.get(key) != wanted:
+                what = difference(notes.get(key), wanted, key)
                 if key == "data":
-                    what = f"{Path(self.recipe.data.train).name}: {what}"
+                    what = f"{Path(self.job.source).name}: {what}"
                 raise CheckpointError(f"{self.checkpoint}: belongs to another training: {what}")
-        parameters = self.program.parameters()
+        parameters = self.job.parameters()
+        odd = sorted(set(parameters) ^ set(checkpoint.arrays))
+        if odd:
+            raise CheckpointError(f"{self.checkpoint}: has other parameters: {odd[0]}")
         for name, array in checkpoint.arrays.items():
             parameters[name].d = array
-        self.solver.set_states_from_protobuf(checkpoint.solver)
-        self.history = [Epoch(**epoch) for epoch in checkpoint.notes["epochs"]]
-        if self.solver.annealer is not None:
-            self.solver.annealer.apply()
+        checkpoint.solver.restore(self.job.solver)
+        self.step = self._saved_step = notes["step"]
+        self._losses = list(notes["losses"])
+        self._hits = notes["hits"] if self.job.communicator.rank == 0 else 0
+        self.history = [_epoch_of(values) for values in notes["epochs"]]
+        if self._update.scaler is not None and notes["scaler"]:
+            self._update.scaler = LossScaler(**notes["scaler"])
+        if isinstance(self.job.solver, AttachedSolver) and self.job.solver.annealer is not None:
+            self.job.solver.annealer.apply()
 
-    def finish(self, epochs: List[Epoch]) -> Training:
-        """Write the trained file."""
-        if self.recipe.update_normalization:
-            self._update_normalization()
-        metadata = dict(self.file.archive.metadata or {})
-        metadata["training"] = self._notes()
-        for key in ("source", "data"):
-            del metadata["training"][key]
-        for epoch in metadata["training"]["epochs"]:
-            # Equal trainings make equal files.
-            del epoch["seconds"]
-        result = self.file.with_parameters(self.program.arrays())
-        result.archive.metadata = metadata
-        result.save(self.target)
-        summary = report(self.program.scope)
-        built = {layer.name for layer in self.program.layers}
-        unused = [layer.name for layer in self.file.rewritten if layer.name not in built]
-        told = [f"layer {name} is in no network that was trained" for name in unused]
-        if self.recipe.hard and not self._is_hard():
-            told.append(f"{self.steps} updates are too few for a hard end: the layers are soft")
-        return Training(
-            self.target,
-            self.checkpoint,
-            tuple(epochs),
-            summary,
-            (*self.messages, *summary.messages(), *told),
-        )
+
+def _epoch_of(values: Dict[str, Any]) -> Epoch:
+    attention = {name: tuple(shares) for name, shares in values["attention"].items()}
+    return Epoch(**{**values, "attention": attention})
+
+
+def _temperature(layers: List[Layer]) -> Optional[float]:
+    found = next(
+        (layer.state["temperature"] for layer in layers if "temperature" in layer.state), None
+    )
+    return None if found is None else float(found.d[0])

@@ -4,18 +4,29 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Iterable, Optional, Tuple
+from typing import Any, Dict, Optional, Tuple
 
-from nnabla_dqa.files import PathLike
 from nnabla_dqa.reporting.summary import Report
 
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
-    """One epoch: mean loss, and the score of the hard network on the validation data.
+    """One epoch.
 
-    ``score`` is accuracy (0 to 1) or mean squared error, as ``metric`` says;
-    None without validation data or targets.
+    Attributes:
+        epoch: Counted from 1.
+        loss: Mean over its updates.
+        learning_rate: At its last update.
+        hard: Whether its first update used the lowest bit widths alone.
+        metric: ``"accuracy"`` (0 to 1) or ``"mean squared error"``; empty without a score.
+        score: Of the network with the lowest bit widths alone, on the
+            validation data; None without validation data or targets.
+        seconds: Reading, training and evaluating.
+        soft_score: Of the mixture as it is used in training; None if it is no other.
+        training_score: Accuracy on the training samples as they were trained on.
+        top5: As ``score``, for the five highest outputs.
+        temperature: At its end; None if nothing is cooled.
+        attention: Shares of each layer's quantizers at its end.
     """
 
     epoch: int
@@ -25,15 +36,33 @@ class Epoch:
     metric: str
     score: Optional[float]
     seconds: float
+    soft_score: Optional[float] = None
+    training_score: Optional[float] = None
+    top5: Optional[float] = None
+    temperature: Optional[float] = None
+    attention: Dict[str, Tuple[float, ...]] = dataclasses.field(default_factory=dict)
+
+    def summary(self) -> Dict[str, Any]:
+        """JSON values without seconds and attention: equal for equal trainings, and short."""
+        values = dataclasses.asdict(self)
+        del values["seconds"], values["attention"]
+        return {key: value for key, value in values.items() if value is not None}
 
 
 class TrainingStopped(KeyboardInterrupt):
-    """Training was interrupted; ``checkpoint`` is where it goes on, None before the first epoch."""
+    """Training was interrupted; ``checkpoint`` is where it goes on, None if nothing was kept.
 
-    def __init__(self, saved: int, checkpoint: Path) -> None:
+    Args:
+        step: Updates done.
+        steps: Updates of the whole training.
+        saved: Updates that the checkpoint holds.
+        checkpoint: Its path.
+    """
+
+    def __init__(self, step: int, steps: int, saved: int, checkpoint: Path) -> None:
         self.checkpoint = checkpoint if saved else None
-        where = f"{saved} finished and kept in {checkpoint}" if saved else "nothing kept"
-        super().__init__(f"stopped in epoch {saved + 1}; {where}")
+        where = f"{saved} kept in {checkpoint}" if saved else "nothing kept"
+        super().__init__(f"stopped after {step} of {steps} updates; {where}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,24 +79,3 @@ class Training:
     def score(self) -> Optional[float]:
         """The last epoch's."""
         return self.epochs[-1].score
-
-
-class Monitors:
-    """NNabla's monitor files in ``folder``: one line an epoch for loss, score and learning rate."""
-
-    def __init__(self, folder: PathLike, history: Iterable[Epoch] = ()) -> None:
-        from nnabla.monitor import Monitor, MonitorSeries
-
-        monitor = Monitor(str(folder))
-        self._series = {
-            name: MonitorSeries(name, monitor, interval=1, verbose=False)
-            for name in ("loss", "score", "learning rate")
-        }
-        for epoch in history:
-            self.add(epoch)
-
-    def add(self, epoch: Epoch) -> None:
-        values = {"loss": epoch.loss, "score": epoch.score, "learning rate": epoch.learning_rate}
-        for name, value in values.items():
-            if value is not None:
-                self._series[name].add(epoch.epoch, value)

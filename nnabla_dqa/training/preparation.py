@@ -10,7 +10,7 @@ from nnabla_dqa.graph.archive import NNPError
 from nnabla_dqa.graph.network_file import CONVERTED, DEPLOYED, FLOAT, NetworkFile
 from nnabla_dqa.graph.program import Program
 from nnabla_dqa.mixing import Attention, BinaryRelax
-from nnabla_dqa.schedules import RelaxSchedule, Schedule, TemperatureSchedule
+from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.training.recipe import Recipe
 from nnabla_dqa.training.task import Task
 
@@ -39,7 +39,6 @@ def schedule_of(file: NetworkFile, recipe: Recipe, steps_per_epoch: int) -> Opti
     Raises:
         NNPError: Some layers are mixed by Binary-Relax and others are not.
     """
-    steps = recipe.epochs * steps_per_epoch
     mixed = {k: m.mixing for k, m in file.mixtures.items() if len(m.quantizers) > 1}
     if not mixed:
         return None
@@ -50,9 +49,7 @@ def schedule_of(file: NetworkFile, recipe: Recipe, steps_per_epoch: int) -> Opti
             f"{file.archive.path}: layer {relaxed[0]} is mixed by Binary-Relax, layer {other} is "
             f"not; one training has one schedule: convert with one kind of mixing"
         )
-    if relaxed:
-        return RelaxSchedule.reaching(steps, steps_per_epoch, hard=recipe.hard)
-    return TemperatureSchedule(steps, hard=recipe.hard, **recipe.temperature)
+    return recipe.make_schedule(next(iter(mixed.values())), steps_per_epoch)
 
 
 def fix_parameters(program: Program) -> List[str]:

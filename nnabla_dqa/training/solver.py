@@ -131,6 +131,11 @@ class AttachedSolver:
         if self.annealer is not None:
             self.annealer()
 
+    def skip_update(self) -> None:
+        """Advance the schedule by one step and update nothing: gradients overflowed."""
+        if self.annealer is not None:
+            self.annealer()
+
     def weight_decay(self, decay_rate: float, *args: Any, **kwargs: Any) -> None:
         """NNabla's weight decay on everything but alpha."""
         self.solver.weight_decay(decay_rate, *args, **kwargs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import signal
 
 import nnabla as nn
 import nnabla.functions as F
@@ -15,9 +16,10 @@ from nnabla.utils.save import save
 from nnabla_dqa.graph.archive import Archive
 from nnabla_dqa.graph.convert import convert_file
 from nnabla_dqa.graph.parameters import Parameter
-from nnabla_dqa.training.loop import _Run, train
+from nnabla_dqa.training.file_training import train
 from nnabla_dqa.training.outcome import TrainingStopped
 from nnabla_dqa.training.recipe import Recipe
+from nnabla_dqa.training.updates import Updater
 
 SAMPLE = (1, 4, 4)
 HEADS = {
@@ -215,15 +217,15 @@ def changed(recipe, **options):
 def stop_at(monkeypatch, update):
     """Ctrl-C in the middle of this update, counted from 1."""
     count = [0]
-    original = _Run._update
+    original = Updater.__call__
 
     def interrupted(self, *args):
         count[0] += 1
         if count[0] == update:
-            raise KeyboardInterrupt
+            signal.raise_signal(signal.SIGINT)
         return original(self, *args)
 
-    monkeypatch.setattr(_Run, "_update", interrupted)
+    monkeypatch.setattr(Updater, "__call__", interrupted)
 
 
 def interrupted(monkeypatch, update, *args, **options):

@@ -14,11 +14,11 @@ from nnabla_dqa.data import ArrayData, DataError, iterate
 from nnabla_dqa.graph.deploy_file import deploy_file
 from nnabla_dqa.graph.network_file import NetworkFile
 from nnabla_dqa.graph.program import Program
-from nnabla_dqa.training import loop
 from nnabla_dqa.training.evaluation import evaluate, evaluate_file, score_sum
-from nnabla_dqa.training.loop import train
+from nnabla_dqa.training.file_training import train
 from nnabla_dqa.training.recipe import DataRecipe, RecipeError
 from nnabla_dqa.training.task import make_task
+from nnabla_dqa.training.updates import Updater
 from tests.training.files import changed, make, one_line, samples
 
 pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.AttentionWarning")
@@ -158,7 +158,7 @@ def test_validation_data_that_do_not_fit_are_refused_before_the_first_update(
     source, recipe = make(tmp_path)
     np.savez(tmp_path / "bad.npz", **bad_validation(kind))
     data = {**recipe.to_json()["data"], "validation": str(tmp_path / "bad.npz")}
-    monkeypatch.setattr(loop._Run, "_update", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(Updater, "__call__", lambda *_: pytest.fail("trained"))
     with pytest.raises(DataError) as error:
         train(source, changed(recipe, data=data), tmp_path / "out.nnp")
     one_line(error)

@@ -8,12 +8,12 @@ import pytest
 from nnabla_dqa.data import DataError
 from nnabla_dqa.graph.archive import NNPError
 from nnabla_dqa.graph.network_file import CONVERTED, NetworkFile
-from nnabla_dqa.training import loop
-from nnabla_dqa.training.checkpoint import CheckpointError, read_checkpoint
+from nnabla_dqa.training.checkpoint import CheckpointError, checkpoint_path, read_checkpoint
+from nnabla_dqa.training.file_training import train
 from nnabla_dqa.training.guard import NonFiniteError
-from nnabla_dqa.training.loop import checkpoint_path, train
 from nnabla_dqa.training.outcome import TrainingStopped
 from nnabla_dqa.training.recipe import Recipe
+from nnabla_dqa.training.updates import Updater
 from tests.training.files import (
     assert_same_parameters,
     changed,
@@ -98,19 +98,20 @@ def test_attention_follows_the_schedule(tmp_path, monkeypatch):
     options = dict(hard=0.25, temperature={"start": 50, "end": 0.1}, attention_lr=3.0)
     source, recipe = make(tmp_path, epochs=2, **options)
     found = []
-    original = loop._Run._update
+    original = Updater.__call__
 
-    def recorded(self, batch, rate):
-        state = self.program.variable("Affine/affine/dqa/temperature").d[0]
-        hard = self.program.variable("Affine/affine/dqa/hard").d.tolist()
-        alpha = self.program.variable("Affine/affine/dqa/alpha").d.copy()
-        solver = self.solver
-        value = original(self, batch, rate)
+    def recorded(self, batch, rate, *rest):
+        parameters = self.job.parameters()
+        state = parameters["Affine/affine/dqa/temperature"].d[0]
+        hard = parameters["Affine/affine/dqa/hard"].d.tolist()
+        alpha = parameters["Affine/affine/dqa/alpha"].d.copy()
+        solver = self.job.solver
+        value = original(self, batch, rate, *rest)
         rates = (solver.solver.learning_rate(), solver.attention_solver.learning_rate())
         found.append((state, hard, alpha, rate, rates))
         return value
 
-    monkeypatch.setattr(loop._Run, "_update", recorded)
+    monkeypatch.setattr(Updater, "__call__", recorded)
     train(source, recipe, tmp_path / "out.nnp")
     assert len(found) == 20
     for i, (temperature, hard, _, rate, rates) in enumerate(found):
@@ -129,7 +130,13 @@ def test_limit_monitor_and_messages(tmp_path):
     result = train(source, recipe, tmp_path / "out.nnp", monitor=tmp_path / "monitor")
     assert NetworkFile.read(result.path).steps == 3 * (60 // 24)
     files = {path.name: path.read_text() for path in (tmp_path / "monitor").iterdir()}
-    assert sorted(files) == ["learning-rate.series.txt", "loss.series.txt", "score.series.txt"]
+    names = ("error", "learning-rate", "loss", "score", "temperature")
+    assert sorted(files) == ["attention.csv", *(f"{name}.series.txt" for name in names)]
+    rows = [line.split(",") for line in files["attention.csv"].splitlines()]
+    layers = ["Convolution/conv", "Affine/affine"]
+    assert [(row[0], row[1]) for row in rows] == [(e, k) for e in "123" for k in layers]
+    shares = [tuple(float(a) for a in row[2:]) for row in rows[-2:]]
+    assert shares == [result.epochs[-1].attention[k] for k in layers]
     for name, values in (
         ("loss", [epoch.loss for epoch in result.epochs]),
         ("score", [epoch.score for epoch in result.epochs]),
@@ -214,7 +221,7 @@ def test_a_target_that_cannot_be_written_is_refused_before_the_first_update(
     name, tmp_path, monkeypatch
 ):
     source, recipe = make(tmp_path)
-    monkeypatch.setattr(loop._Run, "_update", lambda *_: pytest.fail("trained"))
+    monkeypatch.setattr(Updater, "__call__", lambda *_: pytest.fail("trained"))
     with pytest.raises((NNPError, OSError)) as error:
         train(source, recipe, tmp_path / name)
     message = one_line(error)
@@ -258,7 +265,7 @@ def test_ctrl_c_at_any_moment(moment, tmp_path, monkeypatch):
         train(source, recipe, target, on_epoch=on_epoch)
     assert isinstance(stopped.value, TrainingStopped)
     kept = stopped.value.checkpoint
-    assert kept == (checkpoint_path(target) if moment == "on_epoch" else None)
+    assert kept == (None if moment == "first checkpoint" else checkpoint_path(target))
     assert checkpoint_path(target).exists() == (kept is not None)
     assert str(kept or "nothing kept") in one_line(stopped)
     assert not target.exists()

@@ -14,7 +14,7 @@ from nnabla_dqa.graph.archive import NNPError
 from nnabla_dqa.graph.network_file import NetworkFile
 from nnabla_dqa.graph.program import Program
 from nnabla_dqa.graph.roles import own_losses, producer
-from nnabla_dqa.training.loop import train
+from nnabla_dqa.training.file_training import train
 from nnabla_dqa.training.losses import (
     Logits,
     class_counts,

@@ -13,7 +13,7 @@ import nnabla.solvers as S
 import numpy as np
 import pytest
 
-from nnabla_dqa.training.loop import train
+from nnabla_dqa.training.file_training import train
 from nnabla_dqa.training.recipe import LOSSES, LR_SCHEDULES, DataRecipe, Recipe, RecipeError
 from tests.training.files import changed, make, one_line, parameters_of
 

@@ -1,0 +1,101 @@
+"""Half precision: the contexts of a graph, and the scale of its loss."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Dict
+
+import nnabla as nn
+from nnabla.ext_utils import get_extension_context
+
+TYPES = ("float", "half")
+_HALF = ":half"
+
+
+class ContextError(ValueError):
+    """A context that is not there: an extension that is not installed, or no GPU."""
+
+
+def make_context(name: str = "cpu", type_config: str = "float", device: int = 0) -> nn.Context:
+    """NNabla's context.
+
+    Args:
+        name: ``"cpu"``, or ``"cudnn"`` or ``"cuda"`` of nnabla-ext-cuda.
+        type_config: ``"float"``, or ``"half"`` (GPU only: the CPU computes in float32).
+        device: Number of the GPU.
+
+    Raises:
+        ContextError: The extension is not installed or finds no such GPU.
+    """
+    if type_config not in TYPES:
+        raise ContextError(f"type_config={type_config!r} is neither 'float' nor 'half'")
+    if name == "cpu":
+        if type_config == "half":
+            raise ContextError("type_config half needs a GPU; the CPU computes in float32")
+        return get_extension_context("cpu")
+    if name not in ("cudnn", "cuda"):
+        raise ContextError(f"context={name!r} is none of cpu, cudnn, cuda")
+    try:
+        context = get_extension_context(name, device_id=str(device), type_config=type_config)
+        with nn.context_scope(context):
+            # The first array on the device shows whether there is one.
+            nn.NdArray((1,)).fill(0.0)
+    except (ImportError, ModuleNotFoundError):
+        raise ContextError(
+            f"context {name} needs the CUDA extension: pip install 'nnabla_dqa[cuda120]' (or "
+            f"cuda116, cuda110, as the driver allows)"
+        ) from None
+    except (RuntimeError, ValueError) as error:
+        text = " ".join(str(error).split())[:200]
+        raise ContextError(
+            f"context {name}, device {device}: no such GPU is usable: {text}"
+        ) from None
+    return context
+
+
+def is_half(context: nn.Context) -> bool:
+    """Whether functions made in ``context`` compute in half precision where they can."""
+    return any(_HALF in backend for backend in context.backend)
+
+
+def float_context(context: nn.Context) -> nn.Context:
+    """``context`` in float32, on the same device."""
+    backends = [backend.replace(_HALF, ":float") for backend in context.backend]
+    # Each backend once, in order: a half context falls back to float ones already.
+    backends = list(dict.fromkeys(backends))
+    return nn.Context(backends, array_class=context.array_class, device_id=context.device_id)
+
+
+@dataclasses.dataclass
+class LossScaler:
+    """Keeps small gradients above half precision's smallest number.
+
+    The gradient of the loss begins as ``scale`` instead of 1. Where a gradient
+    overflows the update is left out and the scale halved; after ``interval``
+    updates without that it is doubled (Micikevicius et al., arXiv 1710.03740).
+
+    Args:
+        scale: The first.
+        interval: Updates.
+        good: Updates since the last change.
+    """
+
+    scale: float = 65536.0
+    interval: int = 2000
+    good: int = 0
+
+    def overflowed(self) -> bool:
+        """Halve the scale; False if it is below 1: the numbers themselves overflow."""
+        self.good = 0
+        self.scale /= 2
+        return self.scale >= 1
+
+    def succeeded(self) -> None:
+        """Count an update."""
+        self.good += 1
+        if self.good >= self.interval:
+            self.scale, self.good = min(self.scale * 2, 2.0**24), 0
+
+    def to_json(self) -> Dict[str, Any]:
+        """The state as JSON values."""
+        return dataclasses.asdict(self)
