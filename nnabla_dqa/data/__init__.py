@@ -5,6 +5,7 @@ from nnabla_dqa.data.augmentation import CropFlip
 from nnabla_dqa.data.base import Data, DataError, MissingSubsetError
 from nnabla_dqa.data.iteration import iterate
 from nnabla_dqa.data.opening import open_data
+from nnabla_dqa.data.photos import open_photos
 from nnabla_dqa.data.prefetch import Prefetcher
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "Prefetcher",
     "iterate",
     "open_data",
+    "open_photos",
 ]

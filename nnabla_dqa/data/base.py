@@ -60,6 +60,10 @@ class Data(abc.ABC):
         """The samples ``rows``, pixels still uint8 where they are stored so."""
         return {name: (values, None) for name, values in self._read(rows).items()}
 
+    def _select(self, rows: np.ndarray) -> Data:
+        """A view of the samples ``rows``, as of :meth:`_read`."""
+        return _Selection(self, rows)
+
     def batch(self, indices: np.ndarray) -> Dict[str, np.ndarray]:
         """The samples ``indices``, in that order.
 
@@ -112,7 +116,7 @@ class Data(abc.ABC):
         """
         if not is_int(count) or not 1 <= count <= len(self):
             raise DataError(f"take: {count!r} is not a number of samples from 1 to {len(self)}")
-        return _Selection(self, np.arange(int(count)))
+        return self._select(np.arange(int(count)))
 
     def split(self, share: float, seed: int) -> Tuple[Data, Data]:
         """A random part held out, and the rest; both are views in the order of the samples.
@@ -139,7 +143,7 @@ class Data(abc.ABC):
             )
         order = np.random.RandomState(seed).permutation(len(self))
         rest, part = np.sort(order[held_out:]), np.sort(order[:held_out])
-        return _Selection(self, rest), _Selection(self, part)
+        return self._select(rest), self._select(part)
 
 
 class _Selection(Data):

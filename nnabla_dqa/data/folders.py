@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence, Tuple
+from typing import Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -78,6 +78,39 @@ def open_folders(
             first image cannot be read.
     """
     factor = check_scale(scale)
+    files = class_files(folder, subset, classes)
+    if image_shape is not None:
+        shape = _check_shape(image_shape)
+    else:
+        shape = image_size(_first_image(files.training) or Path(files.paths[0]))
+    source = str(files.place)
+    columns: Dict[str, ArrayColumn] = {
+        "y": ArrayColumn(np.array(files.labels, np.int64), factor, source, "y")
+    }
+    images = _ResizedImages(files.paths, shape, factor)
+    return ColumnData({"x": images, **columns}, source, files.classes)
+
+
+class ClassFiles(NamedTuple):
+    """The images of a subset.
+
+    Attributes:
+        place: The subset's folder.
+        training: The training subset's, if there is one; else ``place``.
+        paths: Of the images, in the order of the samples.
+        labels: The number of each image's class.
+        classes: Their names in the order of their numbers.
+    """
+
+    place: Path
+    training: Path
+    paths: List[str]
+    labels: List[int]
+    classes: Tuple[str, ...]
+
+
+def class_files(folder: Path, subset: str, classes: Optional[Sequence[str]] = None) -> ClassFiles:
+    """Find the images of a subset; the arguments and errors are those of :func:`open_folders`."""
     place = _subset_folder(folder, subset)
     # What is learned from the training subset holds for both: a class without validation
     # images must not shift the numbers of those after it.
@@ -96,14 +129,7 @@ def open_folders(
         labels.extend([numbers[name]] * len(files))
     if not paths:
         raise DataError(f"{place}: holds no folders of images, one for each class")
-    if image_shape is not None:
-        shape = _check_shape(image_shape)
-    else:
-        shape = image_size(_first_image(training) or Path(paths[0]))
-    columns: Dict[str, ArrayColumn] = {
-        "y": ArrayColumn(np.array(labels, np.int64), factor, str(place), "y")
-    }
-    return ColumnData({"x": _ResizedImages(paths, shape, factor), **columns}, str(place), names)
+    return ClassFiles(place, training, paths, labels, names)
 
 
 def _subset_folder(folder: Path, subset: str) -> Path:

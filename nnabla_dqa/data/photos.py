@@ -1,0 +1,220 @@
+"""Photos of any size in class folders, cropped at random in training, as for ImageNet."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import threading
+from pathlib import Path
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
+
+import numpy as np
+
+from nnabla_dqa.data.base import Data, DataError, Shape, check_scale, check_seed
+from nnabla_dqa.data.crops import BOX_NUMBERS, Box, centre_box, random_box
+from nnabla_dqa.data.draws import draws
+from nnabla_dqa.data.folders import ClassFiles, class_files
+from nnabla_dqa.data.images import read_crop
+from nnabla_dqa.files import PathLike
+from nnabla_dqa.quantization.validation import is_int
+
+CORRUPT = ("error", "skip")
+
+
+def open_photos(
+    folder: PathLike,
+    subset: str,
+    size: int,
+    seed: int = 0,
+    augment: bool = True,
+    resize: Optional[int] = None,
+    corrupt: str = "error",
+    classes: Optional[Sequence[str]] = None,
+    scale: Optional[float] = None,
+) -> Photos:
+    """``x`` of shape (3, size, size), RGB, and ``y`` of shape (1,), the class's number.
+
+    ``at_epoch(e)`` cuts a random box out of each photo
+    (:func:`nnabla_dqa.data.crops.random_box`), brings it to ``size`` and mirrors
+    half of them left to right. ``batch`` of the data itself, for evaluation,
+    brings the short side to ``resize`` and takes the middle. Both are bilinear.
+
+    Args:
+        folder: As :func:`nnabla_dqa.data.folders.open_folders` takes it.
+        subset: ``"train"`` or ``"validation"``.
+        size: In pixels.
+        seed: 0 to 2^32 - 1. What a sample looks like depends on ``seed``, the
+            epoch and its row alone.
+        augment: False takes the middle in training, too.
+        resize: At least ``size``. Default: ``round(size * 256 / 224)``.
+        corrupt: What to do about a file that is not an image that can be read.
+            ``"error"`` raises, ``"skip"`` takes the sample after it in training,
+            and leaves it out in evaluation: such a batch is shorter. Files
+            that were skipped are listed in ``skipped``.
+        classes: Folder names in the order of their numbers; default: the
+            training subset's, sorted.
+        scale: What pixels are multiplied by; default 1/255.
+
+    Raises:
+        DataError: An argument is out of range, or the folder is not one of classes of images.
+    """
+    if not is_int(size) or size < 1:
+        raise DataError(f"open_photos: size={size!r} is not a whole number above 0")
+    if resize is None:
+        resize = round(size * 256 / 224)
+    if not is_int(resize) or resize < size:
+        raise DataError(f"open_photos: resize={resize!r} is not a whole number from size={size}")
+    if corrupt not in CORRUPT:
+        raise DataError(f"open_photos: corrupt={corrupt!r} is neither 'error' nor 'skip'")
+    if subset not in ("train", "validation"):
+        raise DataError(f"open_photos: subset={subset!r} is neither 'train' nor 'validation'")
+    check_seed("open_photos", "seed", seed)
+    factor = np.float32(check_scale(scale))
+    if not os.path.isdir(folder):
+        raise DataError(f"there is no folder {os.fspath(folder)!r}")
+    try:
+        files = class_files(Path(folder), subset, classes)
+    except OSError as error:
+        raise DataError(f"{os.fspath(folder)}: cannot be read: {error}") from None
+    look = Look(int(size), int(resize), int(seed), bool(augment), factor)
+    return Photos(files, look, skip=corrupt == "skip")
+
+
+@dataclasses.dataclass(frozen=True)
+class Look:
+    """How photos are seen.
+
+    Attributes:
+        size: Of a sample, in pixels.
+        resize: The short side before the middle is taken.
+        seed: Of the random numbers.
+        augment: Whether boxes are random in training.
+        scale: What pixels are multiplied by.
+    """
+
+    size: int
+    resize: int
+    seed: int
+    augment: bool
+    scale: np.float32
+
+    def boxes(
+        self, epoch: Optional[int], rows: np.ndarray
+    ) -> List[Tuple[Callable[[int, int], Box], bool]]:
+        """For each row: its box, from the photo's width and height, and whether it is mirrored."""
+        if epoch is None or not self.augment:
+            return [(self._middle, False)] * len(rows)
+        numbers = draws(self.seed, epoch, rows, BOX_NUMBERS + 1)
+        return [(_random(line[:-1]), bool(line[-1] < 0.5)) for line in numbers]
+
+    def _middle(self, width: int, height: int) -> Box:
+        return centre_box(width, height, self.size, self.resize)
+
+
+def _random(numbers: np.ndarray) -> Callable[[int, int], Box]:
+    return lambda width, height: random_box(width, height, numbers)
+
+
+class Skipped:
+    """Files that cannot be read, as several threads meet them."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._reasons: Dict[str, str] = {}
+
+    def add(self, path: str, error: DataError) -> None:
+        """Note a file; once is enough."""
+        with self._lock:
+            self._reasons.setdefault(path, str(error))
+
+    def reasons(self) -> Dict[str, str]:
+        """A copy: path to reason."""
+        with self._lock:
+            return dict(self._reasons)
+
+
+class Photos(Data):
+    """What :func:`open_photos` gives.
+
+    Args:
+        files: The photos and their classes.
+        look: How they are seen.
+        skip: Whether photos that cannot be read are passed over.
+    """
+
+    def __init__(self, files: ClassFiles, look: Look, skip: bool) -> None:
+        self._paths = files.paths
+        self._labels = np.array(files.labels, np.float32).reshape(-1, 1)
+        self._look = look
+        self._skip = skip
+        # Rows of the folder: a view of some samples draws the same numbers for them, and
+        # replaces one by another of its own, never by one that was held out.
+        self._rows = np.arange(len(files.paths))
+        self._epoch: Optional[int] = None
+        self._skipped = Skipped()
+        self.classes = files.classes
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    @property
+    def shapes(self) -> Dict[str, Shape]:
+        return {"x": (3, self._look.size, self._look.size), "y": (1,)}
+
+    @property
+    def skipped(self) -> Dict[str, str]:
+        return self._skipped.reasons()
+
+    def at_epoch(self, epoch: int) -> Photos:
+        check_seed("at_epoch", "epoch", epoch)
+        view = copy.copy(self)
+        view._epoch = int(epoch)
+        return view
+
+    def _select(self, rows: np.ndarray) -> Photos:
+        view = copy.copy(self)
+        view._rows = self._rows[rows]
+        return view
+
+    def _read(self, rows: np.ndarray) -> Dict[str, np.ndarray]:
+        size = self._look.size
+        x = np.empty((len(rows), 3, size, size), np.float32)
+        y = np.empty((len(rows), 1), np.float32)
+        count = 0
+        for row, how in zip(rows.tolist(), self._look.boxes(self._epoch, self._rows[rows])):
+            found, pixels = self._readable(row, how)
+            if pixels is None:
+                continue
+            np.multiply(pixels, self._look.scale, out=x[count])
+            y[count] = self._labels[self._rows[found]]
+            count += 1
+        return {"x": x[:count], "y": y[:count]}
+
+    def _readable(
+        self, row: int, how: Tuple[Callable[[int, int], Box], bool]
+    ) -> Tuple[int, Optional[np.ndarray]]:
+        """The first row from ``row`` on that can be read, round the end; its pixels, (3, H, W).
+
+        None in evaluation, if it is not ``row`` itself.
+        """
+        for step in range(len(self)):
+            at = (row + step) % len(self)
+            if step:
+                how = self._look.boxes(self._epoch, self._rows[[at]])[0]
+            path = self._paths[self._rows[at]]
+            try:
+                return at, self._photo(path, *how)
+            except DataError as error:
+                if not self._skip:
+                    raise
+                self._skipped.add(path, error)
+            if self._epoch is None:
+                return at, None
+        raise DataError(f"none of the {len(self)} photos can be read; {path} is one of them")
+
+    def _photo(self, path: str, choose: Callable[[int, int], Box], mirror: bool) -> np.ndarray:
+        pixels = read_crop(Path(path), self._look.size, choose)
+        if mirror:
+            pixels = pixels[:, ::-1]
+        return np.ascontiguousarray(pixels.transpose(2, 0, 1))
