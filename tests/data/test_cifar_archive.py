@@ -62,7 +62,7 @@ def test_truncated_before_it_was_zipped(tmp_path):
     path = write_archive(tmp_path / "a.tar.gz", *MEMBERS)
     plain = gzip.decompress(path.read_bytes())
     path.write_bytes(gzip.compress(plain[: plain.index(b"test_batch.bin") + 3000], 1))
-    refused(path, "")
+    refused(path, "is not a whole .tar.gz: unexpected end of data")
 
 
 @pytest.mark.parametrize("content", [b"", b"hello", gzip.compress(b""), gzip.compress(b"x" * 2000)])
@@ -130,7 +130,7 @@ def test_bombs(tmp_path, monkeypatch):
     zeros = bytes(2**21)
     for name in (TEST, "other"):
         path = write_archive(tmp_path / "a.tar.gz", (name, zeros))
-        refused(path, "claims 2097152 bytes|unpacks to more than 1048576 bytes")
+        refused(path, "unpacks to more than 1048576 bytes")
     path = write_archive(tmp_path / "a.tar.gz", (TEST, FILES["test_batch.bin"]))
     assert len(open_data(path, "validation")) == 3
     path.write_bytes(path.read_bytes() + gzip.compress(zeros))
