@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional
 
@@ -16,7 +15,7 @@ from nnabla_dqa.data.iteration import batches_of
 from nnabla_dqa.data.prefetch import Prefetcher
 from nnabla_dqa.files import PathLike, remove_parts
 from nnabla_dqa.layers import Layer
-from nnabla_dqa.parallel import check_equal
+from nnabla_dqa.parallel import check_equal, critical
 from nnabla_dqa.training.checkpoint import (
     CheckpointError,
     difference,
@@ -229,7 +228,7 @@ class Loop:
         if comm.rank == 0:
             arrays = {name: v.d for name, v in self.job.parameters().items()}
             notes = {**self.notes(), "hits": sum(hits)}
-            with getattr(comm, "critical", nullcontext)():
+            with critical():
                 write_checkpoint(self.checkpoint, arrays, self.job.solver, notes)
         self._saved_step = self.step
         self._saved_time = time.monotonic()

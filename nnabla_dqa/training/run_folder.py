@@ -1,0 +1,149 @@
+"""The folder of one run: what was asked, on what machine, what came out."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Dict, List, Optional
+
+import nnabla as nn
+import numpy as np
+import yaml
+
+from nnabla_dqa.files import PathLike, read_yaml, write_atomically
+from nnabla_dqa.training.experiment import Experiment
+from nnabla_dqa.training.values import RecipeError
+
+RECIPE, RUN, RESULT = "recipe.yaml", "run.json", "result.json"
+
+
+class RunError(ValueError):
+    """A folder is not a run, or one that cannot be gone on with."""
+
+
+class RunFolder:
+    """The files of a run.
+
+    ============== ==========================================================
+    recipe.yaml    the recipe with all its keys
+    run.json       versions, commit, machine, context and seed of every start
+    monitors/      curves, one line an epoch
+    checkpoint     where it goes on
+    network.nnp    the trained network, float; deployed.nnp: its low-bit one
+    result.json    scores, epochs, layers
+    ============== ==========================================================
+
+    Args:
+        path: The folder.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        self.path = Path(path)
+        self.recipe = self.path / RECIPE
+        self.run = self.path / RUN
+        self.result = self.path / RESULT
+        self.checkpoint = self.path / "checkpoint"
+        self.monitors = self.path / "monitors"
+
+    def begin(self, experiment: Experiment) -> None:
+        """Make the folder of a new run.
+
+        Raises:
+            RunError: There is a run in it, or something else.
+            OSError: It cannot be made.
+        """
+        if self.recipe.exists():
+            raise RunError(f"{self.path}: holds a run; --resume goes on with it, or name another")
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunError(f"{self.path}: exists and is no empty folder; name another")
+        self.path.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(experiment.to_json(), sort_keys=False, allow_unicode=True)
+        write_atomically(self.recipe, text.encode())
+
+    def experiment(self) -> Experiment:
+        """The recipe of the run in this folder.
+
+        Raises:
+            RunError: There is none.
+        """
+        if not self.recipe.is_file():
+            raise RunError(f"{self.path}: holds no run: there is no {RECIPE}")
+        try:
+            return Experiment.from_mapping(read_yaml(self.recipe))
+        except (ValueError, RecipeError) as error:
+            raise RunError(f"{self.recipe}: {error}") from None
+
+    def note_start(self, start: Dict[str, Any]) -> None:
+        """Add a start to run.json."""
+        starts = self.starts()
+        write_json(self.run, {"starts": [*starts, start]})
+
+    def starts(self) -> List[Dict[str, Any]]:
+        """What run.json tells."""
+        if not self.run.is_file():
+            return []
+        found: List[Dict[str, Any]] = json.loads(self.run.read_text("utf-8"))["starts"]
+        return found
+
+    def results(self) -> Optional[Dict[str, Any]]:
+        """What result.json tells; None if the run is not finished.
+
+        Raises:
+            RunError: It is damaged.
+        """
+        if not self.result.is_file():
+            return None
+        try:
+            found: Dict[str, Any] = json.loads(self.result.read_text("utf-8"))
+        except ValueError as error:
+            raise RunError(f"{self.result}: is no JSON: {error}") from None
+        return found
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write JSON atomically."""
+    write_atomically(path, (json.dumps(values, indent=1) + "\n").encode())
+
+
+def environment(context: nn.Context, processes: int = 1) -> Dict[str, Any]:
+    """What figures depend on besides recipe and seed: versions, commit, machine, context."""
+    from nnabla_dqa import __version__
+
+    return {
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "context": list(context.backend),
+        "device": context.device_id,
+        "processes": processes,
+        "commit": commit(),
+        "versions": {
+            "python": platform.python_version(),
+            "nnabla": nn.__version__,
+            "numpy": np.__version__,
+            "nnabla_dqa": __version__,
+        },
+    }
+
+
+def commit() -> Optional[str]:
+    """The commit of this package's checkout, with ``+changes`` if files differ from it; or None."""
+    folder = Path(__file__).resolve().parent
+
+    def git(*arguments: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, check=True
+        )
+        return done.stdout.strip()
+
+    try:
+        # An installed package may lie inside somebody else's repository.
+        if not git("ls-files", "--error-unmatch", str(Path(__file__).resolve())):
+            return None
+        changed = git("status", "--porcelain", "--untracked-files=no")
+        return git("rev-parse", "HEAD") + ("+changes" if changed else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
