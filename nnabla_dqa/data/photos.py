@@ -144,7 +144,7 @@ class Photos(Data):
     """
 
     def __init__(self, files: ClassFiles, look: Look, skip: bool) -> None:
-        self._paths = files.paths
+        self._files = files.paths
         self._labels = np.array(files.labels, np.float32).reshape(-1, 1)
         self._look = look
         self._skip = skip
@@ -161,6 +161,11 @@ class Photos(Data):
     @property
     def shapes(self) -> Dict[str, Shape]:
         return {"x": (3, self._look.size, self._look.size), "y": (1,)}
+
+    @property
+    def paths(self) -> List[str]:
+        """The file of each sample."""
+        return [self._files[row] for row in self._rows]
 
     @property
     def skipped(self) -> Dict[str, str]:
@@ -202,7 +207,7 @@ class Photos(Data):
             at = (row + step) % len(self)
             if step:
                 how = self._look.boxes(self._epoch, self._rows[[at]])[0]
-            path = self._paths[self._rows[at]]
+            path = self._files[self._rows[at]]
             try:
                 return at, self._photo(path, *how)
             except DataError as error:
