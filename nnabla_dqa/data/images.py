@@ -80,7 +80,9 @@ def read_crop(path: Path, size: int, choose: Callable[[int, int], Box]) -> np.nd
         drafted = image.draft(None, (width // step, height // step)) if step > 1 else None
         if drafted is not None:
             box = box[0] / step, box[1] / step, box[2] / step, box[3] / step
-        picture = _eight_bit(image).convert("RGB")
+        picture = _eight_bit(image)
+        if picture.mode != "RGB":
+            picture = picture.convert("RGB")
         return np.asarray(picture.resize((size, size), Image.Resampling.BILINEAR, box))
 
     return _use(path, convert)

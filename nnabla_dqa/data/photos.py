@@ -21,6 +21,9 @@ from nnabla_dqa.quantization.validation import is_int
 
 CORRUPT = ("error", "skip")
 
+How = Tuple[Callable[[int, int], Box], bool]
+"""What becomes of a photo: its box, from width and height, and whether it is mirrored."""
+
 
 def open_photos(
     folder: PathLike,
@@ -99,10 +102,8 @@ class Look:
     augment: bool
     scale: np.float32
 
-    def boxes(
-        self, epoch: Optional[int], rows: np.ndarray
-    ) -> List[Tuple[Callable[[int, int], Box], bool]]:
-        """For each row: its box, from the photo's width and height, and whether it is mirrored."""
+    def boxes(self, epoch: Optional[int], rows: np.ndarray) -> List[How]:
+        """What becomes of each row in an epoch, or in evaluation, which is None."""
         if epoch is None or not self.augment:
             return [(self._middle, False)] * len(rows)
         numbers = draws(self.seed, epoch, rows, BOX_NUMBERS + 1)
@@ -139,14 +140,14 @@ class Photos(Data):
 
     Args:
         files: The photos and their classes.
-        look: How they are seen.
+        look: How they are seen; an attribute, too.
         skip: Whether photos that cannot be read are passed over.
     """
 
     def __init__(self, files: ClassFiles, look: Look, skip: bool) -> None:
-        self._paths = files.paths
+        self._files = files.paths
         self._labels = np.array(files.labels, np.float32).reshape(-1, 1)
-        self._look = look
+        self.look = look
         self._skip = skip
         # Rows of the folder: a view of some samples draws the same numbers for them, and
         # replaces one by another of its own, never by one that was held out.
@@ -160,7 +161,22 @@ class Photos(Data):
 
     @property
     def shapes(self) -> Dict[str, Shape]:
-        return {"x": (3, self._look.size, self._look.size), "y": (1,)}
+        return {"x": (3, self.look.size, self.look.size), "y": (1,)}
+
+    @property
+    def paths(self) -> List[str]:
+        """The file of each sample."""
+        return [self._files[row] for row in self._rows]
+
+    def plan(self, rows: np.ndarray) -> Tuple[List[str], List[How]]:
+        """The files of some samples, and what becomes of them; reads nothing."""
+        places = self._rows[rows]
+        return [self._files[place] for place in places], self.look.boxes(self._epoch, places)
+
+    def labels(self, rows: np.ndarray) -> np.ndarray:
+        """The class numbers of some samples: float32, (len(rows), 1)."""
+        labels: np.ndarray = self._labels[self._rows[rows]]
+        return labels
 
     @property
     def skipped(self) -> Dict[str, str]:
@@ -178,22 +194,20 @@ class Photos(Data):
         return view
 
     def _read(self, rows: np.ndarray) -> Dict[str, np.ndarray]:
-        size = self._look.size
+        size = self.look.size
         x = np.empty((len(rows), 3, size, size), np.float32)
         y = np.empty((len(rows), 1), np.float32)
         count = 0
-        for row, how in zip(rows.tolist(), self._look.boxes(self._epoch, self._rows[rows])):
+        for row, how in zip(rows.tolist(), self.plan(rows)[1]):
             found, pixels = self._readable(row, how)
             if pixels is None:
                 continue
-            np.multiply(pixels, self._look.scale, out=x[count])
-            y[count] = self._labels[self._rows[found]]
+            np.multiply(pixels, self.look.scale, out=x[count])
+            y[count] = self.labels(np.array([found]))
             count += 1
         return {"x": x[:count], "y": y[:count]}
 
-    def _readable(
-        self, row: int, how: Tuple[Callable[[int, int], Box], bool]
-    ) -> Tuple[int, Optional[np.ndarray]]:
+    def _readable(self, row: int, how: How) -> Tuple[int, Optional[np.ndarray]]:
         """The first row from ``row`` on that can be read, round the end; its pixels, (3, H, W).
 
         None in evaluation, if it is not ``row`` itself.
@@ -201,8 +215,8 @@ class Photos(Data):
         for step in range(len(self)):
             at = (row + step) % len(self)
             if step:
-                how = self._look.boxes(self._epoch, self._rows[[at]])[0]
-            path = self._paths[self._rows[at]]
+                how = self.plan(np.array([at]))[1][0]
+            path = self._files[self._rows[at]]
             try:
                 return at, self._photo(path, *how)
             except DataError as error:
@@ -214,7 +228,7 @@ class Photos(Data):
         raise DataError(f"none of the {len(self)} photos can be read; {path} is one of them")
 
     def _photo(self, path: str, choose: Callable[[int, int], Box], mirror: bool) -> np.ndarray:
-        pixels = read_crop(Path(path), self._look.size, choose)
+        pixels = read_crop(Path(path), self.look.size, choose)
         if mirror:
             pixels = pixels[:, ::-1]
         return np.ascontiguousarray(pixels.transpose(2, 0, 1))
