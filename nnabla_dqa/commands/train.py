@@ -1,4 +1,4 @@
-"""``nnabla-dqa train``."""
+"""``nnabla-dqa train``: an NNP, or an experiment with a model of this package."""
 
 from __future__ import annotations
 
@@ -8,13 +8,17 @@ import sys
 from pathlib import Path
 from typing import Callable, List
 
+from nnabla_dqa.commands import train_experiment
 from nnabla_dqa.commands.output import OutputError, add_output, beside, check_output
+from nnabla_dqa.commands.telling import epoch_line, tell_stopped
 from nnabla_dqa.training.checkpoint import checkpoint_path
 from nnabla_dqa.training.file_training import train
-from nnabla_dqa.training.outcome import Epoch, TrainingStopped
+from nnabla_dqa.training.outcome import TrainingStopped
+from nnabla_dqa.training.precision import make_context
 from nnabla_dqa.training.recipe import Recipe
+from nnabla_dqa.training.recipe_files import is_experiment
 
-HELP = "train a converted NNP by a recipe"
+HELP = "train a converted NNP, or a model of this package, by a recipe"
 EXAMPLE = """examples:
   nnabla-dqa train lenet_dqa.nnp --recipe mnist.yaml
   nnabla-dqa train lenet_dqa.nnp --recipe mnist.yaml --resume
@@ -27,28 +31,58 @@ mnist.yaml (docs/nnp.md lists all keys):
 
 With no labels at all, towards the outputs of the float network:
   loss: distillation
+
+Without an NNP, a recipe that names a model (docs/experiments.md) fills a folder:
+  nnabla-dqa train --recipe examples/cifar/recipes/cifar10/dqa-minmax.yaml \\
+      --data cifar-10-batches-bin -o runs/dqa-0 --seed 0 --set epochs=30
+  nnabla-dqa train -o runs/dqa-0 --resume
+  mpirun -n 2 nnabla-dqa train --recipe ... -o runs/dqa-1 --context cudnn --type-config half
 """
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
-    parser.add_argument("input", metavar="NNP", type=Path, help="a converted NNP; it is kept")
-    parser.add_argument("--recipe", metavar="YAML", type=Path, required=True, help="how to train")
-    add_output(parser, "<input>_trained.nnp")
+    parser.add_argument(
+        "input", metavar="NNP", type=Path, nargs="?", help="a converted NNP; it is kept"
+    )
+    parser.add_argument("--recipe", metavar="YAML", type=Path, help="how to train")
+    add_output(parser, "<input>_trained.nnp; for an experiment a folder is needed")
     parser.add_argument("--data", metavar="DATA", help="train on this, whatever the recipe says")
     parser.add_argument("--seed", metavar="N", type=int, help="instead of the recipe's")
     parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on from <output>.checkpoint, which every epoch writes",
+        help="go on from the checkpoint beside the output, or in the folder",
     )
     parser.add_argument(
         "--monitor", metavar="FOLDER", type=Path, help="write NNabla's monitor files there"
     )
+    parser.add_argument(
+        "--context", choices=("cpu", "cudnn", "cuda"), default="cpu", help="(default: cpu)"
+    )
+    parser.add_argument("--device", metavar="N", type=int, help="number of the GPU")
+    parser.add_argument(
+        "--tf32", action="store_true", help="let the GPU compute float32 with 10-bit mantissas"
+    )
+    train_experiment.add(parser)
 
 
 def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Train; 1 if it was stopped."""
+    if arguments.input is None:
+        return train_experiment.run(arguments, say)
+    if arguments.recipe is None:
+        raise ValueError("--recipe is needed: how to train the NNP")
+    if is_experiment(arguments.recipe):
+        raise ValueError(
+            f"{arguments.recipe}: names a model of this package; leave out {arguments.input}, or "
+            f"take a recipe without key 'model'"
+        )
+    train_experiment.refuse(arguments)
+    return _train_file(arguments, say)
+
+
+def _train_file(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     source: Path = arguments.input
     recipe = Recipe.from_yaml(arguments.recipe, arguments.data)
     if arguments.seed is not None:
@@ -61,15 +95,6 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         raise OutputError(
             f"{checkpoint}: exists; --resume goes on with that training, --force begins anew"
         )
-
-    def tell(epoch: Epoch) -> None:
-        score = "" if epoch.score is None else f", {epoch.metric} {epoch.score:.4f}"
-        end = ", lowest bits alone" if epoch.hard else ""
-        say(
-            f"epoch {epoch.epoch}/{recipe.epochs}: loss {epoch.loss:.4f}{score}{end} "
-            f"({epoch.seconds:.0f} s)"
-        )
-
     warned: List[str] = []
 
     def warn(message: str) -> None:
@@ -83,14 +108,15 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
             output,
             resume=arguments.resume,
             monitor=arguments.monitor,
-            on_epoch=tell,
+            on_epoch=lambda epoch: say(epoch_line(epoch, recipe.epochs)),
             progress=True,
             on_message=warn,
+            context=make_context(
+                arguments.context, device=arguments.device or 0, tf32=arguments.tf32
+            ),
         )
     except TrainingStopped as stopped:
-        hint = "; the same command with --resume goes on" if stopped.checkpoint else ""
-        sys.stderr.write(f"nnabla-dqa: {stopped}{hint}\n")
-        return 1
+        return tell_stopped(stopped)
     say(str(result.report))
     for message in result.messages[len(warned) :]:
         warn(message)

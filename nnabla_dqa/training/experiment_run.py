@@ -101,7 +101,9 @@ def run_experiment(
             return _finish(job, place, epochs, time.perf_counter() - started)
 
 
-def _finish(job: Classifier, place: RunFolder, epochs: List[Epoch], seconds: float) -> Any:
+def _finish(
+    job: Classifier, place: RunFolder, epochs: List[Epoch], seconds: float
+) -> ExperimentResult:
     """Write network, deployed network and result; evaluate what was deployed."""
     comm = job.communicator
     target = place.path / ("network.nnp" if job.experiment.quantizers is None else "deployed.nnp")

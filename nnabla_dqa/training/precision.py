@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from typing import Any, Dict
 
 import nnabla as nn
@@ -16,13 +17,18 @@ class ContextError(ValueError):
     """A context that is not there: an extension that is not installed, or no GPU."""
 
 
-def make_context(name: str = "cpu", type_config: str = "float", device: int = 0) -> nn.Context:
+def make_context(
+    name: str = "cpu", type_config: str = "float", device: int = 0, tf32: bool = False
+) -> nn.Context:
     """NNabla's context.
 
     Args:
         name: ``"cpu"``, or ``"cudnn"`` or ``"cuda"`` of nnabla-ext-cuda.
         type_config: ``"float"``, or ``"half"`` (GPU only: the CPU computes in float32).
         device: Number of the GPU.
+        tf32: Let a GPU compute float32 products with TF32's 10-bit mantissas.
+            NNabla reads this when the first context on a GPU is made; it holds
+            for the whole process.
 
     Raises:
         ContextError: The extension is not installed or finds no such GPU.
@@ -35,6 +41,8 @@ def make_context(name: str = "cpu", type_config: str = "float", device: int = 0)
         return get_extension_context("cpu")
     if name not in ("cudnn", "cuda"):
         raise ContextError(f"context={name!r} is none of cpu, cudnn, cuda")
+    # NNabla offers no other way than its environment variable.
+    os.environ["NNABLA_CUDA_ALLOW_TF32"] = "1" if tf32 else "0"
     try:
         context = get_extension_context(name, device_id=str(device), type_config=type_config)
         with nn.context_scope(context):

@@ -1,0 +1,157 @@
+"""``nnabla-dqa train`` without an NNP: an experiment that fills a folder."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any, Callable, Dict
+
+import yaml
+
+from nnabla_dqa.commands.telling import epoch_line, tell_stopped
+from nnabla_dqa.parallel import Communicator, launched, open_communicator
+from nnabla_dqa.parallel.opening import KINDS
+from nnabla_dqa.training.experiment import Experiment
+from nnabla_dqa.training.experiment_run import ExperimentResult, run_experiment
+from nnabla_dqa.training.outcome import TrainingStopped
+from nnabla_dqa.training.precision import TYPES, make_context
+from nnabla_dqa.training.recipe_files import is_experiment
+from nnabla_dqa.training.run_folder import RunFolder
+
+SAVE_MINUTES = 10.0
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments that only experiments have."""
+    group = parser.add_argument_group("experiments")
+    group.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="changes",
+        help="instead of the recipe's, such as epochs=30 or model.width=0.25; can be repeated",
+    )
+    group.add_argument(
+        "--type-config", choices=TYPES, default="float", help="half: mixed precision on a GPU"
+    )
+    group.add_argument(
+        "--parallel", choices=KINDS, default="auto", help="how processes communicate"
+    )
+    group.add_argument(
+        "--save-every", metavar="MINUTES", type=float, default=SAVE_MINUTES, help="a checkpoint"
+    )
+
+
+def refuse(arguments: argparse.Namespace) -> None:
+    """Raise ValueError if an argument for experiments was given for an NNP."""
+    vain = {
+        "--set": arguments.changes,
+        "--type-config": arguments.type_config != "float",
+        "--parallel": arguments.parallel != "auto",
+    }
+    for name, given in vain.items():
+        if given:
+            raise ValueError(f"{name} is for experiments, whose recipe names a model")
+    launch = launched()
+    if launch is not None and launch.size != 1:
+        raise ValueError(
+            f"{launch.launcher} started {launch.processes} processes; an NNP is trained by one"
+        )
+
+
+def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Train; 1 if it was stopped."""
+    if arguments.output is None:
+        raise ValueError("-o FOLDER is needed: where the run is kept (or name an NNP to train)")
+    if arguments.force:
+        raise ValueError(f"--force: remove the folder {arguments.output} yourself, if you mean it")
+    if arguments.monitor is not None:
+        raise ValueError(f"--monitor: the curves are in {arguments.output / 'monitors'}")
+    experiment = _experiment(arguments)
+    launch = launched()
+    device = arguments.device
+    if device is None:
+        device = (launch.local_rank or 0) if launch is not None else 0
+    context = make_context(arguments.context, arguments.type_config, device, arguments.tf32)
+    with open_communicator(context, arguments.parallel) as communicator:
+        first = communicator.rank == 0
+
+        def tell(text: str) -> None:
+            if first:
+                say(text)
+
+        try:
+            result = run_experiment(
+                experiment,
+                arguments.output,
+                resume=arguments.resume,
+                context=context,
+                communicator=communicator,
+                on_epoch=lambda epoch: tell(epoch_line(epoch, experiment.epochs)),
+                progress=True,
+                save_seconds=60 * arguments.save_every,
+            )
+        except TrainingStopped as stopped:
+            hint = f"nnabla-dqa train -o {arguments.output} --resume"
+            return tell_stopped(stopped, hint) if first else 1
+        _tell_result(result, tell, communicator)
+    return 0
+
+
+def _tell_result(
+    result: ExperimentResult, tell: Callable[[str], None], communicator: Communicator
+) -> None:
+    if result.report is not None:
+        tell(str(result.report))
+    if communicator.rank == 0:
+        for message in result.messages:
+            sys.stderr.write(f"{message}\n")
+    tell(f"{result.path}: accuracy {result.accuracy:.4f}")
+
+
+def _experiment(arguments: argparse.Namespace) -> Experiment:
+    """The recipe, from its file or, to resume, from the folder."""
+    changes = changes_of(arguments)
+    if arguments.resume:
+        if changes or arguments.recipe is not None:
+            raise ValueError(
+                "--resume takes the recipe from the folder; leave out --recipe, --set, --seed and "
+                "--data"
+            )
+        return RunFolder(arguments.output).experiment()
+    if arguments.recipe is None:
+        raise ValueError("--recipe is needed: what to train (or --resume to go on with a run)")
+    if not is_experiment(arguments.recipe):
+        raise ValueError(
+            f"{arguments.recipe}: names no model (key 'model'); to train an NNP, name the file"
+        )
+    return Experiment.from_yaml(arguments.recipe, changes)
+
+
+def changes_of(arguments: argparse.Namespace) -> Dict[str, Any]:
+    """What ``--set``, ``--seed`` and ``--data`` put in place of a recipe's keys."""
+    changes: Dict[str, Any] = {}
+    for text in arguments.changes:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--set {text!r} is not KEY=VALUE, such as epochs=30")
+        try:
+            _place(changes, key, yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise ValueError(f"--set {text!r}: {value!r} is no YAML value") from None
+    if arguments.seed is not None:
+        _place(changes, "seed", arguments.seed)
+    if arguments.data is not None:
+        _place(changes, "data.source", str(Path(arguments.data).absolute()))
+    return changes
+
+
+def _place(changes: Dict[str, Any], key: str, value: Any) -> None:
+    *above, last = key.split(".")
+    for name in above:
+        changes = changes.setdefault(name, {})
+        if not isinstance(changes, dict):
+            raise ValueError(f"--set {key}: {name} is set to a value already")
+    changes[last] = value
