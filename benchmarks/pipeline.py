@@ -1,17 +1,20 @@
 """Images a second of the data pipeline: CIFAR's crops and flips, and photos beside their decoder.
 
-    python benchmarks/pipeline.py --cifar FOLDER --photos FOLDER
+    python benchmarks/pipeline.py --cifar FOLDER --photos FOLDER [--dali]
 
 CIFAR: mini-batches of 128 float32 images, read, cropped, mirrored and scaled, by way of the
 Prefetcher. Photos: random-resized crops of class folders of JPEGs, beside Pillow decoding the
 same files in full with as many threads and doing nothing else; the two take turns, and the
-share is the median of the rounds. Results go to a JSON file with the machine and the versions.
+share is the median of the rounds. With --dali, NVIDIA DALI on the CPU takes turns with them.
+Results go to a JSON file with the machine and the versions.
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
+import os
 import statistics
 import sys
 import time
@@ -24,6 +27,7 @@ import PIL
 from PIL import Image, features
 
 from nnabla_dqa.data import CropFlip, Data, Prefetcher, open_data, open_photos
+from nnabla_dqa.data.dali import DaliPhotos
 from nnabla_dqa.reporting.summary import format_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -42,15 +46,24 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cifar", help="folder with CIFAR's .bin files")
     parser.add_argument("--photos", help="folder with class folders of JPEGs")
+    parser.add_argument("--dali", action="store_true", help="needs nvidia-dali")
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 112], help="of the crops")
     parser.add_argument("--count", type=int, default=768, help="photos in a round")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--output", default=str(ROOT / "results" / "pipeline.json"))
     options = parser.parse_args()
-    results: Dict[str, Any] = environment()
+    given = [name for name in ("cifar", "photos") if getattr(options, name)]
+    command = "python benchmarks/pipeline.py" + "".join(f" --{name} FOLDER" for name in given)
+    results: Dict[str, Any] = {
+        "command": command + " --dali" * options.dali,
+        "load": os.getloadavg()[0],
+        **environment(),
+    }
     results["versions"].update(
         pillow=PIL.__version__, **{"libjpeg-turbo": features.version("libjpeg_turbo")}
     )
+    if options.dali:
+        results["versions"]["dali"] = importlib.import_module("nvidia.dali").__version__
     rows = [("images/s", "workers", "median", "range", "needed")]
     if options.cifar:
         results["cifar"] = [cifar(options.cifar, workers) for workers in options.workers]
@@ -60,13 +73,13 @@ def main() -> None:
             )
     if options.photos:
         results["photos"] = [
-            photos(options.photos, size, options.count, workers)
-            for size in options.sizes
-            for workers in options.workers
+            photos(options, size, workers) for size in options.sizes for workers in options.workers
         ]
         for entry in results["photos"]:
             name = f"photos {entry['files']} to {entry['size']}"
             rows.append((name, *cells(entry["pipeline"], "{:,.0f}"), ""))
+            if options.dali:
+                rows.append(("  DALI", *cells(entry["dali"], "{:,.0f}"), ""))
             rows.append(("  Pillow decoding", *cells(entry["decoding"], "{:,.0f}"), ""))
             rows.append(("  share", *cells(entry["share"], "{:.2f}"), f"{PHOTO_GOAL}"))
     Path(options.output).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
@@ -83,25 +96,29 @@ def cifar(folder: str, workers: int) -> Dict[str, Any]:
     return {"batch": CIFAR_BATCH, **summary(rates[1:], workers)}
 
 
-def photos(folder: str, size: int, count: int, workers: int) -> Dict[str, Any]:
-    data = open_photos(folder, "train", size)
-    order = np.random.RandomState(0).permutation(len(data))[:count]
-    paths = [data.paths[row] for row in order]
+def photos(options: argparse.Namespace, size: int, workers: int) -> Dict[str, Any]:
+    data = open_photos(options.photos, "train", size)
+    order = np.random.RandomState(0).permutation(len(data))[: options.count]
+    paths, _ = data.plan(order)
     with Image.open(paths[0]) as image:
         files = f"{image.width}x{image.height}"
-    rates: Dict[str, List[float]] = {"decoding": [], "pipeline": []}
+    dali = DaliPhotos(data, threads=workers) if options.dali else None
+    rates: Dict[str, List[float]] = {"decoding": [], "pipeline": [], "dali": []}
     # The first round reads the files into memory.
     for epoch in range(ROUNDS + 1):
         rates["decoding"].append(rate(lambda: decode_all(paths, workers)))
         view = data.at_epoch(epoch)
         rates["pipeline"].append(rate(lambda view=view: deliver(view, order, PHOTO_BATCH, workers)))
+        if dali is not None:
+            seen = dali.at_epoch(epoch)
+            rates["dali"].append(rate(lambda seen=seen: deliver(seen, order, PHOTO_BATCH, 2)))
     shares = [own / alone for own, alone in zip(rates["pipeline"], rates["decoding"])]
     return {
         "size": size,
         "files": files,
         "batch": PHOTO_BATCH,
         "share": summary(shares[1:], workers),
-        **{name: summary(values[1:], workers) for name, values in rates.items()},
+        **{name: summary(values[1:], workers) for name, values in rates.items() if values},
     }
 
 

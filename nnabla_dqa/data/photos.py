@@ -163,11 +163,6 @@ class Photos(Data):
     def shapes(self) -> Dict[str, Shape]:
         return {"x": (3, self.look.size, self.look.size), "y": (1,)}
 
-    @property
-    def paths(self) -> List[str]:
-        """The file of each sample."""
-        return [self._files[row] for row in self._rows]
-
     def plan(self, rows: np.ndarray) -> Tuple[List[str], List[How]]:
         """The files of some samples, and what becomes of them; reads nothing."""
         places = self._rows[rows]
