@@ -1,7 +1,5 @@
-"""``python -m nnabla_dqa``."""
+"""``python -m nnabla_dqa`` is the command ``nnabla-dqa``."""
 
-import sys
+from nnabla_dqa_command import main
 
-from nnabla_dqa.cli import main
-
-sys.exit(main())
+raise SystemExit(main())

@@ -1,0 +1,187 @@
+"""The narrow nets of docs/cifar.md: float, plain, Binary-Relax and DQA on CIFAR-10 with two cores.
+
+python examples/cifar/narrow.py --data cifar-10-batches-bin               # 21 runs, under an hour
+python examples/cifar/narrow.py --data cifar-10-batches-bin --holdout 0.1 --rows minmax-dqa \
+    --set lambda=40 --seeds 1                                             # choosing a recipe
+
+Each run is `nnabla-dqa train` with a recipe of examples/cifar/narrow/ into its own folder; runs
+that are finished are not run again, unfinished ones go on. The accuracy is that of the deployed
+file, in a plain NNabla that cannot import this package, on the 10,000 test images; with --holdout
+it is that of the run, on the training images held out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import concurrent.futures as futures
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Dict, List, Tuple
+
+import numpy as np
+
+from nnabla_dqa.data import open_data
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+sys.path.insert(0, str(HERE.parent))
+
+from runner import environment, measure  # noqa: E402
+
+ROWS = (
+    "float",
+    "minmax-plain",
+    "minmax-binary-relax",
+    "minmax-dqa",
+    "sawb-plain",
+    "sawb-binary-relax",
+    "sawb-dqa",
+)
+
+
+def main() -> None:
+    arguments = parse()
+    runs = [(row, seed) for seed in range(arguments.seeds) for row in arguments.rows]
+    started = time.perf_counter()
+    with futures.ThreadPoolExecutor(arguments.jobs) as pool:
+        waiting = {pool.submit(train, row, seed, arguments): (row, seed) for row, seed in runs}
+        for done in futures.as_completed(waiting):
+            row, seed = waiting[done]
+            done.result()
+            print(f"{row}, seed {seed}: done ({time.perf_counter() - started:.0f} s)", flush=True)
+    results = {
+        run: json.loads((folder_of(*run, arguments) / "result.json").read_text()) for run in runs
+    }
+    accuracies = {run: 100 * result["accuracy"] for run, result in results.items()}
+    if not arguments.holdout:
+        accuracies = measured(runs, arguments)
+    rows = [row_of(row, results, accuracies) for row in arguments.rows]
+    meta = {
+        "command": " ".join(["python examples/cifar/narrow.py", *shown(sys.argv[1:])]),
+        "measured_on": "held-out training images" if arguments.holdout else "10,000 test images",
+        "core_minutes": round(sum(r["seconds_of_epochs"] for r in results.values()) / 60, 1),
+        **environment(),
+    }
+    for row in rows:
+        print(line_of(row))
+    if arguments.output:
+        text = json.dumps({"meta": meta, "rows": rows}, indent=1) + "\n"
+        Path(arguments.output).write_text(text, "utf-8")
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True, help="folder or archive of CIFAR-10")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--work", default="runs/narrow", help="where the runs are kept")
+    parser.add_argument("--holdout", type=float, default=0.0, help="share of the training images")
+    parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
+    parser.add_argument("-o", "--output", help="JSON to write, such as results/cifar_narrow.json")
+    return parser.parse_args()
+
+
+def shown(words: List[str]) -> List[str]:
+    """The command as others would type it: paths are theirs."""
+    result = list(words)
+    for name, value in (("--data", "CIFAR"), ("--work", "WORK")):
+        if name in result:
+            result[result.index(name) + 1] = value
+    return result
+
+
+def folder_of(row: str, seed: int, arguments: argparse.Namespace) -> Path:
+    changes = "".join(f"-{change}" for change in arguments.changes)
+    holdout = f"-holdout{arguments.holdout:g}" if arguments.holdout else ""
+    return Path(arguments.work) / f"{row}{holdout}{changes}-{seed}"
+
+
+def result_of(row: str, seed: int, arguments: argparse.Namespace) -> Dict[str, Any]:
+    text = (folder_of(row, seed, arguments) / "result.json").read_text("utf-8")
+    result: Dict[str, Any] = json.loads(text)
+    return result
+
+
+def train(row: str, seed: int, arguments: argparse.Namespace) -> None:
+    folder = folder_of(row, seed, arguments)
+    if (folder / "result.json").exists():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "nnabla_dqa", "train", "-o", str(folder)]
+    if (folder / "recipe.yaml").exists():
+        command += ["--resume"]
+    else:
+        command += ["--recipe", str(HERE / "narrow" / f"{row}.yaml"), "--data", arguments.data]
+        command += ["--seed", str(seed), "--set", f"data.holdout={arguments.holdout}"]
+        command += [word for change in arguments.changes for word in ("--set", change)]
+    # One thread each: with two runs at a time more would only be in each other's way.
+    done = subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{row}, seed {seed}: {done.stderr.strip().splitlines()[-1]}")
+
+
+def measured(
+    runs: List[Tuple[str, int]], arguments: argparse.Namespace
+) -> Dict[Tuple[str, int], float]:
+    """The accuracy of each deployed file in a process without this package, in percent."""
+    data = open_data(arguments.data, "validation")
+    batch = data.batch(np.arange(len(data)))
+    files = {}
+    for run in runs:
+        folder = folder_of(*run, arguments)
+        files[run] = str(folder / ("network.nnp" if run[0] == "float" else "deployed.nnp"))
+    with tempfile.TemporaryDirectory() as folder:
+        found = measure(list(files.values()), batch["x"], batch["y"].ravel(), folder)
+    return {run: found[path] for run, path in files.items()}
+
+
+def row_of(
+    row: str, results: Dict[Any, Dict[str, Any]], accuracies: Dict[Any, float]
+) -> Dict[str, Any]:
+    """One line of the table."""
+    own = [results[run] for run in results if run[0] == row]
+    values = [accuracies[run] for run in results if run[0] == row]
+    recipe = own[0]["recipe"]
+    mixed = own[0]["method"] in ("DQA", "Binary-Relax")
+    return {
+        "row": row,
+        "method": own[0]["method"],
+        "quantizers": recipe.get("quantizers"),
+        "bits": own[0]["bits_per_weight"],
+        "lambda": recipe["lambda"] if own[0]["method"] == "DQA" else None,
+        "hard": recipe["hard"] if mixed else None,
+        "epochs": recipe["epochs"],
+        "accuracies": values,
+        "mean": float(np.mean(values)),
+        "sd": float(np.std(values, ddof=1)) if len(values) > 1 else None,
+        "off_target": [r["off_target"] for r in own],
+        "layers": len(own[0].get("layers", [])),
+        "parameters": own[0]["parameters"],
+        "file_bytes": int(np.mean([r["file_bytes"] for r in own])),
+    }
+
+
+def line_of(row: Dict[str, Any]) -> str:
+    spread = "" if row["sd"] is None else f" +- {row['sd']:.2f}"
+    return (
+        f"{row['method']:15} {row['quantizers'] or '-':15} {row['mean']:.2f}{spread} "
+        f"{[round(v, 2) for v in row['accuracies']]}, attention elsewhere {row['off_target']}"
+    )
+
+
+if __name__ == "__main__":
+    main()
