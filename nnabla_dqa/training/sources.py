@@ -15,13 +15,15 @@ from nnabla_dqa.graph.network_file import NetworkFile
 from nnabla_dqa.graph.program import Program
 from nnabla_dqa.training.recipe import Recipe
 
+ARCHIVES = (".tar.gz", ".tgz")
+"""Files that hold subsets, as folders do."""
 _SAMPLED = 16
 
 
 def open_sources(recipe: Recipe) -> Tuple[Data, Optional[Data], List[str]]:
     """Training data, validation data or None, and what the user should know.
 
-    Without ``data.validation``, the validation part of a folder is used if it has one.
+    Without ``data.validation``, the validation part of a folder or archive is used if it has one.
 
     Raises:
         DataError: Something named in the recipe cannot be read.
@@ -38,7 +40,7 @@ def open_sources(recipe: Recipe) -> Tuple[Data, Optional[Data], List[str]]:
     if options.validation is not None:
         place = options.validation
         return data, open_data(place, "validation", options.scale, shape, classes), []
-    if not os.path.isdir(options.train):
+    if not os.path.isdir(options.train) and not options.train.lower().endswith(ARCHIVES):
         return data, None, []
     if classes and not os.path.isdir(os.path.join(options.train, "train")):
         return data, None, [f"no validation data: {options.train} holds classes, not subsets"]
