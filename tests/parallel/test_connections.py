@@ -49,3 +49,18 @@ def test_a_stranger_in_the_place_of_rank_0_is_not_taken_for_it():
         with pytest.raises(OSError, match="cannot connect to rank 0"):
             connect(to, 1, timeout=0.3)
         thread.join()
+
+
+def test_an_offer_to_other_machines_has_no_loopback_address():
+    listening = offer(False)
+    listening.socket.close()
+    assert listening.offer.hosts[0] == socket.gethostname()
+    assert not [host for host in listening.offer.hosts if host.startswith("127.")]
+    assert offer_of_one_machine().hosts == ["127.0.0.1"]
+
+
+def offer_of_one_machine():
+    listening = offer(True)
+    with listening.socket:
+        assert listening.socket.getsockname()[0] == "127.0.0.1"
+    return listening.offer

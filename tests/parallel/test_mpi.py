@@ -91,3 +91,13 @@ def test_processes_without_mpi4py_do_not_train_apart(tmp_path):
     done = mpiexec(2, "collectives", path=[str(tmp_path)])
     assert done.returncode != 0
     assert "ParallelError: no MPI: no mpi4py here; install" in done.stderr
+
+
+def test_mpi_asked_for_by_one_process_is_alone():
+    code = (
+        "import threading, nnabla as nn; from nnabla_dqa.parallel import Alone, open_communicator; "
+        "assert isinstance(open_communicator(nn.Context(), 'mpi', {}), Alone); "
+        "assert threading.active_count() == 1"
+    )
+    environment = {**ENVIRONMENT, "PYTHONPATH": str(ROOT)}
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60, env=environment)
