@@ -15,6 +15,7 @@ TIMEOUT = 60.0
 """Seconds within which all ranks have to be connected."""
 _HALF = 16
 _HELLO = struct.Struct(f"!{_HALF}sI")
+_SIOCGIFADDR = 0x8915
 _KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 5}
 """A machine that is gone is noticed after 10 + 5 * 5 = 35 seconds."""
 
@@ -169,8 +170,23 @@ def _hosts() -> List[str]:
     found = [name]
     with contextlib.suppress(OSError):
         found += socket.gethostbyname_ex(name)[2]
+    found += _interfaces()
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         # Sends nothing: it only asks which address the way out has.
         probe.connect(("192.0.2.1", 9))
         found.append(probe.getsockname()[0])
     return [host for host in dict.fromkeys(found) if not host.startswith("127.")]
+
+
+def _interfaces() -> List[str]:
+    """The IPv4 addresses of the network interfaces, on Linux."""
+    found: List[str] = []
+    with contextlib.suppress(ImportError, OSError), socket.socket() as asked:
+        import fcntl
+
+        for _, name in socket.if_nameindex():
+            with contextlib.suppress(OSError):
+                request = struct.pack("256s", name.encode()[:15])
+                answer = fcntl.ioctl(asked.fileno(), _SIOCGIFADDR, request)
+                found.append(socket.inet_ntoa(answer[20:24]))
+    return found

@@ -20,7 +20,6 @@ from typing import Any, List, Optional, Sequence
 import nnabla as nn
 import numpy as np
 
-from nnabla_dqa.messages import one_line
 from nnabla_dqa.parallel.base import ParallelError
 from nnabla_dqa.parallel.launch import Launch
 from nnabla_dqa.parallel.together import Together
@@ -98,7 +97,6 @@ class NcclCommunicator(Together):
 
 
 def _create(context: nn.Context) -> Any:
-    name = "NNabla's NCCL communicator"
     # In a context of half precision it would add in half precision.
     backend = [one for one in context.backend if one.endswith(":float")]
     try:
@@ -107,7 +105,9 @@ def _create(context: nn.Context) -> Any:
         created = communicators.MultiProcessDataParallelCommunicator(float_context)
         created.init()
     except (ImportError, RuntimeError) as error:
+        # The other lines are places in NNabla's sources.
+        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise ParallelError(
-            f"{name} cannot be opened: {one_line(error).rstrip('.')}; {_NEEDS}"
+            f"NNabla's NCCL communicator cannot be opened ({said}): {_NEEDS}"
         ) from None
     return created
