@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Tuple
 
+import nnabla as nn
 import nnabla.parametric_functions as PF
 import numpy as np
 
@@ -61,7 +62,7 @@ def normalized(x: Variable, mean: Tuple[float, ...], std: Tuple[float, ...], axi
         "mean": np.array(mean, np.float32).reshape(shape),
         "var": variance.astype(np.float32).reshape(shape),
     }
-    return PF.batch_normalization(
+    y = PF.batch_normalization(
         x,
         [axis],
         eps=epsilon,
@@ -70,3 +71,8 @@ def normalized(x: Variable, mean: Tuple[float, ...], std: Tuple[float, ...], axi
         param_init=values,
         name="pixels",
     )
+    # fix_parameters stops the gradient, but not a solver's weight decay.
+    with nn.parameter_scope("pixels"):
+        for v in nn.get_parameters().values():
+            v.need_grad = False
+    return y
