@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Dict, Tuple
 
+import nnabla as nn
 import nnabla.parametric_functions as PF
 import numpy as np
 
@@ -61,7 +62,7 @@ def normalized(x: Variable, mean: Tuple[float, ...], std: Tuple[float, ...], axi
         "mean": np.array(mean, np.float32).reshape(shape),
         "var": variance.astype(np.float32).reshape(shape),
     }
-    return PF.batch_normalization(
+    y = PF.batch_normalization(
         x,
         [axis],
         eps=epsilon,
@@ -70,3 +71,8 @@ def normalized(x: Variable, mean: Tuple[float, ...], std: Tuple[float, ...], axi
         param_init=values,
         name="pixels",
     )
+    # Fixed in this graph, they would still be given to a solver, whose weight decay shrinks them.
+    with nn.parameter_scope("pixels"):
+        for parameter in nn.get_parameters().values():
+            parameter.need_grad = False
+    return y
