@@ -18,13 +18,27 @@ def read_yaml(path: PathLike) -> Any:
     """The content of a YAML file.
 
     Raises:
-        ValueError: It is not YAML; one line that names the file.
+        ValueError: It is not YAML, or has a key twice; one line that names the file.
         OSError: It cannot be read.
     """
     import yaml
 
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """PyYAML takes the last of two equal keys without a word."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"key {key.value!r} is there twice", problem_mark=key.start_mark
+                    )
+                seen.add((key.tag, str(key.value)))
+            return super().construct_mapping(node, deep)
+
     try:
-        return yaml.safe_load(Path(path).read_text("utf-8"))
+        # The loader is a safe one.
+        return yaml.load(Path(path).read_text("utf-8"), Loader)
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not YAML: {one_line(error)}") from None
 

@@ -24,6 +24,7 @@ from nnabla_dqa.training.job import Job, Scores
 from nnabla_dqa.training.precision import float_context
 from nnabla_dqa.training.solver import attach
 from nnabla_dqa.training.sources import fingerprint
+from nnabla_dqa.training.values import RecipeError
 
 EVALUATION_BATCH = 250
 MANY_CLASSES = 100
@@ -58,6 +59,11 @@ class Classifier(Job):
         size = experiment.model.image_size
         self.data, self.validation = open_images(experiment.data, size, experiment.seed)
         self._check_data()
+        cpu = all(name.startswith("cpu") for name in nn.get_current_context().backend)
+        if experiment.model.channel_last and cpu:
+            raise RecipeError(
+                "key 'model.channel_last' is for GPUs; the CPU computes channel first"
+            )
         self.scope: Any = OrderedDict()
         # Solver, loss and quantizers in float32, whatever the layers compute in.
         self._float = float_context(nn.get_current_context())
@@ -80,6 +86,17 @@ class Classifier(Job):
         if self.validation.shapes != shapes:
             raise DataError(
                 f"{self.source}: validation has {self.validation.shapes}, training has {shapes}"
+            )
+        size, processes = self.experiment.batch_size, self.communicator.size
+        if size % processes:
+            raise RecipeError(
+                f"key 'batch_size' must be a multiple of the number of processes, {processes}; got "
+                f"{size}"
+            )
+        if size > len(self.data):
+            raise DataError(
+                f"{self.source}: has {len(self.data)} training samples, fewer than "
+                f"batch_size={size}"
             )
         known, wanted = len(self.data.classes), self.experiment.model.classes
         if known > wanted:
@@ -216,11 +233,15 @@ class Classifier(Job):
 
 
 def _ranks(logits: np.ndarray, labels: np.ndarray) -> Tuple[int, int]:
-    """How many labels have the highest logit, and how many one of the five highest."""
+    """How many labels have the highest logit, and how many one of the five highest.
+
+    Of equal logits the first counts as the highest, so that a net whose output
+    is constant gains nothing.
+    """
     if not np.isfinite(logits).all():
         raise NonFiniteError("the network's output is NaN or infinite on the validation data")
     number = labels[:, 0].astype(np.int64)
-    own = logits[np.arange(len(logits)), number]
-    above = (logits > own[:, None]).sum(axis=1)
-    right = logits.argmax(axis=1) == number
-    return int(right.sum()), int((above < 5).sum())
+    own = logits[np.arange(len(logits)), number][:, None]
+    before = np.arange(logits.shape[1]) < number[:, None]
+    rank = ((logits > own) | (before & (logits == own))).sum(axis=1)
+    return int((rank == 0).sum()), int((rank < 5).sum())

@@ -14,9 +14,15 @@ from nnabla_dqa.messages import one_line
 from nnabla_dqa.mixing import BinaryRelax
 from nnabla_dqa.quantization.notation import parse_quantizers
 from nnabla_dqa.training.experiment_parts import ImageRecipe, ModelRecipe, part_of, take_values
-from nnabla_dqa.training.recipe_files import merged, read_recipe
+from nnabla_dqa.training.recipe_files import merged, read_recipe, spelled_out
 from nnabla_dqa.training.settings import Settings
-from nnabla_dqa.training.values import RecipeError, check_mapping, check_number, check_one_of
+from nnabla_dqa.training.values import (
+    RecipeError,
+    check_mapping,
+    check_number,
+    check_one_of,
+    check_text,
+)
 
 MIXINGS = ("attention", "binary_relax")
 _PAPER_KEYS = ("table", "accuracy", "top5", "epochs", "seeds")
@@ -69,6 +75,8 @@ class Experiment(Settings):
             model=part_of(ModelRecipe, "model", self.model, "name"),
         )
         super().__post_init__()
+        if self.lambda_ is None:
+            raise RecipeError("key 'lambda' must be a number >= 0; got None")
         check_one_of("mixing", self.mixing, MIXINGS)
         check_mapping("key 'paper'", self.paper, _PAPER_KEYS)
         for key, value in self.paper.items():
@@ -77,6 +85,7 @@ class Experiment(Settings):
             raise RecipeError(
                 f"key 'sync_normalization' must be true or false; got {self.sync_normalization!r}"
             )
+        check_text("quantizers", self.quantizers)
         try:
             self.mixture()
         except (ValueError, AttributeError, TypeError) as error:
@@ -86,7 +95,11 @@ class Experiment(Settings):
         """What the layers mix; None for a float net."""
         if self.quantizers is None:
             return None
-        quantizers = parse_quantizers(self.quantizers).quantizers
+        quantizers, per_channel = parse_quantizers(self.quantizers)
+        if per_channel:
+            raise ValueError(
+                f"{self.quantizers!r}: a model has one range a layer; leave out @channel"
+            )
         relaxed = self.mixing == "binary_relax" and len(quantizers) > 1
         return make_mixture(*quantizers, mixing=BinaryRelax() if relaxed else None)
 
@@ -116,7 +129,7 @@ class Experiment(Settings):
             RecipeError: Not YAML, an unknown key, or a value that is not allowed.
             OSError: The file cannot be read.
         """
-        content = merged(read_recipe(path), dict(changes or {}))
+        content = merged(read_recipe(path), spelled_out(dict(changes or {})))
         try:
             return cls.from_mapping(content)
         except RecipeError as error:

@@ -110,6 +110,9 @@ class ImageRecipe:
     workers: int = 2
 
     def __post_init__(self) -> None:
+        if not isinstance(self.source, (str, Path)):
+            raise RecipeError(f"key 'data.source' must be text; got {self.source!r}")
+        take_values(self, source=str(self.source))
         check_one_of("data.augmentation", self.augmentation, AUGMENTATIONS)
         check_one_of("data.corrupt", self.corrupt, ("error", "skip"))
         if self.limit is not None:

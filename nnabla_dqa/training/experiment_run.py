@@ -80,15 +80,18 @@ def run_experiment(
     """
     place, comm = RunFolder(folder), communicator or Alone()
     context = context or nn.get_current_context()
-    if comm.rank == 0 and not resume:
-        place.begin(experiment)
-    comm.barrier()
     if resume:
-        place.experiment()
+        place.check_same(experiment)
+    elif comm.rank == 0:
+        place.check_new()
+    comm.barrier()
     with warnings.catch_warnings(), nn.context_scope(context):
         # The result's messages say it, once.
         warnings.simplefilter("ignore", AttentionWarning)
         job = Classifier(experiment, comm)
+        if comm.rank == 0 and not resume:
+            # Only now: an error up to here leaves nothing behind.
+            place.begin(experiment)
         loop = Loop(job, place.checkpoint, save_seconds, LossScaler() if is_half(context) else None)
         if resume and place.checkpoint.exists():
             loop.resume()

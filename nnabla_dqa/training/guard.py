@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Tuple
+from typing import Any, List, Mapping, Tuple
 
 import nnabla.functions as F
 import numpy as np
@@ -33,6 +33,22 @@ def check_finite(layers: List[Layer], gradients: bool = True) -> None:
             raise NonFiniteError(
                 f"{name} is NaN or infinite; look for NaN in the data, the loss and the other "
                 f"parameters; a smaller learning rate or gradient clipping may help"
+            )
+
+
+def check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
+    """Raise NonFiniteError unless all parameters are finite; names the first that is not.
+
+    The loss does not tell: on the CPU the ReLU of NaN is 0.
+
+    Args:
+        arrays: By name.
+    """
+    for name, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise NonFiniteError(
+                f"parameter {name} is NaN or infinite; look for NaN in the data; a smaller "
+                f"learning rate may help"
             )
 
 

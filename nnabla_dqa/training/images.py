@@ -71,8 +71,8 @@ def normalized(x: Variable, mean: Tuple[float, ...], std: Tuple[float, ...], axi
         param_init=values,
         name="pixels",
     )
-    # fix_parameters stops the gradient, but not a solver's weight decay.
+    # Fixed in this graph, they would still be given to a solver, whose weight decay shrinks them.
     with nn.parameter_scope("pixels"):
-        for v in nn.get_parameters().values():
-            v.need_grad = False
+        for parameter in nn.get_parameters().values():
+            parameter.need_grad = False
     return y

@@ -22,6 +22,7 @@ from nnabla_dqa.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from nnabla_dqa.training.guard import check_arrays
 from nnabla_dqa.training.interrupt import InterruptGuard, StopRequested
 from nnabla_dqa.training.job import Job
 from nnabla_dqa.training.monitors import Monitors
@@ -221,12 +222,17 @@ class Loop:
         }
 
     def save(self) -> None:
-        """Write the checkpoint; all processes call it together."""
+        """Write the checkpoint; all processes call it together.
+
+        Raises:
+            NonFiniteError: A parameter is NaN or infinite; the last checkpoint is kept.
+        """
         self._merge_statistics()
         comm = self.job.communicator
         hits = comm.gather(self._hits)
         if comm.rank == 0:
             arrays = {name: v.d for name, v in self.job.parameters().items()}
+            check_arrays(arrays)
             notes = {**self.notes(), "hits": sum(hits)}
             with critical():
                 write_checkpoint(self.checkpoint, arrays, self.job.solver, notes)

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Dict
 
 from nnabla_dqa.files import PathLike, read_yaml
 from nnabla_dqa.training.values import RecipeError
+
+_PARTS = {"data": "source", "model": "name"}
+"""Keys of an experiment that may be text alone, and what the text then is."""
 
 
 def is_experiment(path: PathLike) -> bool:
@@ -32,7 +35,10 @@ def read_recipe(path: PathLike, _depth: int = 0) -> Any:
         content = read_yaml(path)
     except ValueError as error:
         raise RecipeError(str(error)) from None
-    if not isinstance(content, dict) or "base" not in content:
+    if not isinstance(content, dict):
+        return content
+    content = spelled_out(content)
+    if "base" not in content:
         return content
     base = path.parent / str(content.pop("base"))
     if _depth > 8:
@@ -40,7 +46,17 @@ def read_recipe(path: PathLike, _depth: int = 0) -> Any:
     if not base.is_file():
         raise RecipeError(f"{path}: key 'base': there is no file {base}")
     below = read_recipe(base, _depth + 1)
-    return merged(below, content) if isinstance(below, dict) else content
+    if not isinstance(below, dict):
+        raise RecipeError(f"{path}: key 'base': {base} is no mapping of keys")
+    return merged(below, content)
+
+
+def spelled_out(content: Mapping[str, Any]) -> Dict[str, Any]:
+    """``content`` with ``data`` and ``model`` as mappings, whose keys can be merged one by one."""
+    return {
+        key: {_PARTS[key]: value} if key in _PARTS and isinstance(value, str) else value
+        for key, value in content.items()
+    }
 
 
 def merged(below: Any, above: Any) -> Any:

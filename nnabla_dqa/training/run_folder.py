@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from nnabla_dqa.files import PathLike, read_yaml, write_atomically
+from nnabla_dqa.training.checkpoint import difference
 from nnabla_dqa.training.experiment import Experiment
 from nnabla_dqa.training.values import RecipeError
 
@@ -49,6 +50,13 @@ class RunFolder:
         self.checkpoint = self.path / "checkpoint"
         self.monitors = self.path / "monitors"
 
+    def check_new(self) -> None:
+        """Raise RunError unless a new run can begin here: nothing is there, or an empty folder."""
+        if self.recipe.exists():
+            raise RunError(f"{self.path}: holds a run; --resume goes on with it, or name another")
+        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            raise RunError(f"{self.path}: exists and is no empty folder; name another")
+
     def begin(self, experiment: Experiment) -> None:
         """Make the folder of a new run.
 
@@ -56,10 +64,7 @@ class RunFolder:
             RunError: There is a run in it, or something else.
             OSError: It cannot be made.
         """
-        if self.recipe.exists():
-            raise RunError(f"{self.path}: holds a run; --resume goes on with it, or name another")
-        if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
-            raise RunError(f"{self.path}: exists and is no empty folder; name another")
+        self.check_new()
         self.path.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(experiment.to_json(), sort_keys=False, allow_unicode=True)
         write_atomically(self.recipe, text.encode())
@@ -77,16 +82,28 @@ class RunFolder:
         except (ValueError, RecipeError) as error:
             raise RunError(f"{self.recipe}: {error}") from None
 
+    def check_same(self, experiment: Experiment) -> None:
+        """Raise RunError unless ``experiment`` is the run in this folder; says what differs.
+
+        A run that was stopped early has no checkpoint yet that could tell.
+        """
+        kept, wanted = self.experiment().decisive(), experiment.decisive()
+        if kept != wanted:
+            what = difference(kept, wanted, "recipe")
+            raise RunError(f"{self.path}: holds another run: {what}")
+
     def note_start(self, start: Dict[str, Any]) -> None:
         """Add a start to run.json."""
         starts = self.starts()
         write_json(self.run, {"starts": [*starts, start]})
 
     def starts(self) -> List[Dict[str, Any]]:
-        """What run.json tells."""
-        if not self.run.is_file():
-            return []
-        found: List[Dict[str, Any]] = json.loads(self.run.read_text("utf-8"))["starts"]
+        """What run.json tells.
+
+        Raises:
+            RunError: It is damaged.
+        """
+        found: List[Dict[str, Any]] = (_read_json(self.run) or {}).get("starts", [])
         return found
 
     def results(self) -> Optional[Dict[str, Any]]:
@@ -95,13 +112,20 @@ class RunFolder:
         Raises:
             RunError: It is damaged.
         """
-        if not self.result.is_file():
-            return None
-        try:
-            found: Dict[str, Any] = json.loads(self.result.read_text("utf-8"))
-        except ValueError as error:
-            raise RunError(f"{self.result}: is no JSON: {error}") from None
-        return found
+        return _read_json(self.result)
+
+
+def _read_json(path: Path) -> Optional[Dict[str, Any]]:
+    """The object in a JSON file, None without the file; RunError if it is damaged."""
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text("utf-8"))
+    except ValueError as error:
+        raise RunError(f"{path}: is no JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise RunError(f"{path}: is no JSON object")
+    return found
 
 
 def write_json(path: Path, values: Any) -> None:

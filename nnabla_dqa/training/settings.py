@@ -147,10 +147,13 @@ class Settings:
             )
         kinds = [name for name in dir(S) if name[0].isupper() and name not in _NO_SOLVERS]
         check_one_of("solver", self.solver["type"], tuple(kinds))
+        for key, value in self.solver.items():
+            if isinstance(value, float) and not math.isfinite(value):
+                raise RecipeError(f"key 'solver': {key} must be a finite number; got {value!r}")
         try:
             self.make_solver()
         except (TypeError, ValueError, RuntimeError) as error:
-            raise RecipeError(f"key 'solver': {one_line(error)}") from None
+            raise RecipeError(f"key 'solver': {dict(self.solver)}: {one_line(error)}") from None
 
     def _check_temperature(self) -> None:
         check_mapping("key 'temperature'", self.temperature, ["start", "end"])

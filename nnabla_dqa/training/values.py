@@ -64,6 +64,8 @@ def with_numbers(value: Any) -> Any:
     """
     if isinstance(value, Mapping):
         return {key: with_numbers(entry) for key, entry in value.items()}
+    if isinstance(value, list):
+        return [with_numbers(entry) for entry in value]
     if isinstance(value, str) and re.fullmatch(r"[+-]?\d+(\.\d*)?[eE][+-]?\d+", value):
         return float(value)
     return value

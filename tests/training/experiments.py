@@ -1,0 +1,99 @@
+"""A tiny experiment: images that a narrow net can learn, its recipe, and runs of it."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+import numpy as np
+import pytest
+
+from nnabla_dqa.training.experiment import Experiment
+from nnabla_dqa.training.experiment_run import run_experiment
+from nnabla_dqa.training.outcome import TrainingStopped
+from nnabla_dqa.training.recipe_files import merged
+from nnabla_dqa.training.updates import Updater
+
+CLASSES = 3
+KINDS = {
+    "Full precision": {},
+    "Plain": {"quantizers": "minmax:2"},
+    "Binary-Relax": {"quantizers": "minmax:2,4", "mixing": "binary_relax"},
+    "DQA": {"quantizers": "minmax:2,4"},
+}
+"""What makes each method."""
+
+
+def images(count=64, classes=CLASSES, seed=0):
+    """Noisy pictures of one flat colour a class, uint8, and their labels."""
+    rng = np.random.RandomState(seed)
+    labels = rng.randint(0, classes, count)
+    colours = np.random.RandomState(5).randint(0, 200, (classes, 3, 1, 1))
+    pixels = colours[labels] + rng.randint(0, 56, (count, 3, 32, 32))
+    return pixels.astype(np.uint8), labels
+
+
+def write_images(path, **options):
+    """:func:`images` as an ``.npz``."""
+    x, y = images(**options)
+    np.savez(path, x=x, y=y)
+    return path
+
+
+def recipe(folder, **changes):
+    """Keys of a recipe for :func:`write_images` in ``folder``: 48 images, 3 updates an epoch."""
+    source = folder / "images.npz"
+    if not source.exists():
+        write_images(source)
+    keys = {
+        "data": {
+            "source": str(source),
+            "holdout": 0.25,
+            "mean": [0.4, 0.5, 0.6],
+            "std": [0.2, 0.25, 0.3],
+        },
+        "model": {"name": "resnet8_32", "classes": CLASSES, "width": 0.25, "stem_stride": 2},
+        "epochs": 2,
+        "batch_size": 16,
+        "learning_rate": 0.05,
+        "hard": 0.4,
+    }
+    return merged(keys, changes)
+
+
+def experiment(folder, **changes):
+    """:func:`recipe` as an experiment."""
+    return Experiment.from_mapping(recipe(folder, **changes))
+
+
+def stop_at(monkeypatch, update, number=signal.SIGINT):
+    """A signal in the middle of this update, counted from 1."""
+    count = [0]
+    original = Updater.__call__
+
+    def interrupted(self, *args):
+        count[0] += 1
+        if count[0] == update:
+            signal.raise_signal(number)
+        return original(self, *args)
+
+    monkeypatch.setattr(Updater, "__call__", interrupted)
+
+
+def interrupted(monkeypatch, update, *args, number=signal.SIGINT, **options):
+    """What :func:`run_experiment` raises when a signal comes in the middle of this update."""
+    with monkeypatch.context() as patch:
+        stop_at(patch, update, number)
+        with pytest.raises(TrainingStopped) as stopped:
+            run_experiment(*args, **options)
+    return stopped
+
+
+def result_of(folder):
+    """``result.json`` without times, and without where and how often the run was started."""
+    result = json.loads((folder / "result.json").read_text())
+    for key in ("seconds_this_start", "seconds_of_epochs", "starts"):
+        del result[key]
+    for epoch in result["epochs"]:
+        del epoch["seconds"]
+    return result
