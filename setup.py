@@ -12,6 +12,8 @@ VERSION = re.search(
 
 DEMO = ["scikit-learn>=1.3,<2", "matplotlib>=3.7,<4"]
 TEST = ["pytest>=7.4,<10", "hypothesis>=6.90,<7", "ruff>=0.4,<1", "mypy>=1.8,<3"]
+NNABLA = ">=1.39,<1.40"
+CUDA = {f"cuda{v}": [f"nnabla-ext-cuda{v}{NNABLA}"] for v in ("110", "116", "120")}
 
 setup(
     name="nnabla_dqa",
@@ -26,7 +28,7 @@ setup(
     package_data={"nnabla_dqa": ["py.typed"]},
     python_requires=">=3.9,<3.11",
     install_requires=[
-        "nnabla>=1.39,<1.40",
+        f"nnabla{NNABLA}",
         "numpy>=1.20,<2",
         # NNabla brings these itself; they are named because they are used here too.
         "h5py",
@@ -35,7 +37,7 @@ setup(
         "pyyaml>=5.4",
         "tqdm>=4.60,<5",
     ],
-    extras_require={"demo": DEMO, "test": DEMO + TEST},
+    extras_require={"demo": DEMO, "test": DEMO + TEST, **CUDA},
     classifiers=[
         "Programming Language :: Python :: 3.9",
         "Programming Language :: Python :: 3.10",

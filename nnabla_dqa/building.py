@@ -12,6 +12,7 @@ from nnabla.parameter import get_parameter_or_create
 from nnabla_dqa.contexts import current_choice, current_mixture, make_mixture
 from nnabla_dqa.functions import mixture as mix
 from nnabla_dqa.graph_ops import Variable, lift
+from nnabla_dqa.half import in_float32
 from nnabla_dqa.layers import (
     FINGERPRINT,
     AttentionWarning,
@@ -21,7 +22,7 @@ from nnabla_dqa.layers import (
     scope_path,
     state_scope,
 )
-from nnabla_dqa.mixing import MixingRule
+from nnabla_dqa.mixing import MixingRule, Single
 from nnabla_dqa.quantization import Quantizer
 from nnabla_dqa.quantization.base import RowLayout
 
@@ -62,6 +63,8 @@ def mix_weights(
 ) -> Variable:
     """The weights that ``function`` uses, with the state of the layer in the current scope.
 
+    Whatever the current context, they are computed in float32.
+
     Args:
         w: The float weights, registered as ``key`` in the current scope.
         inp: The input of the function: tells whether a graph definition is recorded.
@@ -90,14 +93,15 @@ def mix_weights(
     choice = current_choice()
     if message and choice is None:
         warnings.warn(f"layer {path}: {message}", AttentionWarning, stacklevel=6)
-    w = lift(w, inp)
-    if apply_w is not None:
-        w = apply_w(w)
     if choice is not None:
         index = _chosen(Layer("", function, mixture, False, fix_parameters, scope, key), choice)
-        return mix(w, mixture.quantizers[index : index + 1], None)
-    shares = mixture.shares({name: lift(v, inp) for name, v in state.items()})
-    return mix(w, mixture.quantizers, shares)
+        mixture, state = Mixture(mixture.quantizers[index : index + 1], Single()), {}
+    with in_float32():
+        w = lift(w, inp)
+        if apply_w is not None:
+            w = apply_w(w)
+        shares = mixture.shares({name: lift(v, inp) for name, v in state.items()})
+        return mix(w, mixture.quantizers, shares)
 
 
 def _resolve(quantizers: Quantizers, mixing: Optional[MixingRule]) -> Mixture:

@@ -21,7 +21,8 @@ import dataclasses
 import json
 import weakref
 import zlib
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from functools import cached_property
+from typing import Any, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
 
 import nnabla as nn
 import nnabla.functions as F
@@ -84,6 +85,12 @@ class Mixture:
     def target(self) -> Quantizer:
         """The quantizer of the lowest bit width."""
         return self.quantizers[0]
+
+    @cached_property
+    def learned_names(self) -> FrozenSet[str]:
+        """The arrays of a layer's state that a solver trains."""
+        entries = self.mixing.state(self.quantizers)
+        return frozenset(name for name, entry in entries.items() if entry.learned)
 
     def fingerprint(self) -> np.ndarray:
         """K bit widths and a 24-bit checksum of the quantizers, exact in float32."""
@@ -162,10 +169,8 @@ class Layer:
     @property
     def learned(self) -> Dict[str, Any]:
         """The entries of :attr:`state` that a solver trains."""
-        entries = self.mixture.mixing.state(self.mixture.quantizers)
-        return {
-            name: v for name, v in self.state.items() if name in entries and entries[name].learned
-        }
+        names = self.mixture.learned_names
+        return {name: v for name, v in self.state.items() if name in names}
 
     @property
     def is_hard(self) -> bool:

@@ -10,6 +10,7 @@ import nnabla.functions as F
 import numpy as np
 
 from nnabla_dqa.graph_ops import Variable, lift
+from nnabla_dqa.half import in_float32
 from nnabla_dqa.layers import Layer, find_layers
 
 _PENALTIES = ("powers_of_4", "squared_bits")
@@ -32,8 +33,9 @@ def regularizer(
             by the layer's share of the weights, M_l / S; ``"none"``: neither.
 
     Returns:
-        A scalar variable of shape () to be added to the loss. Layers with one
-        quantizer contribute their constant g_1.
+        A scalar variable of shape () to be added to the loss, computed in float32
+        whatever the current context. Layers with one quantizer contribute their
+        constant g_1.
 
     Raises:
         ValueError: An argument is not allowed, or the current scope has no DQA
@@ -52,6 +54,11 @@ def regularizer(
         raise ValueError(
             "regularizer: the current parameter scope has no DQA layer; build the model first"
         )
+    with in_float32():
+        return _penalty(layers, strength, penalty, weighting)
+
+
+def _penalty(layers: List[Layer], strength: float, penalty: str, weighting: str) -> Variable:
     total = total_weights()
     terms = [
         F.mul_scalar(_penalised(layer, penalty), strength * _factor(layer, weighting, total))

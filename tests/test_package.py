@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import re
 import resource
+import runpy
 import subprocess
 import sys
 import time
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import setuptools
 
 import nnabla_dqa as dqa
 from nnabla_dqa.layers import Mixture
@@ -108,6 +111,28 @@ def test_import_does_not_load_what_only_some_need():
     subprocess.run([sys.executable, "-c", statement], check=True)
 
 
+@pytest.fixture
+def described(monkeypatch):
+    """What setup.py tells setuptools."""
+    found = {}
+    monkeypatch.setattr(setuptools, "setup", found.update)
+    runpy.run_path(str(ROOT / "setup.py"))
+    return found
+
+
+@pytest.mark.parametrize("version", ["110", "116", "120"])
+def test_extras_name_the_cuda_extension_of_the_same_nnabla(described, version):
+    (nnabla,) = (line for line in described["install_requires"] if line.startswith("nnabla"))
+    extension = nnabla.replace("nnabla", f"nnabla-ext-cuda{version}")
+    assert described["extras_require"][f"cuda{version}"] == [extension]
+
+
+def test_messages_name_extras_that_exist(described):
+    text = (ROOT / "nnabla_dqa" / "training" / "precision.py").read_text("utf-8")
+    extras = {extra for extra in described["extras_require"] if extra.startswith("cuda")}
+    assert set(re.findall(r"cuda1\d\d", text)) == extras
+
+
 def test_setup_says_in_one_line_what_to_install(tmp_path):
     """On a machine whose only interpreters are too new, or dead shims."""
     copy = tmp_path / "clone"
@@ -137,8 +162,12 @@ def test_setup_says_in_one_line_what_to_install(tmp_path):
 
 
 def test_setup_does_nothing_the_second_time():
-    if not (ROOT / ".venv" / ".installed").exists():
-        pytest.skip("this environment was not made by `make setup`")
+    stamp = ROOT / ".venv" / ".installed"
+    described = (ROOT / "setup.py").read_bytes() + (ROOT / "pyproject.toml").read_bytes()
+    wanted = subprocess.run(["cksum"], input=described, check=True, capture_output=True).stdout
+    if not stamp.exists() or stamp.read_bytes().strip() != wanted.strip():
+        # It would remove the environment that this test runs in.
+        pytest.skip("this environment was not made by `make setup` from this setup.py")
     start = time.perf_counter()
     subprocess.run(["sh", "scripts/setup.sh"], cwd=ROOT, check=True, env=dict(os.environ))
     assert time.perf_counter() - start < 2

@@ -12,7 +12,7 @@ import numpy as np
 from nnabla_dqa.layers import STATE_SCOPE, AttentionWarning, Layer, find_layers
 from nnabla_dqa.reporting.summary import report
 from nnabla_dqa.schedules import Schedule
-from nnabla_dqa.training.guard import check_finite
+from nnabla_dqa.training.guard import Guard
 
 _DRIVERS: Dict[int, Any] = {}
 """By the id of a layer's scope: a weak reference to the annealer that was last made for it."""
@@ -47,6 +47,7 @@ class Annealer:
     def __init__(self, schedule: Schedule, restart: bool = False) -> None:
         self.schedule = schedule
         self.scope = nn.parameter.get_current_parameter_scope()
+        self._guard = Guard(gradients=False)
         self._check_layers()
         with nn.parameter_scope(STATE_SCOPE):
             zero = np.zeros(1, np.float32)
@@ -99,14 +100,18 @@ class Annealer:
             AttentionWarning: After the last step, for each layer whose
                 attention ended elsewhere than on the lowest bit width.
         """
-        layers = self.layers
+        self.advance(self.layers)
+
+    def advance(self, layers: List[Layer]) -> None:
+        """What a call does, for someone who has :attr:`layers` at hand."""
         self._check_alone(layers)
-        check_finite(layers, gradients=False)
+        self._guard(layers)
+        is_hard = self.is_hard
         for layer in layers:
-            if len(layer.mixture.quantizers) > 1 and not self.is_hard:
+            if len(layer.mixture.quantizers) > 1 and not is_hard:
                 layer.mixture.mixing.after_update(layer.state)
         self._step_parameter.d = self.step + 1
-        self.apply()
+        self._write(layers)
         if self.step == self.schedule.steps + 1:
             warnings.warn(
                 f"update {self.step} of a schedule of {self.schedule.steps} steps; a step is one "
@@ -120,18 +125,22 @@ class Annealer:
 
     def apply(self) -> None:
         """Write the values for the next mini-batch into the state of every layer."""
+        self._write(self.layers)
+
+    def _write(self, layers: List[Layer]) -> None:
         b = min(self.step + 1, self.schedule.soft_steps)
         values = self.schedule.state(b)
         is_hard = self.is_hard
-        for layer in self.layers:
+        for layer in layers:
             state = layer.state
             for name, value in values.items():
                 if name in state:
-                    state[name].d = value
+                    # Filled where it is used: no copy to a GPU for each layer and update.
+                    state[name].data.fill(value)
             if state:
-                one_hot = np.zeros(len(layer.mixture.quantizers), np.float32)
-                one_hot[0] = float(is_hard)
-                state["hard"].d = one_hot
+                state["hard"].data.fill(0.0)
+                if is_hard:
+                    state["hard"].d = np.eye(1, len(layer.mixture.quantizers))[0]
 
     def _check_alone(self, layers: List[Layer]) -> None:
         for layer in layers:

@@ -13,6 +13,7 @@ from nnabla_dqa.contexts import hard
 from nnabla_dqa.data import DataError
 from nnabla_dqa.data.prefetch import Prefetcher
 from nnabla_dqa.graph_ops import Variable
+from nnabla_dqa.half import float_context
 from nnabla_dqa.models import build
 from nnabla_dqa.parallel import Alone, Communicator
 from nnabla_dqa.regularization import regularizer
@@ -21,7 +22,6 @@ from nnabla_dqa.training.experiment import Experiment
 from nnabla_dqa.training.guard import NonFiniteError
 from nnabla_dqa.training.images import normalized, open_images
 from nnabla_dqa.training.job import Job, Scores
-from nnabla_dqa.training.precision import float_context
 from nnabla_dqa.training.solver import attach
 from nnabla_dqa.training.sources import fingerprint
 from nnabla_dqa.training.values import RecipeError

@@ -13,6 +13,7 @@ import nnabla as nn
 from nnabla_dqa.files import PathLike
 from nnabla_dqa.graph.deploy import deploy
 from nnabla_dqa.graph.nnp import save_network
+from nnabla_dqa.half import float_context, is_half
 from nnabla_dqa.layers import AttentionWarning
 from nnabla_dqa.parallel import Alone, Communicator
 from nnabla_dqa.reporting.summary import Report, report
@@ -20,7 +21,7 @@ from nnabla_dqa.training.classifier import Classifier, Graph
 from nnabla_dqa.training.experiment import Experiment
 from nnabla_dqa.training.loop import SAVE_SECONDS, Loop
 from nnabla_dqa.training.outcome import Epoch
-from nnabla_dqa.training.precision import LossScaler, float_context, is_half
+from nnabla_dqa.training.precision import LossScaler
 from nnabla_dqa.training.run_folder import RunFolder, environment, write_json
 
 

@@ -17,6 +17,7 @@ from nnabla_dqa.graph.live import LiveGraph
 from nnabla_dqa.graph.normalization import estimate_statistics
 from nnabla_dqa.graph.program import Program
 from nnabla_dqa.graph_ops import Variable
+from nnabla_dqa.half import float_context
 from nnabla_dqa.layers import AttentionWarning
 from nnabla_dqa.mixing import BinaryRelax
 from nnabla_dqa.parallel import Alone
@@ -73,7 +74,8 @@ def train(
         progress: Show a progress bar on stderr.
         on_message: Called before the first epoch with each thing the user
             should know; they are in the result too.
-        context: Where it is computed, in float32; default: NNabla's current context.
+        context: Where it is computed, in float32 also if it is a half context;
+            default: NNabla's current context.
         save_seconds: Longest time without a checkpoint.
 
     Raises:
@@ -83,7 +85,8 @@ def train(
             the last checkpoint is kept.
         TrainingStopped: On Ctrl-C or SIGTERM; a checkpoint is kept.
     """
-    with warnings.catch_warnings(), nn.context_scope(context or nn.get_current_context()):
+    context = float_context(context or nn.get_current_context())
+    with warnings.catch_warnings(), nn.context_scope(context):
         # The messages of the result say it, once.
         warnings.simplefilter("ignore", AttentionWarning)
         run = _FileJob(source, recipe, target)

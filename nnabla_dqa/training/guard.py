@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, List, Mapping, Tuple
 
+import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
+from nnabla_dqa.half import in_float32
 from nnabla_dqa.layers import Layer
 
 
@@ -24,16 +26,60 @@ def check_finite(layers: List[Layer], gradients: bool = True) -> None:
     Raises:
         NonFiniteError: Names the first layer and array concerned.
     """
-    named = [entry for layer in layers for entry in _arrays(layer, gradients)]
-    # Finite numbers times zero sum to zero, all others to NaN. The sums are made where
-    # the arrays are, so that a GPU hands over one number each.
-    sums = [F.sum(F.mul_scalar(array, 0.0)) for _, array in named]
-    for (name, _), total in zip(named, sums):
-        if not np.isfinite(total.data):
-            raise NonFiniteError(
-                f"{name} is NaN or infinite; look for NaN in the data, the loss and the other "
-                f"parameters; a smaller learning rate or gradient clipping may help"
-            )
+    Guard(gradients)(layers)
+
+
+class Guard:
+    """:func:`check_finite` for the same layers after every update.
+
+    All arrays are summed up to one number where they are, so that a GPU hands
+    over one number a check. The graph that does it is kept until another array
+    is to be checked.
+
+    Args:
+        gradients: Check the gradients of trained arrays too.
+    """
+
+    def __init__(self, gradients: bool = True) -> None:
+        self._gradients = gradients
+        self._known: Tuple[Any, ...] = ()
+        self._total: Any = None
+
+    def __call__(self, layers: List[Layer]) -> None:
+        """Raise NonFiniteError, naming layer and array, unless all numbers are finite."""
+        arrays = [array for layer in layers for _, array in _arrays(layer, self._gradients)]
+        if not arrays:
+            return
+        context = nn.get_current_context()
+        known = (*context.backend, context.array_class, context.device_id, *arrays)
+        if known != self._known:
+            self._total, self._known = _sum_of(arrays), known
+        self._total.forward()
+        # Infinity and NaN last through a sum. A sum of finite numbers may overflow too.
+        if not np.isfinite(self._total.data.get_data("r")):
+            _look_closely(layers, self._gradients)
+
+
+def _sum_of(arrays: List[Any]) -> Any:
+    leaves = [nn.Variable(array.shape) for array in arrays]
+    for leaf, array in zip(leaves, arrays):
+        leaf.data = array
+    with in_float32(), nn.auto_forward(False):
+        return F.add_n(*[F.sum(leaf) for leaf in leaves])
+
+
+def _look_closely(layers: List[Layer], gradients: bool) -> None:
+    for layer in layers:
+        for name, array in _arrays(layer, gradients):
+            # Finite numbers times zero sum to zero, all others to NaN.
+            with in_float32():
+                total = F.sum(F.mul_scalar(array, 0.0))
+            if not np.isfinite(total.data):
+                raise NonFiniteError(
+                    f"layer {layer.name}: {name} is NaN or infinite; look for NaN in the data, the "
+                    f"loss and the other parameters; a smaller learning rate or gradient clipping "
+                    f"may help"
+                )
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
@@ -56,7 +102,7 @@ def _arrays(layer: Layer, gradients: bool) -> List[Tuple[str, Any]]:
     arrays = []
     for name, variable in {"W": layer.weight, **layer.learned}.items():
         path = name if name == "W" else f"dqa/{name}"
-        arrays.append((f"layer {layer.name}: {path}", variable.data))
+        arrays.append((path, variable.data))
         if gradients and variable.need_grad:
-            arrays.append((f"layer {layer.name}: the gradient of {path}", variable.grad))
+            arrays.append((f"the gradient of {path}", variable.grad))
     return arrays

@@ -1,4 +1,4 @@
-"""Half precision: the contexts of a graph, and the scale of its loss."""
+"""Contexts by name, and the scale of a half-precision loss."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ import nnabla as nn
 from nnabla.ext_utils import get_extension_context
 
 TYPES = ("float", "half")
-_HALF = ":half"
 
 
 class ContextError(ValueError):
@@ -59,19 +58,6 @@ def make_context(
             f"context {name}, device {device}: no such GPU is usable: {text}"
         ) from None
     return context
-
-
-def is_half(context: nn.Context) -> bool:
-    """Whether functions made in ``context`` compute in half precision where they can."""
-    return any(_HALF in backend for backend in context.backend)
-
-
-def float_context(context: nn.Context) -> nn.Context:
-    """``context`` in float32, on the same device."""
-    backends = [backend.replace(_HALF, ":float") for backend in context.backend]
-    # Each backend once, in order: a half context falls back to float ones already.
-    backends = list(dict.fromkeys(backends))
-    return nn.Context(backends, array_class=context.array_class, device_id=context.device_id)
 
 
 @dataclasses.dataclass

@@ -8,10 +8,11 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 import nnabla as nn
 import nnabla.solvers as S
 
+from nnabla_dqa.half import in_float32
 from nnabla_dqa.layers import Layer, find_layers
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.training.annealer import Annealer
-from nnabla_dqa.training.guard import check_finite
+from nnabla_dqa.training.guard import Guard
 
 _DECAY_ARGUMENTS = ("wd",)
 
@@ -78,6 +79,7 @@ class AttachedSolver:
                 f"attach: layer {mixed[0]} mixes quantizers and would stay soft for ever; give a "
                 f"schedule such as TemperatureSchedule(steps)"
             )
+        self._guard = Guard()
         self.annealer = None if schedule is None else Annealer(schedule, restart)
         self.solver = solver
         self.attention_solver = _twin(solver)
@@ -120,7 +122,8 @@ class AttachedSolver:
                 "attach: the solver has no parameters to update; call "
                 "solver.set_parameters(nn.get_parameters()) first"
             )
-        check_finite(self.layers)
+        layers = self.layers
+        self._guard(layers)
         hard = self.annealer is not None and self.annealer.is_hard
         self.solver.update(update_pre_hook=update_pre_hook, update_post_hook=update_post_hook)
         if not hard:
@@ -129,7 +132,7 @@ class AttachedSolver:
                 update_pre_hook=update_pre_hook, update_post_hook=update_post_hook
             )
         if self.annealer is not None:
-            self.annealer()
+            self.annealer.advance(layers)
 
     def skip_update(self) -> None:
         """Advance the schedule by one step and update nothing: gradients overflowed."""
@@ -252,4 +255,5 @@ def _twin(solver: Any) -> Any:
     for name in _DECAY_ARGUMENTS:
         if name in arguments:
             arguments[name] = 0.0
-    return kind(**arguments)
+    with in_float32():
+        return kind(**arguments)

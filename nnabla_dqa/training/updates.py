@@ -5,8 +5,10 @@ from __future__ import annotations
 from typing import Mapping, Optional
 
 import nnabla as nn
+import nnabla.functions as F
 import numpy as np
 
+from nnabla_dqa.half import in_float32
 from nnabla_dqa.training.diagnosis import first_non_finite
 from nnabla_dqa.training.guard import NonFiniteError
 from nnabla_dqa.training.job import Job
@@ -49,8 +51,10 @@ class Updater:
         nn.seed(step_seed(job.settings.seed, step, comm.rank))
         job.solver.zero_grad()
         job.loss.forward(clear_no_need_grad=True)
-        # Copied: backward may use its memory again.
-        value = nn.NdArray.from_numpy_array(np.array(job.loss.d, np.float32))
+        # Copied, because backward may use its memory again, and where it is: a GPU is not
+        # waited for before it has got the work of backward too.
+        with in_float32():
+            value = F.mul_scalar(job.loss.data, 1.0)
         job.loss.backward(1.0 if self.scaler is None else self.scaler.scale, clear_buffer=True)
         if comm.size > 1:
             gradients = [v.grad for v in job.solver.get_parameters().values()]

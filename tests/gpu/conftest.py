@@ -1,0 +1,53 @@
+"""Tests that run on the CPU and, with ``-m gpu`` on a machine that has one, on a GPU.
+
+Where the extension or the GPU is missing the GPU's cases skip and say why.
+"""
+
+from __future__ import annotations
+
+import functools
+
+import nnabla as nn
+import pytest
+
+from nnabla_dqa.training.precision import ContextError, make_context
+
+CPU = nn.Context(["cpu:float"], "CpuCachedArray", "0")
+CPU_HALF = nn.Context(["cpu:half", "cpu:float"], "CpuCachedArray", "0")
+
+
+@functools.cache
+def context_of(name, type_config="float"):
+    """The context, or why there is none."""
+    if name == "cpu":
+        # For the users of the package half precision on the CPU is no context: it is slow.
+        return CPU if type_config == "float" else CPU_HALF
+    try:
+        return make_context(name, type_config)
+    except ContextError as error:
+        return str(error)
+
+
+def get(name, type_config="float"):
+    """The context; skips the test where there is none."""
+    context = context_of(name, type_config)
+    if isinstance(context, str):
+        pytest.skip(context)
+    return context
+
+
+@pytest.fixture(params=["cpu", pytest.param("cudnn", marks=pytest.mark.gpu)])
+def context(request):
+    """The CPU's float context, then the GPU's."""
+    return get(request.param)
+
+
+@pytest.fixture(params=["cpu", pytest.param("cudnn", marks=pytest.mark.gpu)])
+def half_context(request):
+    """The CPU's half context, then the GPU's."""
+    return get(request.param, "half")
+
+
+def on_cpu(context):
+    """Whether it is one of the CPU's."""
+    return all(backend.startswith("cpu") for backend in context.backend)
