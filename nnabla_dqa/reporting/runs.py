@@ -90,9 +90,8 @@ def _folders(paths: Iterable[PathLike]) -> List[Path]:
 
 
 def _read(place: RunFolder) -> Any:
-    result = place.results()
-    if result is not None:
-        return _finished(place, result)
+    if place.result.is_file():
+        return _finished(place, place.results())
     epochs, done = place.experiment().epochs, 0
     if place.checkpoint.exists():
         notes = read_checkpoint(place.checkpoint).notes
