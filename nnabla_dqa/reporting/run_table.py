@@ -77,7 +77,7 @@ class Row:
         holds = {
             "e": recipe.epochs < paper.get("epochs", 0),
             "s": len(self.runs) < paper.get("seeds", 0),
-            "w": model.width < 1
+            "w": model.width != 1
             or model.stem_stride > 1
             or model.name not in _MODELS.get(table, (model.name,)),
             "d": data.limit is not None

@@ -43,10 +43,10 @@ def test_size_survives_the_folder_of_a_run_and_splits_rows():
 
 @pytest.mark.parametrize("size", [0, -3, 1.5, "96", True])
 def test_sizes_that_are_none(size):
-    with pytest.raises(RecipeError, match="'data.size' must be a whole number from 1 on"):
+    with pytest.raises(RecipeError, match=r"'data\.size' must be a whole number from 1 on"):
         recipe("d", size=size)
 
 
 def test_only_crops_have_a_size():
-    with pytest.raises(RecipeError, match="'data.size' is for augmentation random_resized_crop"):
+    with pytest.raises(RecipeError, match=r"'data\.size' is for augmentation random_resized_crop"):
         recipe("d", size=16, augmentation="crop_flip")
