@@ -8,7 +8,7 @@ import traceback
 import warnings
 from typing import Any, List, Optional, Sequence
 
-from nnabla_dqa.commands import check, convert, deploy, evaluate, summary, train
+from nnabla_dqa.commands import check, convert, deploy, evaluate, summary, table, train
 
 _COMMANDS = {
     "convert": convert,
@@ -17,6 +17,7 @@ _COMMANDS = {
     "deploy": deploy,
     "check": check,
     "evaluate": evaluate,
+    "table": table,
 }
 _EPILOG = """the usual way:
   nnabla-dqa convert lenet.nnp                                 -> lenet_dqa.nnp

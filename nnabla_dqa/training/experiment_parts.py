@@ -90,6 +90,8 @@ class ImageRecipe:
             takes the middle); ``none``.
         mean: By channel, of pixels from 0 to 1; taken off inside the network.
         std: By channel; what is left is divided by it, inside the network.
+        size: Height and width of the crops of ``random_resized_crop``; None:
+            what the model was made for.
         limit: Use only the first so many training samples.
         holdout: This share of the training samples is kept for validation and
             the data's own validation part is not looked at; for choosing a recipe.
@@ -104,6 +106,7 @@ class ImageRecipe:
     augmentation: str = "crop_flip"
     mean: Tuple[float, ...] = (0.0, 0.0, 0.0)
     std: Tuple[float, ...] = (1.0, 1.0, 1.0)
+    size: Optional[int] = None
     limit: Optional[int] = None
     holdout: float = 0.0
     corrupt: str = "error"
@@ -115,6 +118,13 @@ class ImageRecipe:
         take_values(self, source=str(self.source))
         check_one_of("data.augmentation", self.augmentation, AUGMENTATIONS)
         check_one_of("data.corrupt", self.corrupt, ("error", "skip"))
+        if self.size is not None:
+            take_values(self, size=check_whole("data.size", self.size, 1))
+            if self.augmentation != "random_resized_crop":
+                raise RecipeError(
+                    f"key 'data.size' is for augmentation random_resized_crop; "
+                    f"{self.augmentation} leaves images as large as they are"
+                )
         if self.limit is not None:
             take_values(self, limit=check_whole("data.limit", self.limit, 1))
         take_values(

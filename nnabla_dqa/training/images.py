@@ -20,7 +20,7 @@ def open_images(recipe: ImageRecipe, size: int, seed: int) -> Tuple[Data, Data]:
 
     Args:
         recipe: Where they are and what is done to them.
-        size: Of photos, in pixels.
+        size: Of photos, in pixels, where the recipe names none.
         seed: Of augmentation and of what is held out.
 
     Raises:
@@ -28,6 +28,7 @@ def open_images(recipe: ImageRecipe, size: int, seed: int) -> Tuple[Data, Data]:
     """
     if recipe.augmentation == "random_resized_crop":
         options: Dict[str, Any] = {"corrupt": recipe.corrupt}
+        size = recipe.size or size
         train: Data = open_photos(recipe.source, "train", size, seed, **options)
         classes = train.classes
     else:

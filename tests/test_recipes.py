@@ -1,0 +1,204 @@
+"""The recipes under examples/ are the rows of the paper's two tables, and they build."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import nnabla as nn
+import pytest
+
+from nnabla_dqa.models import build
+from nnabla_dqa.training.experiment import Experiment
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+SETS = {
+    "minmax:2": (("MinMax", 2),),
+    "minmax:2/float": (("MinMax", 2), ("FullPrecision", 32)),
+    "minmax:2,4,8": (("MinMax", 2), ("MinMax", 4), ("MinMax", 8)),
+    "sawb:2": (("SAWB", 2),),
+    "sawb:2,4,8": (("SAWB", 2), ("SAWB", 4), ("SAWB", 8)),
+    "bwn": (("BWN", 1),),
+    "bwn/twn/float": (("BWN", 1), ("TWN", 2), ("FullPrecision", 32)),
+    "bwn/twn/minmax:8": (("BWN", 1), ("TWN", 2), ("MinMax", 8)),
+    "twn": (("TWN", 2),),
+    "twn/minmax:4,8": (("TWN", 2), ("MinMax", 4), ("MinMax", 8)),
+    None: (),
+}
+# arXiv 2103.13322, Table 1: method, quantizers, and lambda and accuracy on each data set.
+# 5 for the lambda that it does not print.
+TABLE_1 = [
+    ("Full precision", None, None, 95.2, None, 77.9),
+    ("Plain", "minmax:2", None, 91.5, None, 70.0),
+    ("Binary-Relax", "minmax:2/float", None, 93.0, None, 72.9),
+    ("Binary-Relax", "minmax:2,4,8", None, 93.7, None, 74.0),
+    ("DQA", "minmax:2,4,8", 5, 94.8, 10, 76.4),
+    ("Plain", "sawb:2", None, 94.8, None, 77.0),
+    ("Binary-Relax", "sawb:2,4,8", None, 95.1, None, 77.3),
+    ("DQA", "sawb:2,4,8", 1, 95.4, 5, 78.1),
+    ("Plain", "bwn", None, 93.8, None, 75.0),
+    ("Binary-Relax", "bwn/twn/float", None, 94.2, None, 75.3),
+    ("DQA", "bwn/twn/float", 5, 94.5, 30, 75.9),
+    ("Plain", "twn", None, 94.3, None, 76.1),
+    ("Binary-Relax", "twn/minmax:4,8", None, 94.5, None, 76.3),
+    ("DQA", "twn/minmax:4,8", 5, 94.8, 20, 76.7),
+]
+# Table 2: model, method, quantizers, lambda, top-1, top-5.
+TABLE_2 = [
+    ("resnet18_224", "Full precision", None, None, 69.9, 89.1),
+    ("resnet18_224", "Plain", "minmax:2", None, 58.7, 81.9),
+    ("resnet18_224", "DQA", "minmax:2,4,8", 1, 66.9, 87.4),
+    ("mobilenetv2_224", "Full precision", None, None, 69.0, 89.0),
+    ("mobilenetv2_224", "Plain", "minmax:2", None, 44.2, 69.8),
+    ("mobilenetv2_224", "DQA", "minmax:2,4,8", 1, 52.2, 77.1),
+    ("resnet18_224", "Plain", "bwn", None, 61.0, 83.5),
+    ("resnet18_224", "DQA", "bwn/twn/minmax:8", 10, 61.4, 83.7),
+]
+MEANS = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
+    "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+}
+
+
+def example(path="rows.py"):
+    """A file of the examples as a module."""
+    spec = importlib.util.spec_from_file_location("example", EXAMPLES / path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def recipes(folder):
+    """The experiments of a folder by name."""
+    changes = {"data": {"source": "somewhere"}}
+    rows = example().rows_in(EXAMPLES / folder)
+    return {name: Experiment.from_yaml(path, changes) for name, path in rows.items()}
+
+
+def strength(experiment):
+    return experiment.lambda_ if experiment.method == "DQA" else None
+
+
+def check_sets(experiments):
+    for recipe in experiments:
+        mixture = recipe.mixture()
+        found = mixture.quantizers if mixture is not None else ()
+        assert tuple((type(q).__name__, q.bits) for q in found) == SETS[recipe.quantizers]
+        assert recipe.data.source == "somewhere"
+        assert (recipe.solver, recipe.learning_rate) == ({"type": "Momentum", "momentum": 0.9}, 0.1)
+        assert (recipe.temperature, recipe.hard) == ({"start": 100, "end": 0.03}, 0.1)
+        assert (recipe.seed, recipe.data.holdout, recipe.data.limit) == (0, 0, None)
+        assert (recipe.lr_schedule, recipe.model.width, recipe.model.stem_stride) == ("step", 1, 1)
+
+
+@pytest.mark.parametrize("name", ["cifar10", "cifar100"])
+def test_table_1(name):
+    found = recipes(f"cifar/recipes/{name}").values()
+    at = 2 if name == "cifar10" else 4
+    printed = Counter((row[0], row[1], row[at], row[at + 1]) for row in TABLE_1)
+    assert printed == Counter(
+        (recipe.method, recipe.quantizers, strength(recipe), recipe.paper["accuracy"])
+        for recipe in found
+    )
+    check_sets(found)
+    for recipe in found:
+        runs = 5 if "bwn" in (recipe.quantizers or "") else 1
+        accuracy = recipe.paper["accuracy"]
+        assert recipe.paper == {"table": 1, "accuracy": accuracy, "epochs": 300, "seeds": runs}
+        assert (recipe.epochs, recipe.batch_size, recipe.weight_decay) == (300, 128, 5e-4)
+        classes = 10 if name == "cifar10" else 100
+        assert (recipe.model.name, recipe.model.classes) == ("resnet18_32", classes)
+        assert recipe.data.augmentation == "crop_flip"
+        assert (recipe.data.mean, recipe.data.std) == MEANS[name]
+
+
+def test_table_2():
+    found = recipes("imagenet/recipes")
+    narrow = found.pop("imagenette-narrow")
+    assert Counter(TABLE_2) == Counter(
+        (
+            *(recipe.model.name, recipe.method, recipe.quantizers, strength(recipe)),
+            *(recipe.paper["accuracy"], recipe.paper["top5"]),
+        )
+        for recipe in found.values()
+    )
+    check_sets(found.values())
+    for recipe in found.values():
+        rest = {k: v for k, v in recipe.paper.items() if k not in ("accuracy", "top5")}
+        assert rest == {"table": 2, "epochs": 90, "seeds": 1}
+        assert (recipe.epochs, recipe.batch_size, recipe.weight_decay) == (90, 256, 1e-4)
+        assert recipe.model.classes == 1000
+        assert recipe.data.augmentation == "random_resized_crop"
+        assert recipe.data.size is None
+        assert (recipe.data.mean, recipe.data.std) == MEANS["imagenet"]
+    assert narrow.paper == {}
+    assert (narrow.model.classes, narrow.data.size) == (10, 96)
+
+
+def distinct():
+    """One experiment for each model, method and set of quantizers."""
+    folders = ("cifar/recipes/cifar10", "cifar/recipes/cifar100", "imagenet/recipes")
+    return {
+        (recipe.model.name, recipe.method, recipe.quantizers): recipe
+        for folder in folders
+        for recipe in recipes(folder).values()
+    }
+
+
+@pytest.mark.parametrize("recipe", distinct().values(), ids=map(str, distinct()))
+def test_builds_when_narrow(recipe):
+    x = nn.Variable((1, 3, 32, 32))
+    with nn.auto_forward(False):
+        y = build(recipe.model.name, x, 10, True, recipe.mixture(), width=0.1)
+    assert y.shape == (1, 10)
+    mixed = [name for name in nn.get_parameters(grad_only=False) if name.endswith("dqa/alpha")]
+    assert bool(mixed) == (recipe.method == "DQA"), list(nn.get_parameters(grad_only=False))[:5]
+    if recipe.mixture() is not None and len(recipe.mixture().quantizers) > 1:
+        assert recipe.make_schedule(recipe.mixture().mixing, 10).steps == 10 * recipe.epochs
+
+
+def test_sources_are_beside_the_user():
+    for folder, source in (("cifar10", "cifar-10-batches-bin"), ("cifar100", "cifar-100-binary")):
+        path = EXAMPLES / "cifar/recipes" / folder / "float.yaml"
+        assert Experiment.from_yaml(path).data.source == source
+    path = EXAMPLES / "imagenet/recipes/resnet18-float.yaml"
+    assert Experiment.from_yaml(path).data.source == "imagenet"
+
+
+@pytest.mark.parametrize("name", ["cifar", "imagenet"])
+def test_rows_are_listed(name):
+    done = subprocess.run(
+        [sys.executable, str(EXAMPLES / name / "train.py"), "--rows", "all"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    count = 2 + 2 * len(TABLE_1) if name == "cifar" else 2 + len(TABLE_2) + 1
+    assert len(done.stdout.splitlines()) == count
+    assert ("76.4" if name == "cifar" else "77.1") in done.stdout
+
+
+def test_a_row_is_trained_by_its_recipe(monkeypatch, capsys):
+    folders = {name: EXAMPLES / "cifar/recipes" / name for name in ("cifar10", "cifar100")}
+    rows, calls = example(), []
+    monkeypatch.setattr(rows, "nnabla_dqa", lambda argv: calls.append(argv) or 7)
+    options = ["--data", "d", "-o", "runs/a", "--seed", "3", "--set", "epochs=2"]
+    assert rows.main("", folders, ["--row", "dqa-bwn", *options]) == 7
+    assert rows.main("", folders, ["--row", "twn", "--dataset", "cifar100", *options]) == 7
+    assert rows.main("", folders, ["-o", "runs/a", "--resume"]) == 7
+    assert calls == [
+        ["train", "--recipe", str(folders["cifar10"] / "dqa-bwn.yaml"), *options],
+        ["train", "--recipe", str(folders["cifar100"] / "twn.yaml"), *options],
+        ["train", "-o", "runs/a", "--resume"],
+    ]
+    for wrong in ([], ["--row", "dqa"], ["--row", "cifar10"], ["--row", "twn", "--dataset", "x"]):
+        with pytest.raises(SystemExit) as stopped:
+            rows.main("", folders, wrong)
+        assert stopped.value.code == 2
+    assert "is none of br-bwn, " in capsys.readouterr().err
