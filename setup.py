@@ -11,6 +11,7 @@ VERSION = re.search(
 ).group(1)
 
 DEMO = ["scikit-learn>=1.3,<2", "matplotlib>=3.7,<4"]
+MPI = ["mpi4py>=4.1,<5", "mpich>=5,<6"]
 TEST = ["pytest>=7.4,<10", "hypothesis>=6.90,<7", "ruff>=0.4,<1", "mypy>=1.8,<3"]
 NNABLA = ">=1.39,<1.40"
 CUDA = {f"cuda{v}": [f"nnabla-ext-cuda{v}{NNABLA}"] for v in ("110", "116", "120")}
@@ -37,7 +38,7 @@ setup(
         "pyyaml>=5.4",
         "tqdm>=4.60,<5",
     ],
-    extras_require={"demo": DEMO, "test": DEMO + TEST, **CUDA},
+    extras_require={"demo": DEMO, "mpi": MPI, "test": DEMO + MPI + TEST, **CUDA},
     classifiers=[
         "Programming Language :: Python :: 3.9",
         "Programming Language :: Python :: 3.10",
