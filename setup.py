@@ -11,7 +11,8 @@ VERSION = re.search(
 ).group(1)
 
 DEMO = ["scikit-learn>=1.3,<2", "matplotlib>=3.7,<4"]
-MPI = ["mpi4py>=4.1,<5", "mpich>=5,<6"]
+LINUX = "sys_platform == 'linux' and platform_machine == 'x86_64'"
+MPI = [f"mpi4py>=4.1,<5; {LINUX}", f"mpich>=5,<6; {LINUX}"]
 TEST = ["pytest>=7.4,<10", "hypothesis>=6.90,<7", "ruff>=0.4,<1", "mypy>=1.8,<3"]
 NNABLA = ">=1.39,<1.40"
 CUDA = {f"cuda{v}": [f"nnabla-ext-cuda{v}{NNABLA}"] for v in ("110", "116", "120")}

@@ -72,6 +72,35 @@ def sizes(entries: List[Dict[str, Any]], meta: Dict[str, Any]) -> str:
     )
 
 
+def narrow(content: Dict[str, Any]) -> str:
+    """The narrow nets on CIFAR-10."""
+    head = ["method", "quantizers", "bits / weight", "accuracy %", "single seeds"]
+    head += ["attention elsewhere", "file bytes"]
+    rows = []
+    for e in content["rows"]:
+        mixed = e["method"] in ("DQA", "Binary-Relax")
+        layers = e["layers"] * len(e["off_target"])
+        rows.append(
+            [
+                e["method"],
+                f"`{e['quantizers']}`" if e["quantizers"] else "-",
+                f"{e['bits']:g}",
+                f"{e['mean']:.2f} ± {e['sd']:.2f}",
+                " ".join(f"{value:.2f}" for value in e["accuracies"]),
+                f"{sum(e['off_target'])} of {layers}" if mixed else "-",
+                f"{e['file_bytes']:,}",
+            ]
+        )
+    meta = content["meta"]
+    versions = ", ".join(f"{k} {v}" for k, v in meta["versions"].items())
+    tail = (
+        f"`{meta['command']}`: {len(content['rows'][0]['accuracies'])} seeds, mean ± sample sd, "
+        f"{meta['measured_on']}, {content['rows'][0]['epochs']} epochs; {meta['core_minutes']:g} "
+        f"core-minutes in all on {meta['machine']}; {versions}."
+    )
+    return f"{markdown(head, rows)}\n\n{tail}"
+
+
 def insert(page: Path, name: str, text: str) -> None:
     old = page.read_text("utf-8")
     pattern = rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)"
@@ -93,6 +122,7 @@ def main() -> None:
     sweep, meta = load("digits_validation.json"), load("digits_validation.meta.json")
     page = ROOT / "docs" / "digits.md"
     insert(page, "validation", f"{results(sweep, True)}\n\n{caption(meta, sweep)}")
+    insert(ROOT / "docs" / "cifar.md", "narrow", narrow(load("cifar_narrow.json")))
     published = format_nnp(load("nnp.json"))
     insert(readme, "nnp", published)
     insert(ROOT / "examples" / "nnp" / "README.md", "results", published)
