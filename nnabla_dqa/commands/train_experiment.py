@@ -50,6 +50,7 @@ def refuse(arguments: argparse.Namespace) -> None:
         "--set": arguments.changes,
         "--type-config": arguments.type_config != "float",
         "--parallel": arguments.parallel != "auto",
+        "--save-every": arguments.save_every != SAVE_MINUTES,
     }
     for name, given in vain.items():
         if given:
@@ -69,6 +70,8 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         raise ValueError(f"--force: remove the folder {arguments.output} yourself, if you mean it")
     if arguments.monitor is not None:
         raise ValueError(f"--monitor: the curves are in {arguments.output / 'monitors'}")
+    if not arguments.save_every >= 0:
+        raise ValueError(f"--save-every must be minutes, 0 or more; got {arguments.save_every:g}")
     experiment = _experiment(arguments)
     launch = launched()
     device = arguments.device

@@ -121,6 +121,9 @@ def _finish(
     accuracy = counts[1] / counts[0]
     table = report(job.scope) if job.layers else None
     messages = list(table.messages()) if table is not None else []
+    mixture = job.experiment.mixture()
+    told = mixture.mixing.check(mixture.quantizers) if mixture is not None else None
+    messages += [told] if told else []
     skipped = {**job.data.skipped, **job.validation.skipped}
     messages += [f"left out: {path}: {reason}" for path, reason in skipped.items()]
     result = {
