@@ -12,18 +12,19 @@ from typing import Iterator
 
 import nnabla as nn
 
-_HALF = ":half"
-_FLOAT = ":float"
-
 
 def is_half(context: nn.Context) -> bool:
     """Whether functions made in ``context`` compute in half precision where they can."""
-    return any(_HALF in backend for backend in context.backend)
+    # cudnn:half, and NNabla's cudnn:mixed_half.
+    return any(backend.endswith("half") for backend in context.backend)
 
 
 def float_context(context: nn.Context) -> nn.Context:
     """``context`` in float32, on the same device."""
-    backends = [backend.replace(_HALF, _FLOAT) for backend in context.backend]
+    backends = [
+        f"{backend.partition(':')[0]}:float" if backend.endswith("half") else backend
+        for backend in context.backend
+    ]
     # Each backend once, in order: a half context falls back to float ones already.
     backends = list(dict.fromkeys(backends))
     return nn.Context(backends, array_class=context.array_class, device_id=context.device_id)

@@ -23,7 +23,14 @@ from nnabla_dqa.training.guard import NonFiniteError, check_finite
 from tests.training.files import write_console
 
 HALF = nn.Context(["cpu:half", "cpu:float"], "CpuCachedArray", "0")
-ON_GPU = nn.Context(["cudnn:half", "cuda:half", "cudnn:float", "cuda:float", "cpu:float"], "x", "1")
+# As nnabla-ext-cuda 1.39 makes them.
+ON_GPU = {
+    "half": ["cudnn:half", "cudnn:float", "cuda:half", "cuda:float", "cpu:float"],
+    "mixed_half": [
+        "cudnn:mixed_half", "cudnn:half", "cudnn:float",
+        "cuda:mixed_half", "cuda:half", "cuda:float", "cpu:float",
+    ],
+}  # fmt: skip
 SETS = {
     "minmax": [dqa.MinMax(b) for b in (2, 4, 8)],
     "channel": [dqa.MinMax(b, channel_axis=0) for b in (2, 4)],
@@ -48,14 +55,19 @@ def kinds(*variables):
     return found[True], found[False]
 
 
-def test_contexts():
-    assert is_half(HALF)
-    assert is_half(ON_GPU)
-    plain = float_context(ON_GPU)
+@pytest.mark.parametrize("type_config", ON_GPU)
+def test_contexts(type_config):
+    half = nn.Context(ON_GPU[type_config], "CudaCachedArray", "1")
+    assert is_half(half)
+    plain = float_context(half)
     assert list(plain.backend) == ["cudnn:float", "cuda:float", "cpu:float"]
-    assert (plain.array_class, plain.device_id) == ("x", "1")
+    assert (plain.array_class, plain.device_id) == ("CudaCachedArray", "1")
     assert not is_half(plain)
     assert list(float_context(plain).backend) == list(plain.backend)
+
+
+def test_float32_within_half_precision():
+    assert is_half(HALF)
     with in_float32():
         assert list(nn.get_current_context().backend) == ["cpu:float"]
         with in_float32():

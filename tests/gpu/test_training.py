@@ -1,0 +1,142 @@
+"""Trainings in a context: the loss falls, they resume, and what they deploy runs on the CPU."""
+
+from __future__ import annotations
+
+import warnings
+
+import nnabla as nn
+import numpy as np
+import pytest
+
+import nnabla_dqa as dqa
+from nnabla_dqa.data import open_data
+from nnabla_dqa.training.checkpoint import read_checkpoint
+from nnabla_dqa.training.classifier import Classifier
+from nnabla_dqa.training.experiment_run import run_experiment
+from nnabla_dqa.training.file_training import train
+from nnabla_dqa.training.guard import NonFiniteError
+from nnabla_dqa.training.outcome import TrainingStopped
+from tests.gpu.conftest import CPU, get, on_cpu
+from tests.gpu.functions import foreign_functions
+from tests.gpu.runs import experiment
+from tests.training.files import make, one_line, parameters_of, stop_at
+
+
+def losses(result):
+    return [epoch.loss for epoch in result.epochs]
+
+
+def accuracy_on_the_cpu(result, source, channel_last=False):
+    """Of the deployed file over the validation images, in plain NNabla."""
+    data = open_data(source, "validation")
+    batch = data.batch(np.arange(len(data)))
+    x = batch["x"].transpose(0, 2, 3, 1) if channel_last else batch["x"]
+    with nn.context_scope(CPU):
+        y = nn.graph_def.load(str(result.path))(nn.Variable.from_numpy_array(x))
+        y.forward(clear_buffer=True)
+    return np.mean(y.d.argmax(1) == batch["y"][:, 0])
+
+
+def check_deployed_weights(folder, result):
+    """Four values a layer: those of the quantizer for the weights that were trained, on the CPU."""
+    trained = read_checkpoint(folder / "checkpoint").arrays
+    deployed = parameters_of(result.path)
+    names = [name for name in deployed if name.endswith("/W")]
+    assert len(names) == len(result.report.layers)
+    for name in names:
+        assert len(np.unique(deployed[name])) <= 4
+        np.testing.assert_array_equal(deployed[name], dqa.MinMax(2).quantize(trained[name]))
+
+
+def test_training_and_deploying(context, tmp_path):
+    recipe = experiment(tmp_path)
+    result = run_experiment(recipe, tmp_path / "run", context=context)
+    first, *_, last = losses(result)
+    assert last < 0.8 * first
+    check_deployed_weights(tmp_path / "run", result)
+    images = 0 if on_cpu(context) else 1
+    stated = pytest.approx(result.accuracy, abs=images / 40 + 1e-9)
+    assert accuracy_on_the_cpu(result, recipe.data.source) == stated
+
+
+def test_resuming(context, tmp_path, monkeypatch):
+    recipe = experiment(tmp_path, epochs=2)
+    with monkeypatch.context() as patch:
+        stop_at(patch, 7)
+        with pytest.raises(TrainingStopped):
+            run_experiment(recipe, tmp_path / "run", context=context)
+    resumed = run_experiment(recipe, tmp_path / "run", resume=True, context=context)
+    whole = run_experiment(recipe, tmp_path / "whole", context=context)
+    # A GPU adds up in another order each time, unless it is told not to.
+    tolerance = 0 if on_cpu(context) else 0.05
+    np.testing.assert_allclose(losses(resumed), losses(whole), rtol=tolerance)
+    if on_cpu(context):
+        assert resumed.path.read_bytes() == whole.path.read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("name", "channel_last"),
+    [
+        ("cpu", False),
+        pytest.param("cudnn", False, marks=pytest.mark.gpu),
+        pytest.param("cudnn", True, marks=pytest.mark.gpu),
+    ],
+)
+def test_half_precision(name, channel_last, tmp_path):
+    """NNabla's CPU takes a second for each update in half precision: there the net is tiny."""
+    context = get(name, "half")
+    recipe = experiment(tmp_path, {"channel_last": channel_last}, epochs=6)
+    if on_cpu(context):
+        few = {**recipe.to_json()["data"], "limit": 40}
+        recipe = experiment(tmp_path, {"width": 0.08}, epochs=2, data=few)
+    result = run_experiment(recipe, tmp_path / "run", context=context)
+    first, *_, last = losses(result)
+    assert np.isfinite(losses(result)).all()
+    assert last < first
+    check_deployed_weights(tmp_path / "run", result)
+    if not channel_last:
+        # NNabla's CPU has no convolution with the channels last.
+        stated = pytest.approx(result.accuracy, abs=1 / 40 + 1e-9)
+        assert accuracy_on_the_cpu(result, recipe.data.source) == stated
+
+
+def test_half_precision_is_only_that_of_the_layers(half_context, tmp_path):
+    """Quantizers, attention, penalty, loss: float32. Convolutions: half."""
+    with nn.context_scope(half_context):
+        job = Classifier(experiment(tmp_path))
+    found = {}
+
+    def look(f):
+        half = any(":half" in backend for backend in f.context.backend)
+        found.setdefault(f.info.type_name, set()).add(half)
+
+    job.loss.visit(look)
+    assert found["Convolution"] == found["BatchNormalization"] == {True}
+    for kind in ("Softmax", "Round", "Min", "Max", "ClipGradByValue", "BatchMatmul", "Concatenate"):
+        assert found[kind] == {False}, kind
+    assert found["SoftmaxCrossEntropy"] == found["Mean"] == {False}
+
+
+def test_no_function_of_a_training_leaves_the_device(context, tmp_path):
+    for number, quantizers in enumerate(["minmax:2,4,8", "sawb:2,4", "bwn/twn/fp"]):
+        with nn.context_scope(context), warnings.catch_warnings():
+            warnings.simplefilter("ignore", dqa.AttentionWarning)
+            job = Classifier(experiment(tmp_path, quantizers=quantizers))
+        assert foreign_functions(job.loss, context) == set(), number
+        assert foreign_functions(job.deployable.logits, context) == set(), number
+
+
+def test_a_loss_that_explodes_stops_the_training(context, tmp_path):
+    recipe = experiment(tmp_path, learning_rate=1e30)
+    with pytest.raises(NonFiniteError) as error, np.errstate(all="ignore"):
+        run_experiment(recipe, tmp_path / "run", context=context)
+    assert "NaN" in one_line(error) or "inf" in one_line(error)
+    assert not (tmp_path / "run" / "deployed.nnp").exists()
+
+
+def test_a_file_trains_in_the_context(context, tmp_path):
+    source, recipe = make(tmp_path)
+    result = train(source, recipe, tmp_path / "trained.nnp", context=context)
+    assert losses(result)[-1] < losses(result)[0]
+    assert result.epochs[-1].score > 0.9
+    assert all(np.isfinite(array).all() for array in parameters_of(result.path).values())
