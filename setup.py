@@ -11,6 +11,8 @@ VERSION = re.search(
 ).group(1)
 
 DEMO = ["scikit-learn>=1.3,<2", "matplotlib>=3.7,<4"]
+# The last version before NumPy 2 was required; the first that decodes to RGB. 50 MB.
+PHOTOS = ["opencv-python-headless>=4.11,<4.12"]
 TEST = ["pytest>=7.4,<10", "hypothesis>=6.90,<7", "ruff>=0.4,<1", "mypy>=1.8,<3"]
 
 setup(
@@ -35,7 +37,7 @@ setup(
         "pyyaml>=5.4",
         "tqdm>=4.60,<5",
     ],
-    extras_require={"demo": DEMO, "test": DEMO + TEST},
+    extras_require={"demo": DEMO, "photos": PHOTOS, "test": DEMO + TEST + PHOTOS},
     classifiers=[
         "Programming Language :: Python :: 3.9",
         "Programming Language :: Python :: 3.10",

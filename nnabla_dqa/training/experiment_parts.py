@@ -94,6 +94,8 @@ class ImageRecipe:
         holdout: This share of the training samples is kept for validation and
             the data's own validation part is not looked at; for choosing a recipe.
         corrupt: Files that are no images: ``error`` or ``skip`` (named and counted).
+        reader: Of photos: ``pillow`` or ``opencv``, which is faster and whose pixels
+            differ a little; see :func:`nnabla_dqa.data.open_photos`.
         workers: Threads that read ahead; changes no number.
 
     Raises:
@@ -107,11 +109,13 @@ class ImageRecipe:
     limit: Optional[int] = None
     holdout: float = 0.0
     corrupt: str = "error"
+    reader: str = "pillow"
     workers: int = 2
 
     def __post_init__(self) -> None:
         check_one_of("data.augmentation", self.augmentation, AUGMENTATIONS)
         check_one_of("data.corrupt", self.corrupt, ("error", "skip"))
+        check_one_of("data.reader", self.reader, ("pillow", "opencv"))
         if self.limit is not None:
             take_values(self, limit=check_whole("data.limit", self.limit, 1))
         take_values(
