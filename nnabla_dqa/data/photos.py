@@ -13,6 +13,7 @@ import numpy as np
 
 from nnabla_dqa.data import opencv
 from nnabla_dqa.data.base import Data, DataError, Shape, check_scale, check_seed
+from nnabla_dqa.data.buffers import Buffers
 from nnabla_dqa.data.crops import BOX_NUMBERS, Box, centre_box, random_box
 from nnabla_dqa.data.draws import draws
 from nnabla_dqa.data.folders import ClassFiles, class_files
@@ -170,6 +171,7 @@ class Photos(Data):
         self._rows = np.arange(len(files.paths))
         self._epoch: Optional[int] = None
         self._skipped = Skipped()
+        self._buffers = Buffers()
         self.classes = files.classes
 
     def __len__(self) -> int:
@@ -206,7 +208,7 @@ class Photos(Data):
 
     def _read(self, rows: np.ndarray) -> Dict[str, np.ndarray]:
         size = self.look.size
-        x = np.empty((len(rows), 3, size, size), np.float32)
+        x = self._buffers.take((len(rows), 3, size, size))
         y = np.empty((len(rows), 1), np.float32)
         count = 0
         for row, how in zip(rows.tolist(), self.plan(rows)[1]):
