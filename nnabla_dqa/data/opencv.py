@@ -44,8 +44,9 @@ def read_crop(
     Pixels differ a little:
 
     * A box of whole pixels is cut out, then brought to ``size``, so that pixels
-      beyond it play no part. Any other box, as in evaluation, has the photo
-      resized as a whole, to whole pixels, and cut out of that.
+      beyond it play no part. Of other boxes, those that
+      :func:`nnabla_dqa.data.crops.centre_box` gives in evaluation, the photo is
+      resized as a whole and the box cut out of that, at whole pixels.
     * ``INTER_AREA`` (the mean of the pixels that an output pixel covers) where
       width and height both shrink, else ``INTER_LINEAR``. Pillow's bilinear
       filter is a triangle twice as wide where it shrinks.

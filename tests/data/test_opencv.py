@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from PIL import Image
 
 from nnabla_dqa.data import DataError, Prefetcher, open_photos, opencv
 from nnabla_dqa.data import images as pillow
+from nnabla_dqa.data.crops import centre_box
 from tests.data.files import whole
 from tests.data.test_photos import save, smooth
 
@@ -92,10 +94,11 @@ def test_large_photos_are_decoded_smaller(tmp_path, cv2, monkeypatch):
     own = cv2.imdecode
     monkeypatch.setattr(cv2, "imdecode", lambda c, flags: asked.append(flags) or own(c, flags))
     for size, reduced in ((201, 0), (200, 16), (101, 16), (100, 32), (50, 64), (12, 64)):
-        for box in ((100, 50, 1101, 851), (100.5, 50.25, 1101.5, 851.25)):
+        middle = partial(centre_box, size=size, resize=size * 901 // 801)
+        for choose in (lambda w, h: (100, 50, 1101, 851), middle):
             asked.clear()
-            found = opencv.read_crop(path, size, lambda w, h, box=box: box).astype(int)
-            expected = pillow.read_crop(path, size, lambda w, h, box=box: box)
+            found = opencv.read_crop(path, size, choose).astype(int)
+            expected = pillow.read_crop(path, size, choose)
             assert [flags & 112 for flags in asked] == [reduced]
             assert np.abs(found - expected).mean() < 3.5
 
