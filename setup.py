@@ -13,6 +13,8 @@ VERSION = re.search(
 DEMO = ["scikit-learn>=1.3,<2", "matplotlib>=3.7,<4"]
 LINUX = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 MPI = [f"mpi4py>=4.1,<5; {LINUX}", f"mpich>=5,<6; {LINUX}"]
+# The last version before NumPy 2 was required; the first that decodes to RGB. 50 MB.
+PHOTOS = ["opencv-python-headless>=4.11,<4.12"]
 TEST = ["pytest>=7.4,<10", "hypothesis>=6.90,<7", "ruff>=0.4,<1", "mypy>=1.8,<3"]
 NNABLA = ">=1.39,<1.40"
 CUDA = {f"cuda{v}": [f"nnabla-ext-cuda{v}{NNABLA}"] for v in ("110", "116", "120")}
@@ -39,7 +41,13 @@ setup(
         "pyyaml>=5.4",
         "tqdm>=4.60,<5",
     ],
-    extras_require={"demo": DEMO, "mpi": MPI, "test": DEMO + MPI + TEST, **CUDA},
+    extras_require={
+        "demo": DEMO,
+        "mpi": MPI,
+        "photos": PHOTOS,
+        "test": DEMO + MPI + PHOTOS + TEST,
+        **CUDA,
+    },
     classifiers=[
         "Programming Language :: Python :: 3.9",
         "Programming Language :: Python :: 3.10",

@@ -3,10 +3,17 @@
     python benchmarks/pipeline.py --cifar FOLDER --photos FOLDER [--dali]
 
 CIFAR: mini-batches of 128 float32 images, read, cropped, mirrored and scaled, by way of the
-Prefetcher. Photos: random-resized crops of class folders of JPEGs, beside Pillow decoding the
-same files in full with as many threads and doing nothing else; the two take turns, and the
-share is the median of the rounds. With --dali, NVIDIA DALI on the CPU takes turns with them.
-Results go to a JSON file with the machine and the versions.
+Prefetcher. Photos: random-resized crops of class folders of JPEGs with each reader, on the
+files as they are and on some enlarged to the usual size of ImageNet's. They take turns with
+
+- Pillow decoding the same files in full, with as many threads, and doing nothing else
+  (share_of_decoding is a reader's rate divided by this one's);
+- a plain loop of Pillow and NumPy that does the pipeline's work (share_of_plain_loop);
+- with --dali, NVIDIA DALI on the CPU.
+
+Shares are the median of those of the rounds. Those by processor time tell what the same work
+costs where other programs take turns on the cores, too. Results go to a JSON file with the
+machine and the versions.
 """
 
 from __future__ import annotations
@@ -17,17 +24,19 @@ import json
 import os
 import statistics
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
+import tempfile
+from functools import partial
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Dict, List, Tuple
 
 import numpy as np
 import PIL
 from PIL import Image, features
+from pipeline_photos import decode_all, deliver, enlarge, plain_loop, rates_of
 
-from nnabla_dqa.data import CropFlip, Data, Prefetcher, open_data, open_photos
+from nnabla_dqa.data import CropFlip, open_data, open_photos
 from nnabla_dqa.data.dali import DaliPhotos
+from nnabla_dqa.data.photos import READERS
 from nnabla_dqa.reporting.summary import format_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -35,7 +44,7 @@ sys.path.insert(0, str(ROOT / "examples"))
 
 from runner import environment  # noqa: E402
 
-ROUNDS = 7
+ROUNDS = 15
 CIFAR_BATCH = 128
 PHOTO_BATCH = 64
 CIFAR_GOAL = 20_000
@@ -47,8 +56,9 @@ def main() -> None:
     parser.add_argument("--cifar", help="folder with CIFAR's .bin files")
     parser.add_argument("--photos", help="folder with class folders of JPEGs")
     parser.add_argument("--dali", action="store_true", help="needs nvidia-dali")
+    parser.add_argument("--readers", nargs="+", default=list(READERS), choices=list(READERS))
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 112], help="of the crops")
-    parser.add_argument("--count", type=int, default=768, help="photos in a round")
+    parser.add_argument("--count", type=int, default=128, help="photos in a round")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--output", default=str(ROOT / "results" / "pipeline.json"))
     options = parser.parse_args()
@@ -59,11 +69,7 @@ def main() -> None:
         "load": os.getloadavg()[0],
         **environment(),
     }
-    results["versions"].update(
-        pillow=PIL.__version__, **{"libjpeg-turbo": features.version("libjpeg_turbo")}
-    )
-    if options.dali:
-        results["versions"]["dali"] = importlib.import_module("nvidia.dali").__version__
+    results["versions"].update(versions(options))
     rows = [("images/s", "workers", "median", "range", "needed")]
     if options.cifar:
         results["cifar"] = [cifar(options.cifar, workers) for workers in options.workers]
@@ -72,78 +78,102 @@ def main() -> None:
                 (f"CIFAR, batch {CIFAR_BATCH}", *cells(entry, "{:,.0f}"), f"{CIFAR_GOAL:,}")
             )
     if options.photos:
-        results["photos"] = [
-            photos(options, size, workers) for size in options.sizes for workers in options.workers
-        ]
+        results["photos"] = all_photos(options)
         for entry in results["photos"]:
-            name = f"photos {entry['files']} to {entry['size']}"
-            rows.append((name, *cells(entry["pipeline"], "{:,.0f}"), ""))
-            if options.dali:
-                rows.append(("  DALI", *cells(entry["dali"], "{:,.0f}"), ""))
-            rows.append(("  Pillow decoding", *cells(entry["decoding"], "{:,.0f}"), ""))
-            rows.append(("  share", *cells(entry["share"], "{:.2f}"), f"{PHOTO_GOAL}"))
+            rows += photo_rows(entry)
     Path(options.output).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
     print(format_table(rows))
+
+
+def versions(options: argparse.Namespace) -> Dict[str, Any]:
+    found = {"pillow": PIL.__version__, "libjpeg-turbo": features.version("libjpeg_turbo")}
+    if "opencv" in options.readers:
+        found["opencv"] = importlib.import_module("cv2").__version__
+    if options.dali:
+        found["dali"] = importlib.import_module("nvidia.dali").__version__
+    return found
 
 
 def cifar(folder: str, workers: int) -> Dict[str, Any]:
     data = CropFlip(open_data(folder, "train"), seed=0)
     order = np.random.RandomState(0).permutation(len(data))
     rates = [
-        rate(lambda epoch=epoch: deliver(data.at_epoch(epoch), order, CIFAR_BATCH, workers))
+        rates_of(partial(deliver, data.at_epoch(epoch), order, CIFAR_BATCH, workers))[0]
         for epoch in range(ROUNDS + 1)
     ]
     return {"batch": CIFAR_BATCH, **summary(rates[1:], workers)}
 
 
-def photos(options: argparse.Namespace, size: int, workers: int) -> Dict[str, Any]:
-    data = open_photos(options.photos, "train", size)
+def all_photos(options: argparse.Namespace) -> List[Dict[str, Any]]:
+    entries = []
+    with tempfile.TemporaryDirectory() as place:
+        data = open_photos(options.photos, "train", 1)
+        chosen = np.random.RandomState(1).permutation(len(data))[: options.count]
+        enlarge(data.plan(chosen)[0], Path(place))
+        for folder, made in ((options.photos, "as they are"), (place, "made by enlarging")):
+            for size in options.sizes:
+                for workers in options.workers:
+                    entry = photos(options, folder, size, workers)
+                    entries.append({"origin": made, **entry})
+    return entries
+
+
+def photos(options: argparse.Namespace, folder: str, size: int, workers: int) -> Dict[str, Any]:
+    readers = {name: open_photos(folder, "train", size, reader=name) for name in options.readers}
+    data = next(iter(readers.values()))
     order = np.random.RandomState(0).permutation(len(data))[: options.count]
     paths, _ = data.plan(order)
     with Image.open(paths[0]) as image:
         files = f"{image.width}x{image.height}"
-    dali = DaliPhotos(data, threads=workers) if options.dali else None
-    rates: Dict[str, List[float]] = {"decoding": [], "pipeline": [], "dali": []}
+    if options.dali:
+        readers["dali"] = DaliPhotos(data, threads=workers)
+    rates: Dict[str, List[Tuple[float, float]]] = {
+        n: [] for n in ("decoding", "plain_loop", *readers)
+    }
     # The first round reads the files into memory.
     for epoch in range(ROUNDS + 1):
-        rates["decoding"].append(rate(lambda: decode_all(paths, workers)))
-        view = data.at_epoch(epoch)
-        rates["pipeline"].append(rate(lambda view=view: deliver(view, order, PHOTO_BATCH, workers)))
-        if dali is not None:
-            seen = dali.at_epoch(epoch)
-            rates["dali"].append(rate(lambda seen=seen: deliver(seen, order, PHOTO_BATCH, 2)))
-    shares = [own / alone for own, alone in zip(rates["pipeline"], rates["decoding"])]
+        hows = data.at_epoch(epoch).plan(order)[1]
+        calls = {
+            "decoding": partial(decode_all, paths, workers),
+            "plain_loop": partial(plain_loop, paths, hows, size, workers),
+        }
+        for name, view in readers.items():
+            calls[name] = partial(deliver, view.at_epoch(epoch), order, PHOTO_BATCH, workers)
+        for name, call in calls.items():
+            rates[name].append(rates_of(call))
+
+    def shares(base: str, which: int) -> Dict[str, Any]:
+        pairs = {name: zip(rates[name][1:], rates[base][1:]) for name in readers}
+        return {
+            name: summary([own[which] / other[which] for own, other in rounds], workers)
+            for name, rounds in pairs.items()
+        }
+
     return {
-        "size": size,
         "files": files,
+        "mean_bytes": round(statistics.mean(os.path.getsize(path) for path in paths)),
+        "size": size,
         "batch": PHOTO_BATCH,
-        "share": summary(shares[1:], workers),
-        **{name: summary(values[1:], workers) for name, values in rates.items() if values},
+        "share_of_decoding": shares("decoding", 0),
+        "share_of_decoding_by_processor_time": shares("decoding", 1),
+        "share_of_plain_loop": shares("plain_loop", 0),
+        "share_of_plain_loop_by_processor_time": shares("plain_loop", 1),
+        "images_per_second": {
+            name: summary([wall for wall, _ in v[1:]], workers) for name, v in rates.items()
+        },
     }
 
 
-def deliver(data: Data, order: np.ndarray, batch: int, workers: int) -> int:
-    """How many images were delivered."""
-    indices = [order[i : i + batch] for i in range(0, len(order), batch)]
-    with Prefetcher(data.batch, indices, workers) as batches:
-        return sum(len(columns["x"]) for columns in batches)
-
-
-def decode_all(paths: List[str], workers: int) -> int:
-    with ThreadPoolExecutor(workers) as pool:
-        return sum(pool.map(decode, paths))
-
-
-def decode(path: str) -> int:
-    with Image.open(path) as image:
-        image.load()
-    return 1
-
-
-def rate(call: Callable[[], int]) -> float:
-    start = time.perf_counter()
-    count = call()
-    return count / (time.perf_counter() - start)
+def photo_rows(entry: Dict[str, Any]) -> List[Tuple[str, ...]]:
+    rows = []
+    title = f"{entry['files']} to {entry['size']}"
+    for name, figures in entry["images_per_second"].items():
+        rows.append((f"{title}, {name}", *cells(figures, "{:,.0f}"), ""))
+        for key in [key for key in entry if key.startswith("share") and name in entry[key]]:
+            needed = f"{PHOTO_GOAL}" if "decoding" in key else ""
+            share = cells(entry[key][name], "{:.2f}")
+            rows.append((f"  {key[6:].replace('_', ' ')}", *share, needed))
+    return rows
 
 
 def summary(values: List[float], workers: int) -> Dict[str, Any]:

@@ -96,6 +96,8 @@ class ImageRecipe:
         holdout: This share of the training samples is kept for validation and
             the data's own validation part is not looked at; for choosing a recipe.
         corrupt: Files that are no images: ``error`` or ``skip`` (named and counted).
+        reader: Of photos: ``pillow`` or ``opencv``, which is faster and whose pixels
+            differ a little; see :func:`nnabla_dqa.data.open_photos`.
         workers: Threads that read ahead; changes no number.
 
     Raises:
@@ -110,6 +112,7 @@ class ImageRecipe:
     limit: Optional[int] = None
     holdout: float = 0.0
     corrupt: str = "error"
+    reader: str = "pillow"
     workers: int = 2
 
     def __post_init__(self) -> None:
@@ -125,6 +128,7 @@ class ImageRecipe:
                     f"key 'data.size' is for augmentation random_resized_crop; "
                     f"{self.augmentation} leaves images as large as they are"
                 )
+        check_one_of("data.reader", self.reader, ("pillow", "opencv"))
         if self.limit is not None:
             take_values(self, limit=check_whole("data.limit", self.limit, 1))
         take_values(

@@ -27,7 +27,7 @@ def open_images(recipe: ImageRecipe, size: int, seed: int) -> Tuple[Data, Data]:
         DataError: They cannot be opened.
     """
     if recipe.augmentation == "random_resized_crop":
-        options: Dict[str, Any] = {"corrupt": recipe.corrupt}
+        options: Dict[str, Any] = {"corrupt": recipe.corrupt, "reader": recipe.reader}
         size = recipe.size or size
         train: Data = open_photos(recipe.source, "train", size, seed, **options)
         classes = train.classes

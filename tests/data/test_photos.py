@@ -147,7 +147,7 @@ def test_large_photos_are_decoded_smaller(tmp_path, monkeypatch):
     # The box's short side is 801: four pixels for each up to 200, two of them by the decoder.
     for size, step in ((201, None), (200, 2), (100, 4), (101, 2), (50, 8), (12, 8)):
         asked.clear()
-        small = read_crop(path, size, choose).astype(int)
+        small = read_crop(path, size, choose).transpose(1, 2, 0).astype(int)
         assert asked == ([(1203 // step, 901 // step)] if step else [])
         image = Image.open(path)
         image.load()
@@ -274,6 +274,7 @@ def test_validation_subset_and_classes(folder):
         ({"size": 8.0}, "size=8.0 is not a whole number above 0"),
         ({"resize": 15}, "resize=15 is not a whole number from size=16"),
         ({"corrupt": "ignore"}, "corrupt='ignore' is neither 'error' nor 'skip'"),
+        ({"reader": "cv2"}, "reader='cv2' is neither 'pillow' nor 'opencv'"),
         ({"subset": "test"}, "subset='test' is neither 'train' nor 'validation'"),
         ({"seed": -1}, "seed=-1 is not a whole number from 0"),
         ({"scale": 0}, "scale=0 is not a number above 0"),
