@@ -13,9 +13,13 @@ def epoch_line(epoch: Epoch, epochs: int) -> str:
     score = "" if epoch.score is None else f", {epoch.metric} {epoch.score:.4f}"
     soft = "" if epoch.soft_score is None else f" (as mixed: {epoch.soft_score:.4f})"
     end = ", lowest bits alone" if epoch.hard else ""
+    waited = epoch.waited_seconds or 0.0
+    slow = ""
+    if waited > 0.1 * epoch.seconds:
+        slow = f", {waited:.0f} of them for data: {epoch.loaded_per_second:.0f} samples/s are read"
     return (
         f"epoch {epoch.epoch}/{epochs}: loss {epoch.loss:.4f}{score}{soft}{end} "
-        f"({epoch.seconds:.0f} s)"
+        f"({epoch.seconds:.0f} s{slow})"
     )
 
 

@@ -143,6 +143,10 @@ class Experiment(Settings):
             values["data"][key] = list(values["data"][key])
         return values
 
+    def resolved(self) -> Experiment:
+        """The recipe without ``auto``, as it is meant on this machine."""
+        return dataclasses.replace(self, data=self.data.resolved())
+
     def decisive(self) -> Dict[str, Any]:
         """:meth:`to_json` without what changes no number; folders are cut to their names."""
         values = self.to_json()

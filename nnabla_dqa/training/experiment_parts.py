@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import math
 import numbers
 from pathlib import Path
@@ -17,6 +18,7 @@ from nnabla_dqa.training.values import (
     check_whole,
 )
 
+READERS = ("pillow", "opencv", "dali", "auto")
 AUGMENTATIONS = ("none", "crop_flip", "random_resized_crop")
 
 
@@ -96,8 +98,9 @@ class ImageRecipe:
         holdout: This share of the training samples is kept for validation and
             the data's own validation part is not looked at; for choosing a recipe.
         corrupt: Files that are no images: ``error`` or ``skip`` (named and counted).
-        reader: Of photos: ``pillow`` or ``opencv``, which is faster and whose pixels
-            differ a little; see :func:`nnabla_dqa.data.open_photos`.
+        reader: Of photos: ``pillow``, ``opencv`` (faster), ``dali`` (NVIDIA's, for GPUs),
+            whose pixels differ a little; ``auto``: DALI where it is installed, else
+            Pillow. A run keeps which one it was.
         workers: Threads that read ahead; changes no number.
 
     Raises:
@@ -128,7 +131,7 @@ class ImageRecipe:
                     f"key 'data.size' is for augmentation random_resized_crop; "
                     f"{self.augmentation} leaves images as large as they are"
                 )
-        check_one_of("data.reader", self.reader, ("pillow", "opencv"))
+        check_one_of("data.reader", self.reader, READERS)
         if self.limit is not None:
             take_values(self, limit=check_whole("data.limit", self.limit, 1))
         take_values(
@@ -140,6 +143,13 @@ class ImageRecipe:
         )
         if not self.holdout < 1:
             raise RecipeError(f"key 'data.holdout' must be from 0 to below 1; got {self.holdout!r}")
+
+    def resolved(self) -> ImageRecipe:
+        """The recipe with the reader that ``auto`` comes to on this machine."""
+        if self.reader != "auto":
+            return self
+        found = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
+        return dataclasses.replace(self, reader="dali" if found else "pillow")
 
 
 def _three(key: str, value: Any, positive: bool) -> Tuple[float, ...]:

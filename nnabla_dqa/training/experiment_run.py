@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import time
 import warnings
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import nnabla as nn
+import numpy as np
 
 from nnabla_dqa.files import PathLike
 from nnabla_dqa.graph.deploy import deploy
 from nnabla_dqa.graph.nnp import save_network
 from nnabla_dqa.half import float_context, is_half
 from nnabla_dqa.layers import AttentionWarning
-from nnabla_dqa.parallel import Alone, Communicator
+from nnabla_dqa.parallel import Alone, Communicator, check_equal
 from nnabla_dqa.reporting.summary import Report, report
 from nnabla_dqa.training.classifier import Classifier, Graph
 from nnabla_dqa.training.experiment import Experiment
@@ -79,13 +81,15 @@ def run_experiment(
         RecipeError, DataError, CheckpointError, ParallelError, NonFiniteError,
             TrainingStopped: With one line; the last checkpoint is kept.
     """
+    experiment = experiment.resolved()
     place, comm = RunFolder(folder), communicator or Alone()
     context = context or nn.get_current_context()
     if resume:
         place.check_same(experiment)
     elif comm.rank == 0:
         place.check_new()
-    comm.barrier()
+    text = json.dumps(experiment.decisive(), sort_keys=True)
+    check_equal(comm, {"the recipe": np.frombuffer(text.encode(), np.uint8)})
     with warnings.catch_warnings(), nn.context_scope(context):
         # The result's messages say it, once.
         warnings.simplefilter("ignore", AttentionWarning)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Tuple
+from typing import Optional, Tuple
 
 import nnabla as nn
 import nnabla.parametric_functions as PF
@@ -10,41 +10,67 @@ import numpy as np
 
 from nnabla_dqa.data import Data, open_data
 from nnabla_dqa.data.augmentation import CropFlip
+from nnabla_dqa.data.dali import DaliPhotos
 from nnabla_dqa.data.photos import open_photos
 from nnabla_dqa.graph_ops import Variable
 from nnabla_dqa.training.experiment_parts import ImageRecipe
 
 
-def open_images(recipe: ImageRecipe, size: int, seed: int) -> Tuple[Data, Data]:
+def open_images(
+    recipe: ImageRecipe, size: int, seed: int, device: Optional[int] = None
+) -> Tuple[Data, Data]:
     """Training and validation images as a recipe says.
 
     Args:
         recipe: Where they are and what is done to them.
         size: Of photos, in pixels, where the recipe names none.
         seed: Of augmentation and of what is held out.
+        device: The GPU on which DALI decodes; None for the CPU.
 
     Raises:
         DataError: They cannot be opened.
     """
-    if recipe.augmentation == "random_resized_crop":
-        options: Dict[str, Any] = {"corrupt": recipe.corrupt, "reader": recipe.reader}
+    photos = recipe.augmentation == "random_resized_crop"
+    if photos:
         size = recipe.size or size
-        train: Data = open_photos(recipe.source, "train", size, seed, **options)
-        classes = train.classes
+        train = _open_photos(recipe, "train", size, seed, device)
     else:
         train = open_data(recipe.source, "train")
         if recipe.augmentation == "crop_flip":
             train = CropFlip(train, seed)
+    classes = train.classes or None
     if recipe.holdout:
         # The same part for every seed, so that their scores can be compared.
         train, validation = train.split(recipe.holdout, 0)
-    elif recipe.augmentation == "random_resized_crop":
-        validation = open_photos(recipe.source, "validation", size, classes=classes, **options)
+    elif photos:
+        validation = _open_photos(recipe, "validation", size, seed, device, classes)
     else:
-        validation = open_data(recipe.source, "validation", classes=train.classes or None)
+        validation = open_data(recipe.source, "validation", classes=classes)
     if recipe.limit is not None:
         train = train.take(min(recipe.limit, len(train)))
     return train, validation
+
+
+def _open_photos(
+    recipe: ImageRecipe,
+    subset: str,
+    size: int,
+    seed: int,
+    device: Optional[int],
+    classes: Optional[Tuple[str, ...]] = None,
+) -> Data:
+    recipe = recipe.resolved()
+    dali = recipe.reader == "dali"
+    photos = open_photos(
+        recipe.source,
+        subset,
+        size,
+        seed,
+        corrupt=recipe.corrupt,
+        classes=classes,
+        reader="pillow" if dali else recipe.reader,
+    )
+    return DaliPhotos(photos, device, max(1, recipe.workers)) if dali else photos
 
 
 def normalized(x: Variable, mean: Tuple[float, ...], std: Tuple[float, ...], axis: int) -> Variable:

@@ -153,9 +153,11 @@ class Loop:
                     raise StopRequested
         self._check_ranks()
         self._merge_statistics()
-        return self._finished(epoch, first_step, started)
+        return self._finished(epoch, first_step, started, batches)
 
-    def _finished(self, epoch: int, first_step: int, started: float) -> Epoch:
+    def _finished(
+        self, epoch: int, first_step: int, started: float, batches: Prefetcher[Any]
+    ) -> Epoch:
         job = self.job
         hits = sum(job.communicator.gather(self._hits))
         samples = job.steps_per_epoch * job.settings.batch_size
@@ -174,6 +176,8 @@ class Loop:
             scores.top5,
             _temperature(mixed),
             {layer.name: tuple(float(a) for a in layer.attention()) for layer in mixed},
+            round(batches.images_per_second, 1),
+            round(batches.waited_seconds, 3),
         )
 
     def _step(self, batch: Dict[str, np.ndarray], guard: InterruptGuard) -> bool:

@@ -27,6 +27,8 @@ class Epoch:
         top5: As ``score``, for the five highest outputs.
         temperature: At its end; None if nothing is cooled.
         attention: Shares of each layer's quantizers at its end.
+        loaded_per_second: Samples that the threads which read ahead could deliver in a second.
+        waited_seconds: How long training waited for samples.
     """
 
     epoch: int
@@ -41,11 +43,14 @@ class Epoch:
     top5: Optional[float] = None
     temperature: Optional[float] = None
     attention: Dict[str, Tuple[float, ...]] = dataclasses.field(default_factory=dict)
+    loaded_per_second: Optional[float] = dataclasses.field(default=None, compare=False)
+    waited_seconds: Optional[float] = dataclasses.field(default=None, compare=False)
 
     def summary(self) -> Dict[str, Any]:
-        """JSON values without seconds and attention: equal for equal trainings, and short."""
+        """JSON values without times and attention: equal for equal trainings, and short."""
         values = dataclasses.asdict(self)
-        del values["seconds"], values["attention"]
+        for name in ("seconds", "attention", "loaded_per_second", "waited_seconds"):
+            del values[name]
         return {key: value for key, value in values.items() if value is not None}
 
 
