@@ -15,6 +15,7 @@ from nnabla_dqa.training.checkpoint import CheckpointError, read_checkpoint
 from nnabla_dqa.training.classifier import Classifier
 from nnabla_dqa.training.experiment_run import run_experiment
 from nnabla_dqa.training.guard import NonFiniteError
+from nnabla_dqa.training.outcome import TrainingStopped
 from nnabla_dqa.training.run_folder import RunError, RunFolder
 from nnabla_dqa.training.values import RecipeError
 from tests.data.files import write_image
@@ -306,3 +307,34 @@ def test_photos_that_were_left_out_are_told(tmp_path):
     assert all(str(path) in message for path, message in zip(broken, sorted(left_out)))
     told = result_of(tmp_path / "run")
     assert (told["validation_images"], told["skipped_images"]) == (7, 2)
+
+
+def test_a_single_file_without_holdout_is_no_validation(tmp_path):
+    recipe = experiment(tmp_path, epochs=1, data={"holdout": 0})
+    (message,) = run_experiment(recipe, tmp_path / "run").messages
+    assert "is one file, so the accuracy is that on the training images" in message
+    assert result_of(tmp_path / "run")["messages"] == [message]
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_ctrl_c_during_an_evaluation(last, tmp_path, monkeypatch):
+    """The epoch is kept; after the last one there is nothing to stop."""
+    recipe = experiment(tmp_path, quantizers="minmax:2")
+    original, count = Classifier.evaluate, [0]
+
+    def evaluate(self):
+        count[0] += 1
+        if count[0] == 1 + last:
+            signal.raise_signal(signal.SIGINT)
+        return original(self)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Classifier, "evaluate", evaluate)
+        if not last:
+            with pytest.raises(TrainingStopped, match="stopped after 3 of 6 updates; 3 kept"):
+                run_experiment(recipe, tmp_path / "run")
+        else:
+            run_experiment(recipe, tmp_path / "run")
+    run_experiment(recipe, tmp_path / "run", resume=True)
+    run_experiment(recipe, tmp_path / "straight")
+    assert_equal_runs(tmp_path / "straight", tmp_path / "run")
