@@ -120,7 +120,6 @@ def assert_equal_runs(first, second):
         ("Plain", [2, 3], signal.SIGINT),
         ("Binary-Relax", [1, 6], signal.SIGINT),
         ("DQA", [4, 1, 2], signal.SIGINT),
-        ("DQA", [3], signal.SIGTERM),
     ],
 )
 def test_stopped_anywhere_and_resumed_it_ends_bit_for_bit(
@@ -146,7 +145,7 @@ def test_stopped_anywhere_and_resumed_it_ends_bit_for_bit(
 
 
 def test_other_numbers_of_workers_and_epochs_of_their_own_change_nothing(tmp_path):
-    made = [experiment(tmp_path, quantizers="minmax:2,4", data={"workers": n}) for n in (0, 3)]
+    made = [experiment(tmp_path, quantizers="minmax:2", data={"workers": n}) for n in (0, 3)]
     for i, recipe in enumerate(made):
         run_experiment(recipe, tmp_path / str(i), save_seconds=0.0 if i else 1e9)
     results = [result_of(tmp_path / str(i)) for i in range(2)]
@@ -155,7 +154,7 @@ def test_other_numbers_of_workers_and_epochs_of_their_own_change_nothing(tmp_pat
     assert results[0] == results[1]
     files = [(tmp_path / str(i) / "deployed.nnp").read_bytes() for i in range(2)]
     assert files[0] == files[1]
-    other = run_experiment(experiment(tmp_path, quantizers="minmax:2,4", seed=1), tmp_path / "s")
+    other = run_experiment(experiment(tmp_path, quantizers="minmax:2", seed=1), tmp_path / "s")
     assert other.path.read_bytes() != files[0]
 
 
