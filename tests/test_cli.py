@@ -169,7 +169,7 @@ def test_help_names_all_commands(capsys):
     assert "exit code" in out
 
 
-@pytest.mark.parametrize("arguments", [[], ["melt"], ["convert"], ["train", "x.nnp"]])
+@pytest.mark.parametrize("arguments", [[], ["melt"], ["convert"]])
 def test_usage_errors_are_2(arguments, capsys):
     with pytest.raises(SystemExit) as stopped:
         main(arguments)

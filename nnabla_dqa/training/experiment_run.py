@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import tarfile
 import time
 import warnings
 from pathlib import Path
@@ -128,6 +129,11 @@ def _finish(
     mixture = job.experiment.mixture()
     told = mixture.mixing.check(mixture.quantizers) if mixture is not None else None
     messages += [told] if told else []
+    if _is_validated_on_training_images(job):
+        messages.append(
+            f"{job.source}: is one file, so the accuracy is that on the training images; key "
+            f"'data.holdout' keeps some of them for validation"
+        )
     skipped = {**job.data.skipped, **job.validation.skipped}
     messages += [f"left out: {path}: {reason}" for path, reason in skipped.items()]
     result = {
@@ -148,6 +154,12 @@ def _finish(
     if comm.rank == 0:
         write_json(place.result, result)
     return ExperimentResult(place.path, target, accuracy, tuple(epochs), table, tuple(messages))
+
+
+def _is_validated_on_training_images(job: Classifier) -> bool:
+    """A single file is opened whatever the subset; only archives hold both."""
+    path = Path(job.source)
+    return not job.experiment.data.holdout and path.is_file() and not tarfile.is_tarfile(path)
 
 
 def _write_networks(job: Classifier, target: Path) -> Dict[str, Any]:

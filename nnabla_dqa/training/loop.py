@@ -90,7 +90,7 @@ class Loop:
                 names the layer. The last checkpoint is kept.
             TrainingStopped: On Ctrl-C or SIGTERM, after the checkpoint is written.
             DataError: Data cannot be read.
-            ParallelError: Temperature or attention differ between processes.
+            ParallelError: Parameters or temperature differ between processes.
         """
         first = self.job.communicator.rank == 0
         series = Monitors(monitor, self.history) if monitor is not None and first else None
@@ -199,13 +199,17 @@ class Loop:
         return stop
 
     def _check_ranks(self) -> None:
-        """Raise ParallelError unless all processes agree on temperature and attention."""
+        """Raise ParallelError unless all processes agree on all that is trained or cooled."""
         if self.job.communicator.size == 1:
             return
         named: Dict[str, Any] = {"step": np.float64(self.step)}
         for layer in self.job.layers:
             named.update({f"{layer.name}: {k}": v.d for k, v in layer.state.items()})
             named[f"{layer.name}: the weights"] = layer.weight.d
+        # A float network has no such layers; all have parameters beside the weights.
+        weights = {layer.weight_name for layer in self.job.layers}
+        trained = self.job.solver.get_parameters().items()
+        named.update({name: v.d for name, v in trained if name not in weights})
         check_equal(self.job.communicator, named)
 
     def _merge_statistics(self) -> None:
