@@ -33,10 +33,11 @@ MANY_CLASSES = 100
 
 
 class Graph(NamedTuple):
-    """An input and the logits made of it."""
+    """An input, (B, 3, H, W) or with ``channel_last`` (B, H, W, 3), and the logits made of it."""
 
     x: Variable
     logits: Variable
+    channel_last: bool = False
 
 
 class Classifier(Job):
@@ -123,10 +124,11 @@ class Classifier(Job):
         if mixture is not None and len(mixture.quantizers) > 1:
             self._soft = self._graph(size, False)
 
-    def _graph(self, batch: int, train: bool) -> Graph:
+    def _graph(self, batch: int, train: bool, last: Optional[bool] = None) -> Graph:
         recipe = self.experiment
         channels, height, width = self.data.shapes["x"]
-        last = recipe.model.channel_last
+        if last is None:
+            last = recipe.model.channel_last
         x = nn.Variable(
             (batch, height, width, channels) if last else (batch, channels, height, width)
         )
@@ -143,7 +145,7 @@ class Classifier(Job):
             self._normalization(),
             self._rng,
         )
-        return Graph(x, logits)
+        return Graph(x, logits, last)
 
     def _normalization(self) -> Any:
         if not self.experiment.sync_normalization or self.communicator.size == 1:
@@ -166,11 +168,12 @@ class Classifier(Job):
 
     def fill(self, batch: Mapping[str, np.ndarray]) -> None:
         check_labels("y", batch["y"], self.experiment.model.classes)
-        self._put(self._training.x, batch["x"])
+        self._put(self._training, batch["x"])
         self._labels.d = batch["y"]
 
-    def _put(self, x: Variable, images: np.ndarray) -> None:
-        if self.experiment.model.channel_last:
+    def _put(self, graph: Graph, images: np.ndarray) -> None:
+        x = graph.x
+        if graph.channel_last:
             images = images.transpose(0, 2, 3, 1)
         if len(images) < x.shape[0]:
             # The last mini-batch of an evaluation; its surplus is not counted.
@@ -211,16 +214,38 @@ class Classifier(Job):
                     continue
                 check_labels("y", batch["y"], self.experiment.model.classes)
                 counts[0] += count
-                for i, (x, logits) in enumerate(graphs):
-                    self._put(x, batch["x"])
-                    logits.forward(clear_buffer=True)
-                    first, five = _ranks(logits.d[:count], batch["y"])
+                for i, graph in enumerate(graphs):
+                    self._put(graph, batch["x"])
+                    graph.logits.forward(clear_buffer=True)
+                    first, five = _ranks(graph.logits.d[:count], batch["y"])
                     counts[1 + 2 * i] += first
                     counts[2 + 2 * i] += five
         totals = [sum(values) for values in zip(*comm.gather(counts))]
         if not totals[0]:
             raise DataError(f"{self.source}: no validation image can be read")
         return totals
+
+    def to_deploy(self) -> Tuple[Any, Graph]:
+        """Scope and evaluation graph of the trained network with channels first.
+
+        NNabla's CPU convolution takes no other, and what is deployed shall run anywhere.
+        """
+        if not self.experiment.model.channel_last:
+            return self.scope, self.deployable
+        scope: Any = OrderedDict()
+        with nn.parameter_scope("", scope), nn.context_scope(self._float), nn.auto_forward(False):
+            with hard():
+                graph = self._graph(self.deployable.x.shape[0], False, last=False)
+            known = nn.get_parameters(grad_only=False)
+            for name, v in self.parameters().items():
+                # Kernels (out, *kernel, in) and normalization (1, 1, 1, C) alike.
+                array = v.d.transpose(0, 3, 1, 2) if v.ndim == 4 else v.d
+                if name not in known:
+                    new = nn.Variable(array.shape, need_grad=False)
+                    nn.parameter.set_parameter(name, new)
+                    known[name] = new
+                known[name].d = array
+        return scope, graph
 
     def parameters(self) -> Dict[str, Variable]:
         with nn.parameter_scope("", self.scope):

@@ -120,7 +120,7 @@ def _finish(
     if comm.rank == 0:
         notes = _write_networks(job, target)
     comm.barrier()
-    x = nn.Variable(job.deployable.x.shape)
+    x = nn.Variable((job.deployable.x.shape[0], *job.data.shapes["x"]))
     graph = nn.graph_def.load(str(target))
     counts = job.count_hits([Graph(x, graph(x))])
     accuracy = counts[1] / counts[0]
@@ -164,10 +164,11 @@ def _is_validated_on_training_images(job: Classifier) -> bool:
 
 def _write_networks(job: Classifier, target: Path) -> Dict[str, Any]:
     """The files, and what is worth knowing of them."""
-    names = {"x": job.deployable.x}, {"y": job.deployable.logits}
+    scope, graph = job.to_deploy()
+    names = {"x": graph.x}, {"y": graph.logits}
     trained = {n: v for n, v in job.parameters().items() if v.need_grad and "/dqa/" not in n}
     notes: Dict[str, Any] = {"parameters": sum(v.size for v in trained.values())}
-    with nn.parameter_scope("", job.scope):
+    with nn.parameter_scope("", scope):
         if job.experiment.quantizers is None:
             size = save_network(target, *names, network=job.experiment.model.name)
             return {**notes, "file_bytes": size, "bits_per_weight": 32.0}

@@ -317,3 +317,31 @@ def test_more_classes_of_photos_than_outputs(tmp_path):
     write_image(tmp_path / "p" / "train" / "cat" / "0.png")
     message = refused(tmp_path, data=data, model={"classes": 2}, batch_size=4)
     assert message.endswith("has 3 classes, key 'model.classes' is 2")
+
+
+@pytest.mark.parametrize("kind", ["Full precision", "DQA"])
+def test_what_is_deployed_has_its_channels_first(kind, tmp_path):
+    """A net of a GPU, whose convolutions the CPU could not run, becomes one that it can."""
+    first = Classifier(experiment(tmp_path, **KINDS[kind]))
+    rng = np.random.RandomState(0)
+    for name, v in first.parameters().items():
+        if v.need_grad or name.endswith(("/mean", "/var")):
+            v.d = np.abs(v.d + rng.uniform(0.0, 0.1, v.shape))
+    with nn.context_scope(nn.Context(["cudnn:float", "cpu:float"], "CpuCachedArray", "0")):
+        last = Classifier(experiment(tmp_path, model={"channel_last": True}, **KINDS[kind]))
+    for name, v in last.parameters().items():
+        array = first.parameters()[name].d
+        v.d = array.transpose(0, 2, 3, 1) if array.ndim == 4 else array
+    assert last.deployable.x.shape == (*last.deployable.x.shape[:1], 32, 32, 3)
+    scope, graph = last.to_deploy()
+    assert first.to_deploy() == (first.scope, first.deployable)
+    assert graph.x.shape == first.deployable.x.shape
+    with nn.parameter_scope("", scope):
+        found = nn.get_parameters(grad_only=False)
+        assert set(found) == set(first.parameters())
+    batch = first.validation.batch(np.arange(graph.x.shape[0]))["x"]
+    for one in (graph, first.deployable):
+        one.x.d = batch
+        one.logits.forward()
+    np.testing.assert_array_equal(graph.logits.d, first.deployable.logits.d)
+    assert last.count_hits([graph]) == first.count_hits([first.deployable])

@@ -9,14 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nnabla_dqa.half import float_context, is_half
 from nnabla_dqa.training import precision
-from nnabla_dqa.training.precision import (
-    ContextError,
-    LossScaler,
-    float_context,
-    is_half,
-    make_context,
-)
+from nnabla_dqa.training.precision import ContextError, LossScaler, make_context
 from tests.training.files import one_line
 
 HALF = ["cudnn:half", "cudnn:float", "cuda:half", "cuda:float", "cpu:float"]
