@@ -19,7 +19,7 @@ class Buffers:
     """float32 arrays for mini-batches; one that nobody holds any more is given out again.
 
     A mini-batch of photos is so large that the system hands out its memory anew,
-    and zeroed, each time, which takes longer than filling it. What is given out
+    and zeroed, each time, which takes about as long as filling it. What is given out
     is a view. NumPy's views refer to the array that owns the memory, so that its
     reference count tells whether a view of any part of it is still alive.
     """

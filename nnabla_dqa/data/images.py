@@ -144,7 +144,7 @@ def image_size(path: Path) -> Tuple[int, int, int]:
 def _use(path: PathLike, convert: Callable[[Image.Image], np.ndarray]) -> np.ndarray:
     """What ``convert`` makes of the opened image, which it may load itself."""
     content = read_content(path)
-    # From a file Pillow reads piece by piece, which takes a quarter of a small photo's time;
+    # From a file Pillow reads piece by piece, a quarter of a small photo's decoding time;
     # and it need not ask its other decoders about a JPEG.
     formats = ("JPEG",) if content.startswith(JPEG_START) else None
     try:

@@ -50,8 +50,8 @@ def read_crop(
     * Where width and height shrink to a half or less, ``INTER_AREA`` takes the mean
       of the pixels that an output pixel covers; else ``INTER_LINEAR`` mixes the two
       by two nearest ones. Pillow's bilinear filter covers more pixels the more it
-      shrinks. Enlarged, mean differences are about 0.3 levels of 255; shrunk to
-      less than a half, 2; between, where fine patterns alias, 1.5 to 3.5.
+      shrinks. Of photos, the mean difference is about 0.3 levels of 255 where they
+      are enlarged, and 1 to 4 where they shrink, sharp ones more.
     * A JPEG is decoded smaller by the same rule
       (:func:`nnabla_dqa.data.images.decoding_step`); the box is then rounded to
       whole pixels of the smaller photo.
