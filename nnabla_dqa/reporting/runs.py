@@ -9,7 +9,10 @@ import numbers
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
+import nnabla as nn
+
 from nnabla_dqa.files import PathLike
+from nnabla_dqa.half import is_half
 from nnabla_dqa.messages import one_line
 from nnabla_dqa.training.checkpoint import read_checkpoint
 from nnabla_dqa.training.experiment import Experiment
@@ -110,7 +113,7 @@ def _finished(place: RunFolder, result: Any) -> Run:
             _percent(result, "accuracy"),
             None if result["top5"] is None else _percent(result, "top5"),
             int(result["validation_images"]),
-            any(":half" in backend for context in starts for backend in context),
+            any(is_half(nn.Context(context)) for context in starts),
         )
     except KeyError as error:
         raise RunError(f"{place.result}: key {error} is missing") from None

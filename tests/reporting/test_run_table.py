@@ -31,10 +31,10 @@ def begin(folder, **changes):
     return place
 
 
-def finish(folder, accuracy, top5=None, images=10_000, half=False, **changes):
+def finish(folder, accuracy, top5=None, images=10_000, half=None, **changes):
     """A finished run, with the parts of its result that count."""
     place = begin(folder, **changes)
-    context = ["cudnn:half" if half else "cudnn:float", "cpu:float"]
+    context = [f"cudnn:{half or 'float'}", "cpu:float"]
     result = {
         "accuracy": accuracy,
         "top5": top5,
@@ -87,7 +87,8 @@ def test_what_changes_no_number_does_not_split_a_row(tmp_path):
     [
         ({"hard": 0.4}, "hard=0.4"),
         ({"learning_rate": 0.05}, "learning_rate=0.05"),
-        ({"half": True}, "half precision=true"),
+        ({"half": "half"}, "half precision=true"),
+        ({"half": "mixed_half"}, "half precision=true"),
         ({"data": {"augmentation": "none"}}, "data.augmentation=none"),
     ],
 )
