@@ -18,6 +18,7 @@ PAPER = {"table": 1, "accuracy": 94.8, "epochs": 300, "seeds": 1}
 RECIPE = {
     "data": {"source": "/data/cifar-10-batches-bin"},
     "quantizers": "minmax:2,4,8",
+    "hard": 0,
     "paper": PAPER,
 }
 
@@ -118,6 +119,12 @@ def test_rows_that_look_alike_say_how_they_differ(tmp_path, changes, shown):
         ({"epochs": 1, "data": {"limit": 5}, "model": "resnet8_32"}, "ewd"),
         ({"paper": {}, "epochs": 1, "images": 3}, ""),
         ({"paper": {}, "data": {"limit": 3}}, "d"),
+        ({"hard": 0.1}, "r"),
+        ({"hard": 0.1, "mixing": "binary_relax"}, "r"),
+        ({"hard": 0.1, "quantizers": "minmax:2"}, ""),
+        ({"hard": 0.1, "quantizers": None}, ""),
+        ({"half": "mixed_half", "quantizers": None, "epochs": 1}, "er"),
+        ({"paper": {}, "hard": 0.1, "half": "half"}, ""),
     ],
 )
 def test_marks(tmp_path, changes, marks):
@@ -276,7 +283,7 @@ def test_of_real_runs(tmp_path, capsys):
     accuracies = [json.loads((runs / s / "result.json").read_text())["accuracy"] for s in "01"]
     assert [run.accuracy / 100 for run in row.runs] == accuracies
     assert row.names() == ("d.npz", "resnet8_32 x0.1", "DQA", "minmax:2,4", "5", "2/300")
-    assert row.marks == "ewd"
+    assert row.marks == "ewdr"
     (runs / "1/result.json").unlink()
     assert main(["table", str(runs)]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
