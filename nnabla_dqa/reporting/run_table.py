@@ -31,7 +31,7 @@ _KINDS = ("", "minmax", "sawb", "bwn", "twn")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Runs whose recipes differ in nothing but the seed."""
+    """Runs whose recipes differ in nothing but the seed, on the same images."""
 
     runs: Tuple[Run, ...]
 
