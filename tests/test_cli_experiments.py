@@ -58,7 +58,7 @@ def test_from_a_recipe_to_a_folder(folder, capsys):
     result = result_of(folder / "runs" / "a")
     assert out[-1] == f"runs/a/deployed.nnp: accuracy {result['accuracy']:.4f}"
     assert any("stem/conv" in line and "MinMax2" in line for line in out)
-    assert result["recipe"]["data"]["source"] == "images.npz"
+    assert result["recipe"]["data"]["source"] == str(folder.resolve() / "images.npz")
     (start,) = json.loads((folder / "runs/a/run.json").read_text())["starts"]
     assert (start["from_step"], start["seed"], start["processes"]) == (0, 0, 1)
     code, out, err = run(capsys, "check", "runs/a/deployed.nnp")

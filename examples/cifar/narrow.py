@@ -24,8 +24,10 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
+import yaml
 
 from nnabla_dqa.data import open_data
+from nnabla_dqa.training.experiment import Experiment
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -113,6 +115,7 @@ def result_of(row: str, seed: int, arguments: argparse.Namespace) -> Dict[str, A
 def train(row: str, seed: int, arguments: argparse.Namespace) -> None:
     folder = folder_of(row, seed, arguments)
     if (folder / "result.json").exists():
+        check_recipe(row, seed, arguments)
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "nnabla_dqa", "train", "-o", str(folder)]
@@ -132,6 +135,25 @@ def train(row: str, seed: int, arguments: argparse.Namespace) -> None:
     )
     if done.returncode:
         raise RuntimeError(f"{row}, seed {seed}: {done.stderr.strip().splitlines()[-1]}")
+
+
+def check_recipe(row: str, seed: int, arguments: argparse.Namespace) -> None:
+    """Refuse a finished run of another recipe."""
+    changes = {"seed": seed, "data": {"source": "-", "holdout": arguments.holdout}}
+    for change in arguments.changes:
+        key, _, value = change.partition("=")
+        *above, last = key.split(".")
+        place = changes
+        for name in above:
+            place = place.setdefault(name, {})
+        place[last] = yaml.safe_load(value)
+    wanted = Experiment.from_yaml(HERE / "narrow" / f"{row}.yaml", changes).decisive()
+    found = Experiment.from_mapping(result_of(row, seed, arguments)["recipe"]).decisive()
+    for recipe in (wanted, found):
+        del recipe["data"]["source"]
+    if found != wanted:
+        folder = folder_of(row, seed, arguments)
+        raise RuntimeError(f"{folder}: is a run of another recipe; remove it, or name other --work")
 
 
 def measured(

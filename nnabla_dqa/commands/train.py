@@ -59,7 +59,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--monitor", metavar="FOLDER", type=Path, help="write NNabla's monitor files there"
     )
     parser.add_argument(
-        "--context", choices=("cpu", "cudnn", "cuda"), default="cpu", help="(default: cpu)"
+        "--context",
+        choices=("cpu", "cudnn", "cuda"),
+        help="where it is computed (default: cpu; with --resume of an experiment, as before)",
     )
     parser.add_argument("--device", metavar="N", type=int, help="number of the GPU")
     parser.add_argument(
@@ -114,7 +116,7 @@ def _train_file(arguments: argparse.Namespace, say: Callable[[str], None]) -> in
             progress=True,
             on_message=warn,
             context=make_context(
-                arguments.context, device=arguments.device or 0, tf32=arguments.tf32
+                arguments.context or "cpu", device=arguments.device or 0, tf32=arguments.tf32
             ),
         )
     except TrainingStopped as stopped:

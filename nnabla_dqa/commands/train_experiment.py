@@ -21,6 +21,7 @@ from nnabla_dqa.training.recipe_files import is_experiment
 from nnabla_dqa.training.run_folder import RunFolder
 
 SAVE_MINUTES = 10.0
+_OPTIONS = {"name": "--context", "type_config": "--type-config", "tf32": "--tf32"}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
@@ -35,7 +36,9 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="instead of the recipe's, such as epochs=30 or model.width=0.25; can be repeated",
     )
     group.add_argument(
-        "--type-config", choices=TYPES, default="float", help="half: mixed precision on a GPU"
+        "--type-config",
+        choices=TYPES,
+        help="half: mixed precision on a GPU (default: float; with --resume, as before)",
     )
     group.add_argument(
         "--parallel", choices=KINDS, default="auto", help="how processes communicate"
@@ -49,7 +52,7 @@ def refuse(arguments: argparse.Namespace) -> None:
     """Raise ValueError if an argument for experiments was given for an NNP."""
     vain = {
         "--set": arguments.changes,
-        "--type-config": arguments.type_config != "float",
+        "--type-config": arguments.type_config is not None,
         "--parallel": arguments.parallel != "auto",
         "--save-every": arguments.save_every != SAVE_MINUTES,
     }
@@ -74,9 +77,10 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     if not arguments.save_every >= 0:
         raise ValueError(f"--save-every must be minutes, 0 or more; got {arguments.save_every:g}")
     experiment = _experiment(arguments)
-    refuse_gpu_options(arguments.context, arguments.device, arguments.tf32)
-    device = choose_device(arguments.context, arguments.device)
-    context = make_context(arguments.context, arguments.type_config, device, arguments.tf32)
+    computing = _computing(arguments)
+    refuse_gpu_options(computing["name"], arguments.device, arguments.tf32)
+    device = choose_device(computing["name"], arguments.device)
+    context = make_context(**computing, device=device)
     with open_communicator(context, arguments.parallel) as communicator:
         check_own_gpu(communicator, context)
         first = communicator.rank == 0
@@ -97,10 +101,32 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
                 save_seconds=60 * arguments.save_every,
             )
         except TrainingStopped as stopped:
+            if not stopped.together:
+                # The others do not know of it, and closing would wait for them.
+                raise SystemExit(tell_stopped(stopped)) from None
             hint = f"nnabla-dqa train -o {arguments.output} --resume"
             return tell_stopped(stopped, hint) if first else 1
         _tell_result(result, tell, communicator)
     return 0
+
+
+def _computing(arguments: argparse.Namespace) -> Dict[str, Any]:
+    """Context, precision and TF32: those asked for; with ``--resume``, those of the last start."""
+    asked = {
+        "name": arguments.context,
+        "type_config": arguments.type_config,
+        "tf32": arguments.tf32 or None,
+    }
+    chosen = {"name": "cpu", "type_config": "float", "tf32": False}
+    if arguments.resume:
+        starts = RunFolder(arguments.output).starts()
+        before = starts[-1].get("computing", {}) if starts else {}
+        chosen.update({key: before[key] for key in chosen if key in before})
+        for key, value in asked.items():
+            if value is not None and value != chosen[key]:
+                sys.stderr.write(f"{_OPTIONS[key]} is {value}; before, it was {chosen[key]}\n")
+    chosen.update({key: value for key, value in asked.items() if value is not None})
+    return chosen
 
 
 def _tell_result(

@@ -144,8 +144,10 @@ class Experiment(Settings):
         return values
 
     def resolved(self) -> Experiment:
-        """The recipe without ``auto``, as it is meant on this machine."""
-        return dataclasses.replace(self, data=self.data.resolved())
+        """The recipe as it is meant here: without ``auto``, and with the whole path of the data."""
+        data = self.data.resolved()
+        data = dataclasses.replace(data, source=str(Path(data.source).expanduser().absolute()))
+        return dataclasses.replace(self, data=data)
 
     def decisive(self) -> Dict[str, Any]:
         """:meth:`to_json` without what changes no number; folders are cut to their names."""

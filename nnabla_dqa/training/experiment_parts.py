@@ -94,7 +94,8 @@ class ImageRecipe:
         std: By channel; what is left is divided by it, inside the network.
         size: Height and width of the crops of ``random_resized_crop``; None:
             what the model was made for.
-        limit: Use only the first so many training samples.
+        limit: Use only so many training samples: the first ones, or of class
+            folders a part drawn by lot, the same for every seed.
         holdout: This share of the training samples is kept for validation and
             the data's own validation part is not looked at; for choosing a recipe.
         corrupt: Files that are no images: ``error`` or ``skip`` (named and counted), the

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import tarfile
 import time
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Tuple
 
 import nnabla as nn
 import numpy as np
@@ -22,7 +21,7 @@ from nnabla_dqa.parallel import Alone, Communicator, check_equal
 from nnabla_dqa.reporting.summary import Report, report
 from nnabla_dqa.training.classifier import Classifier, Graph
 from nnabla_dqa.training.experiment import Experiment
-from nnabla_dqa.training.loop import SAVE_SECONDS, Loop
+from nnabla_dqa.training.loop import SAVE_SECONDS, Loop, gather_skipped
 from nnabla_dqa.training.outcome import Epoch
 from nnabla_dqa.training.precision import LossScaler
 from nnabla_dqa.training.run_folder import RunFolder, environment, write_json
@@ -98,6 +97,7 @@ def run_experiment(
         if comm.rank == 0 and not resume:
             # Only now: an error up to here leaves nothing behind.
             place.begin(experiment)
+        place.check_seen(comm)
         loop = Loop(job, place.checkpoint, save_seconds, LossScaler() if is_half(context) else None)
         if resume and place.checkpoint.exists():
             loop.resume()
@@ -105,16 +105,14 @@ def run_experiment(
             start = environment(context, comm.size)
             place.note_start({"seed": experiment.seed, "from_step": loop.step, **start})
         started = time.perf_counter()
-        epochs = loop.run(on_epoch, place.monitors, progress)
+        loop.run(on_epoch, place.monitors, progress)
         with nn.context_scope(float_context(context)):
-            return _finish(job, place, epochs, time.perf_counter() - started)
+            return _finish(job, loop, place, time.perf_counter() - started)
 
 
-def _finish(
-    job: Classifier, place: RunFolder, epochs: List[Epoch], seconds: float
-) -> ExperimentResult:
+def _finish(job: Classifier, loop: Loop, place: RunFolder, seconds: float) -> ExperimentResult:
     """Write network, deployed network and result; evaluate what was deployed."""
-    comm = job.communicator
+    comm, epochs = job.communicator, loop.history
     target = place.path / ("network.nnp" if job.experiment.quantizers is None else "deployed.nnp")
     notes: Dict[str, Any] = {}
     if comm.rank == 0:
@@ -129,12 +127,8 @@ def _finish(
     mixture = job.experiment.mixture()
     told = mixture.mixing.check(mixture.quantizers) if mixture is not None else None
     messages += [told] if told else []
-    if _is_validated_on_training_images(job):
-        messages.append(
-            f"{job.source}: is one file, so the accuracy is that on the training images; key "
-            f"'data.holdout' keeps some of them for validation"
-        )
-    skipped = {**job.data.skipped, **job.validation.skipped}
+    skipped = {**loop.skipped, **gather_skipped(comm, job.data.skipped)}
+    skipped.update(gather_skipped(comm, job.validation.skipped))
     messages += [f"left out: {path}: {reason}" for path, reason in skipped.items()]
     result = {
         "method": job.experiment.method,
@@ -155,12 +149,6 @@ def _finish(
     if comm.rank == 0:
         write_json(place.result, result)
     return ExperimentResult(place.path, target, accuracy, tuple(epochs), table, tuple(messages))
-
-
-def _is_validated_on_training_images(job: Classifier) -> bool:
-    """A single file is opened whatever the subset; only archives hold both."""
-    path = Path(job.source)
-    return not job.experiment.data.holdout and path.is_file() and not tarfile.is_tarfile(path)
 
 
 def _write_networks(job: Classifier, target: Path) -> Dict[str, Any]:

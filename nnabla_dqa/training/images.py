@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Optional, Tuple
 
 import nnabla as nn
 import nnabla.parametric_functions as PF
 import numpy as np
 
-from nnabla_dqa.data import Data, open_data
+from nnabla_dqa.data import Data, DataError, open_data
 from nnabla_dqa.data.augmentation import CropFlip
 from nnabla_dqa.data.dali import DaliPhotos
+from nnabla_dqa.data.folders import SUBSETS, holds_class_folders
 from nnabla_dqa.data.photos import open_photos
 from nnabla_dqa.graph_ops import Variable
 from nnabla_dqa.training.experiment_parts import ImageRecipe
+from nnabla_dqa.training.sources import ARCHIVES
 
 
 def open_images(
@@ -39,6 +42,11 @@ def open_images(
         if recipe.augmentation == "crop_flip":
             train = CropFlip(train, seed)
     classes = train.classes or None
+    if not recipe.holdout and not holds_subsets(recipe.source):
+        raise DataError(
+            f"{recipe.source}: has no part for validation; key 'data.holdout', such as 0.1, keeps "
+            f"some of its images for that"
+        )
     if recipe.holdout:
         # The same part for every seed, so that their scores can be compared.
         train, validation = train.split(recipe.holdout, 0)
@@ -47,8 +55,26 @@ def open_images(
     else:
         validation = open_data(recipe.source, "validation", classes=classes)
     if recipe.limit is not None:
-        train = train.take(min(recipe.limit, len(train)))
+        train = _limited(train, recipe.limit)
     return train, validation
+
+
+def holds_subsets(source: str) -> bool:
+    """Whether data have parts for training and validation of their own."""
+    path = Path(source)
+    if not path.is_dir():
+        return path.name.lower().endswith(ARCHIVES)
+    subsets = [name for names in SUBSETS.values() for name in names]
+    return any((path / name).is_dir() for name in subsets) or not holds_class_folders(path)
+
+
+def _limited(data: Data, count: int) -> Data:
+    """The first so many samples; of class folders, which are sorted, a part drawn by lot."""
+    if count >= len(data):
+        return data
+    if not data.classes:
+        return data.take(count)
+    return data.split(count / len(data), 0)[1]
 
 
 def _open_photos(

@@ -113,6 +113,7 @@ class Job(abc.ABC):
         """The running statistics of normalization in the graph, which differ between processes."""
         found: Dict[Any, None] = {}
         for function in LiveGraph.of({"loss": self.loss}).functions:
-            if function.info.type_name in _NORMALIZATION:
+            moving = function.arguments.get("batch_stat", True)
+            if function.info.type_name in _NORMALIZATION and moving:
                 found.update({v.data: None for v in function.inputs[3:5] if v.parent is None})
         return list(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import time
 from pathlib import Path
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Mapping, Optional
 
 import nnabla as nn
 import numpy as np
@@ -15,7 +15,7 @@ from nnabla_dqa.data.iteration import batches_of
 from nnabla_dqa.data.prefetch import Prefetcher
 from nnabla_dqa.files import PathLike, remove_parts
 from nnabla_dqa.layers import Layer
-from nnabla_dqa.parallel import check_equal, critical
+from nnabla_dqa.parallel import Communicator, check_equal, critical
 from nnabla_dqa.training.checkpoint import (
     CheckpointError,
     difference,
@@ -68,6 +68,10 @@ class Loop:
         self._saved_time = time.monotonic()
         self._losses: List[float] = []
         self._hits = 0
+        self._seconds = 0.0
+        self._started = 0.0
+        self.skipped: Dict[str, str] = {}
+        """Files that were left out up to the last checkpoint, of all processes."""
         self._statistics = job.statistics() if job.communicator.size > 1 else []
         self._wishes = nn.NdArray.from_numpy_array(np.zeros(2, np.float32))
         """Whether a process wants to stop, and to save: averaged with the gradients."""
@@ -102,27 +106,34 @@ class Loop:
                 while len(self.history) < self.job.settings.epochs:
                     done = self._epoch(progress and first, guard)
                     self.history.append(done)
-                    self._losses, self._hits = [], 0
+                    self._losses, self._hits, self._seconds = [], 0, 0.0
                     self.save()
                     if series is not None:
                         series.add(done)
                     if on_epoch is not None and first:
                         on_epoch(done)
                     if len(self.history) < self.job.settings.epochs:
-                        guard.check()
+                        self._stop_together(guard)
         except StopRequested:
             if self._saved_step != self.step:
                 self.save()
-            raise self._stopped() from None
+            raise self._stopped(together=True) from None
         except KeyboardInterrupt:
-            raise self._stopped() from None
+            raise self._stopped(together=False) from None
         return self.history
 
-    def _stopped(self) -> TrainingStopped:
-        return TrainingStopped(self.step, self.job.steps, self._saved_step, self.checkpoint)
+    def _stop_together(self, guard: InterruptGuard) -> None:
+        """Between epochs: raise StopRequested in all processes if one of them heard a signal."""
+        if any(self.job.communicator.gather(guard.noted)):
+            raise StopRequested
+
+    def _stopped(self, together: bool) -> TrainingStopped:
+        steps, saved = self.job.steps, self._saved_step
+        return TrainingStopped(self.step, steps, saved, self.checkpoint, together)
 
     def _epoch(self, progress: bool, guard: InterruptGuard) -> Epoch:
-        started = time.perf_counter()
+        # What was spent on this epoch before the training was stopped counts too.
+        self._started = time.perf_counter() - self._seconds
         job, epoch = self.job, len(self.history)
         first_step = epoch * job.steps_per_epoch
         bar = tqdm(
@@ -153,11 +164,9 @@ class Loop:
                     raise StopRequested
         self._check_ranks()
         self._merge_statistics()
-        return self._finished(epoch, first_step, started, batches)
+        return self._finished(epoch, first_step, batches)
 
-    def _finished(
-        self, epoch: int, first_step: int, started: float, batches: Prefetcher[Any]
-    ) -> Epoch:
+    def _finished(self, epoch: int, first_step: int, batches: Prefetcher[Any]) -> Epoch:
         job = self.job
         hits = sum(job.communicator.gather(self._hits))
         samples = job.steps_per_epoch * job.settings.batch_size
@@ -170,7 +179,7 @@ class Loop:
             job.is_hard_at(first_step),
             scores.metric if scores.hard is not None else "",
             scores.hard,
-            time.perf_counter() - started,
+            time.perf_counter() - self._started,
             scores.soft,
             hits / samples if job.hits() is not None else None,
             scores.top5,
@@ -225,6 +234,8 @@ class Loop:
             "step": self.step,
             "losses": self._losses,
             "hits": self._hits,
+            "seconds": round(time.perf_counter() - self._started, 3) if self._losses else 0.0,
+            "skipped": self.skipped,
             "scaler": None if scaler is None else scaler.to_json(),
             "epochs": [dataclasses.asdict(epoch) for epoch in self.history],
         }
@@ -238,6 +249,7 @@ class Loop:
         self._merge_statistics()
         comm = self.job.communicator
         hits = comm.gather(self._hits)
+        self.skipped.update(gather_skipped(comm, self.job.data.skipped))
         if comm.rank == 0:
             arrays = {name: v.d for name, v in self.job.parameters().items()}
             check_arrays(arrays)
@@ -271,12 +283,19 @@ class Loop:
         checkpoint.solver.restore(self.job.solver)
         self.step = self._saved_step = notes["step"]
         self._losses = list(notes["losses"])
+        self._seconds = notes["seconds"]
+        self.skipped = dict(notes["skipped"])
         self._hits = notes["hits"] if self.job.communicator.rank == 0 else 0
         self.history = [_epoch_of(values) for values in notes["epochs"]]
         if self._update.scaler is not None and notes["scaler"]:
             self._update.scaler = LossScaler(**notes["scaler"])
         if isinstance(self.job.solver, AttachedSolver) and self.job.solver.annealer is not None:
             self.job.solver.annealer.apply()
+
+
+def gather_skipped(communicator: Communicator, skipped: Mapping[str, str]) -> Dict[str, str]:
+    """Files that were left out, and why, in all processes."""
+    return {path: why for own in communicator.gather(dict(skipped)) for path, why in own.items()}
 
 
 def _epoch_of(values: Dict[str, Any]) -> Epoch:

@@ -8,6 +8,9 @@ from typing import Any, Dict, Optional, Tuple
 
 from nnabla_dqa.reporting.summary import Report
 
+TIMES = ("seconds", "loaded_per_second", "waited_seconds")
+"""The fields of an :class:`Epoch` that differ between equal trainings."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Epoch:
@@ -49,7 +52,7 @@ class Epoch:
     def summary(self) -> Dict[str, Any]:
         """JSON values without times and attention: equal for equal trainings, and short."""
         values = dataclasses.asdict(self)
-        for name in ("seconds", "attention", "loaded_per_second", "waited_seconds"):
+        for name in (*TIMES, "attention"):
             del values[name]
         return {key: value for key, value in values.items() if value is not None}
 
@@ -62,10 +65,14 @@ class TrainingStopped(KeyboardInterrupt):
         steps: Updates of the whole training.
         saved: Updates that the checkpoint holds.
         checkpoint: Its path.
+        together: Whether all processes stopped after the same update.
     """
 
-    def __init__(self, step: int, steps: int, saved: int, checkpoint: Path) -> None:
+    def __init__(
+        self, step: int, steps: int, saved: int, checkpoint: Path, together: bool = True
+    ) -> None:
         self.checkpoint = checkpoint if saved else None
+        self.together = together
         where = f"{saved} kept in {checkpoint}" if saved else "nothing kept"
         super().__init__(f"stopped after {step} of {steps} updates; {where}")
 

@@ -15,6 +15,8 @@ import numpy as np
 import yaml
 
 from nnabla_dqa.files import PathLike, read_yaml, write_atomically
+from nnabla_dqa.half import is_half
+from nnabla_dqa.parallel import Communicator
 from nnabla_dqa.training.checkpoint import difference
 from nnabla_dqa.training.experiment import Experiment
 from nnabla_dqa.training.values import RecipeError
@@ -92,6 +94,15 @@ class RunFolder:
             what = difference(kept, wanted, "recipe")
             raise RunError(f"{self.path}: holds another run: {what}")
 
+    def check_seen(self, communicator: Communicator) -> None:
+        """Raise RunError unless all processes see the folder: they read what one of them wrote."""
+        seen = communicator.gather(self.recipe.is_file())
+        if not all(seen):
+            raise RunError(
+                f"{self.path}: process {seen.index(False)} does not see this folder; name one that "
+                f"all machines share"
+            )
+
     def note_start(self, start: Dict[str, Any]) -> None:
         """Add a start to run.json."""
         starts = self.starts()
@@ -141,6 +152,11 @@ def environment(context: nn.Context, processes: int = 1) -> Dict[str, Any]:
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "context": list(context.backend),
+        "computing": {
+            "name": context.backend[0].partition(":")[0],
+            "type_config": "half" if is_half(context) else "float",
+            "tf32": os.environ.get("NNABLA_CUDA_ALLOW_TF32") == "1",
+        },
         "device": context.device_id,
         "processes": processes,
         "commit": commit(),

@@ -10,7 +10,7 @@ import pytest
 
 from nnabla_dqa.training.experiment import Experiment
 from nnabla_dqa.training.experiment_run import run_experiment
-from nnabla_dqa.training.outcome import TrainingStopped
+from nnabla_dqa.training.outcome import TIMES, TrainingStopped
 from nnabla_dqa.training.recipe_files import merged
 from nnabla_dqa.training.updates import Updater
 
@@ -95,5 +95,6 @@ def result_of(folder):
     for key in ("seconds_this_start", "seconds_of_epochs", "starts"):
         del result[key]
     for epoch in result["epochs"]:
-        del epoch["seconds"]
+        for key in TIMES:
+            del epoch[key]
     return result

@@ -95,9 +95,15 @@ def main(case: str, folder: Path) -> None:
             signal_at(20, 1, signal.SIGKILL if case == "killed" else signal.SIGTERM)
         if case == "unequal" and comm.rank == 1:
             job.parameters()["first/conv/dqa/alpha"].d = [1.0, 2.0, 3.0]
+        on_epoch = None
+        if case == "between":
+
+            def on_epoch(_):
+                os.kill(os.getpid(), signal.SIGTERM)
+
         if case == "resumed":
             loop.resume()
-        loop.run()
+        loop.run(on_epoch)
         np.savez(folder / f"rank{comm.rank}.npz", **{k: v.d for k, v in job.parameters().items()})
 
 

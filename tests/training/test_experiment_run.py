@@ -309,11 +309,20 @@ def test_photos_that_were_left_out_are_told(tmp_path):
     assert (told["validation_images"], told["skipped_images"]) == (7, 2)
 
 
-def test_a_single_file_without_holdout_is_no_validation(tmp_path):
-    recipe = experiment(tmp_path, epochs=1, data={"holdout": 0})
-    (message,) = run_experiment(recipe, tmp_path / "run").messages
-    assert "is one file, so the accuracy is that on the training images" in message
-    assert result_of(tmp_path / "run")["messages"] == [message]
+@pytest.mark.parametrize("kind", ["a file", "class folders"])
+def test_data_without_a_part_for_validation_are_refused(kind, tmp_path):
+    """Training images would score themselves."""
+    keys = {"holdout": 0}
+    if kind == "class folders":
+        for name in ("cats", "dogs"):
+            (tmp_path / "p" / name).mkdir(parents=True)
+            for i in range(8):
+                write_image(tmp_path / "p" / name / f"{i}.png", (32, 32, 3), seed=i)
+        keys.update(source=str(tmp_path / "p"))
+    with pytest.raises(DataError, match=r"no part for validation; key 'data.holdout'") as error:
+        run_experiment(experiment(tmp_path, epochs=1, data=keys), tmp_path / "run")
+    one_line(error)
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize("last", [False, True])

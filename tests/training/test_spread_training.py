@@ -61,6 +61,12 @@ def test_the_checkpoint_of_two_goes_on_with_one_and_with_four(alone, tmp_path):
                 np.testing.assert_allclose(result[name], array, rtol=0, atol=1e-5, err_msg=name)
 
 
+def test_a_signal_to_one_process_between_epochs_stops_both(tmp_path):
+    stopped = start(2, "between", tmp_path)
+    assert "TrainingStopped: stopped after 5 of 50 updates; 5 kept" in stopped.stderr
+    assert read_checkpoint(tmp_path / "checkpoint").notes["step"] == 5
+
+
 def test_when_a_process_is_killed_the_other_ends_and_the_checkpoint_is_whole(tmp_path):
     started = time.monotonic()
     done = start(2, "killed", tmp_path)
