@@ -297,7 +297,7 @@ def test_of_real_runs(tmp_path, capsys):
     np.savez(tmp_path / "d.npz", x=images, y=labels)
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
-        "data: {source: d.npz, workers: 0}\n"
+        "data: {source: d.npz, holdout: 0.25, workers: 0}\n"
         "model: {name: resnet8_32, classes: 2, width: 0.1}\n"
         "quantizers: minmax:2,4\nepochs: 2\nbatch_size: 20\n"
         "paper: {table: 1, accuracy: 60, epochs: 300, seeds: 1}\n"
