@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Callable, List
 
 from nnabla_dqa.commands import train_experiment
+from nnabla_dqa.commands.gpus import refuse_gpu_options
 from nnabla_dqa.commands.output import OutputError, add_output, beside, check_output
 from nnabla_dqa.commands.telling import epoch_line, tell_stopped
 from nnabla_dqa.training.checkpoint import checkpoint_path
@@ -81,6 +82,7 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
             f"take a recipe without key 'model'"
         )
     train_experiment.refuse(arguments)
+    refuse_gpu_options(arguments.context, arguments.device, arguments.tf32)
     return _train_file(arguments, say)
 
 

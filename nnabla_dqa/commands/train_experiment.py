@@ -9,6 +9,7 @@ from typing import Any, Callable, Dict
 
 import yaml
 
+from nnabla_dqa.commands.gpus import check_own_gpu, choose_device, refuse_gpu_options
 from nnabla_dqa.commands.telling import epoch_line, tell_stopped
 from nnabla_dqa.parallel import Communicator, launched, open_communicator
 from nnabla_dqa.parallel.opening import KINDS
@@ -76,12 +77,12 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     if not arguments.save_every >= 0:
         raise ValueError(f"--save-every must be minutes, 0 or more; got {arguments.save_every:g}")
     experiment = _experiment(arguments)
-    launch = launched()
-    device = arguments.device
-    if device is None:
-        device = (launch.local_rank or 0) if launch is not None else 0
-    context = make_context(**_computing(arguments), device=device)
+    computing = _computing(arguments)
+    refuse_gpu_options(computing["name"], arguments.device, arguments.tf32)
+    device = choose_device(computing["name"], arguments.device)
+    context = make_context(**computing, device=device)
     with open_communicator(context, arguments.parallel) as communicator:
+        check_own_gpu(communicator, context)
         first = communicator.rank == 0
 
         def tell(text: str) -> None:

@@ -12,7 +12,8 @@ from PIL import Image
 
 from nnabla_dqa.data.base import Data, DataError, Shape
 from nnabla_dqa.data.crops import Box
-from nnabla_dqa.data.photos import Photos
+from nnabla_dqa.data.photos import How, Photos
+from nnabla_dqa.messages import one_line
 from nnabla_dqa.quantization.validation import is_int
 
 
@@ -24,9 +25,12 @@ class DaliPhotos(Data):
     none. Pixels differ a little from Pillow's: by rounding, at the edges of a box,
     beyond which DALI does not look, and, on a GPU, by its JPEG decoder.
 
-    A mini-batch with a file that DALI cannot decode is read by the photos
-    themselves, which raise or skip as they were told. Threads take turns at the
-    pipeline, which has its own.
+    After an error of DALI the photos it was about are decoded one by one. About
+    one that fails alone the photos themselves are asked. If they cannot read it
+    either, they raise or skip as they were told; the photo that takes its place in
+    training is decoded by DALI. If they can, the fault is DALI's or the machine's,
+    and that is an error: no other reader steps in. So the pixels of a sample depend
+    on that sample alone. Threads take turns at the pipeline, which has its own.
 
     Args:
         photos: From :func:`nnabla_dqa.data.open_photos`.
@@ -35,7 +39,8 @@ class DaliPhotos(Data):
         batch: Photos that DALI takes at once; larger mini-batches go in parts.
 
     Raises:
-        DataError: DALI is not installed, or an argument is out of range.
+        DataError: DALI is not installed, or an argument is out of range; when read,
+            a photo that DALI cannot decode and Pillow can, or no reader can.
     """
 
     def __init__(
@@ -78,29 +83,50 @@ class DaliPhotos(Data):
 
     def _read(self, rows: np.ndarray) -> Dict[str, np.ndarray]:
         x = np.empty((len(rows), *self.shapes["x"]), np.float32)
+        seen: List[int] = []
         for start in range(0, len(rows), self._decoder.batch):
-            part = rows[start : start + self._decoder.batch]
-            pixels = self._pixels(part)
-            if pixels is None:
-                return self._photos._read(rows)
-            np.multiply(pixels, self._photos.look.scale, out=x[start : start + len(part)])
-        return {"x": x, "y": self._photos.labels(rows)}
+            for row, pixels in self._part(rows[start : start + self._decoder.batch]):
+                np.multiply(pixels, self._photos.look.scale, out=x[len(seen)])
+                seen.append(row)
+        return {"x": x[: len(seen)], "y": self._photos.labels(np.array(seen, np.int64))}
 
-    def _pixels(self, rows: np.ndarray) -> Optional[np.ndarray]:
-        """uint8, (N, 3, size, size), or None where a file cannot be read."""
+    def _part(self, rows: np.ndarray) -> List[Tuple[int, np.ndarray]]:
+        """The rows that are seen for ``rows``, each with its pixels, uint8 (3, size, size)."""
+        paths, hows = self._photos.plan(rows)
+        try:
+            return list(zip(rows.tolist(), self._decode(paths, hows)))
+        # Pillow's parsers raise all kinds of errors, and DALI hands on those of CUDA, of memory
+        # and of its decoders; it does not say which photo one was about.
+        except Exception:
+            alone = [self._alone(*one) for one in zip(rows.tolist(), paths, hows)]
+        return [(row, pixels) for row, pixels in alone if pixels is not None]
+
+    def _alone(self, row: int, path: str, how: How) -> Tuple[int, Optional[np.ndarray]]:
+        """The row that is seen for ``row``, and its pixels; None if it is skipped."""
+        try:
+            return row, self._decode([path], [how])[0]
+        # As above.
+        except Exception as error:
+            found, pixels = self._photos._readable(row, how)
+            if pixels is None:
+                return found, None
+            if found == row:
+                raise DataError(
+                    f"{path}: DALI cannot decode it, though it can be read: {_reason(error)}; to"
+                    " go on without DALI take reader pillow"
+                ) from None
+        (path,), (how,) = self._photos.plan(np.array([found]))
+        return self._alone(found, path, how)
+
+    def _decode(self, paths: List[str], hows: List[How]) -> np.ndarray:
+        """uint8, (N, 3, size, size)."""
         files: List[np.ndarray] = []
         boxes: List[Box] = []
-        mirrored: List[bool] = []
-        try:
-            for path, (choose, mirror) in zip(*self._photos.plan(rows)):
-                with Image.open(path) as image:
-                    boxes.append(choose(*image.size))
-                mirrored.append(mirror)
-                files.append(np.fromfile(path, np.uint8))
-        # As in images.py: Pillow's parsers raise all kinds of errors.
-        except Exception:
-            return None
-        return self._decoder.run(files, boxes, mirrored)
+        for path, (choose, _) in zip(paths, hows):
+            with Image.open(path) as image:
+                boxes.append(choose(*image.size))
+            files.append(np.fromfile(path, np.uint8))
+        return self._decoder.run(files, boxes, [mirror for _, mirror in hows])
 
 
 class _Decoder:
@@ -122,28 +148,29 @@ class _Decoder:
         self._lock = threading.Lock()
         self._pipeline: Any = None
 
-    def run(
-        self, files: List[np.ndarray], boxes: List[Box], mirrored: List[bool]
-    ) -> Optional[np.ndarray]:
-        """uint8, (N, 3, size, size), or None if DALI cannot decode one of the files."""
-        corners = [_corners(box) for box in boxes]
+    def run(self, files: List[np.ndarray], boxes: List[Box], mirrored: List[bool]) -> np.ndarray:
+        """uint8, (N, 3, size, size); an error of DALI, whatever it is about, passes."""
         with self._lock:
-            if self._pipeline is None:
-                self._pipeline = self._build()
-            self._pipeline.feed_input("files", files)
-            self._pipeline.feed_input("starts", [start for start, _ in corners])
-            self._pipeline.feed_input("ends", [end for _, end in corners])
-            self._pipeline.feed_input("mirrored", [np.array(m, np.int32) for m in mirrored])
             try:
-                (images,) = self._pipeline.run()
-            except RuntimeError:
+                return self._run(files, boxes, mirrored)
+            except Exception:
                 # DALI says that a pipeline is of no use after an error.
                 self._pipeline = None
-                return None
-            if self._device_id is not None:
-                images = images.as_cpu()
-            # The pipeline uses its memory again.
-            return np.array(images.as_array())
+                raise
+
+    def _run(self, files: List[np.ndarray], boxes: List[Box], mirrored: List[bool]) -> np.ndarray:
+        corners = [_corners(box) for box in boxes]
+        if self._pipeline is None:
+            self._pipeline = self._build()
+        self._pipeline.feed_input("files", files)
+        self._pipeline.feed_input("starts", [start for start, _ in corners])
+        self._pipeline.feed_input("ends", [end for _, end in corners])
+        self._pipeline.feed_input("mirrored", [np.array(m, np.int32) for m in mirrored])
+        (images,) = self._pipeline.run()
+        if self._device_id is not None:
+            images = images.as_cpu()
+        # The pipeline uses its memory again.
+        return np.array(images.as_array())
 
     def _build(self) -> Any:
         fn, types = self._dali.fn, self._dali.types
@@ -181,6 +208,12 @@ class _Decoder:
             pipeline.set_outputs(images)
         pipeline.build()
         return pipeline
+
+
+def _reason(error: Exception) -> str:
+    """What DALI says, without the places in this file and in DALI's sources around it."""
+    text = str(error).partition("encountered:")[2] or str(error)
+    return one_line(RuntimeError(text.partition("Stacktrace")[0]))
 
 
 def _corners(box: Box) -> Tuple[np.ndarray, np.ndarray]:

@@ -11,7 +11,8 @@ from nnabla_dqa.parallel.base import ParallelError
 class Launch(NamedTuple):
     """What the launcher says about this process.
 
-    ``size`` and ``local_rank`` are None where the launcher does not say them.
+    ``size`` is None where the launcher does not say it, ``local_rank`` where neither it
+    nor a launcher that it started the process by does.
     """
 
     rank: int
@@ -29,21 +30,27 @@ class _Names(NamedTuple):
     launcher: str
     rank: str
     size: Optional[str]
-    local_rank: Optional[str]
 
 
 _LAUNCHERS = (
-    _Names(
-        "Open MPI",
-        "OMPI_COMM_WORLD_RANK",
-        "OMPI_COMM_WORLD_SIZE",
-        "OMPI_COMM_WORLD_LOCAL_RANK",
-    ),
-    _Names("MPICH or Intel MPI", "PMI_RANK", "PMI_SIZE", "MPI_LOCALRANKID"),
-    _Names("Slurm's srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS", "SLURM_LOCALID"),
-    _Names("PMIx", "PMIX_RANK", None, None),
+    _Names("Open MPI", "OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_SIZE"),
+    _Names("MPICH or Intel MPI", "PMI_RANK", "PMI_SIZE"),
+    _Names("Slurm's srun", "SLURM_PROCID", "SLURM_STEP_NUM_TASKS"),
+    _Names("PMIx", "PMIX_RANK", None),
 )
 """From the innermost to the outermost: mpiexec may itself run inside a step of Slurm."""
+
+_LOCAL_RANKS = (
+    ("OMPI_COMM_WORLD_RANK", "OMPI_COMM_WORLD_LOCAL_RANK"),
+    ("PMI_RANK", "MPI_LOCALRANKID"),
+    ("PMI_RANK", "PMI_LOCAL_RANK"),
+    ("PALS_RANKID", "PALS_LOCAL_RANKID"),
+    ("SLURM_PROCID", "SLURM_LOCALID"),
+    ("PMIX_RANK", "PMIX_LOCAL_RANK"),
+)
+"""What tells the local rank, after the rank of the launcher that sets it: MPICH's and Intel's
+``mpiexec``, Cray's (the third and fourth), ``srun``, and PMIx where the machine sets it.
+"""
 
 _SPECIAL_STEPS = 0xFFFFFFF0
 """Slurm numbers the steps of batch scripts and interactive shells from here on."""
@@ -66,10 +73,28 @@ def launched(environment: Optional[Mapping[str, str]] = None) -> Optional[Launch
             continue
         rank = _number(env, names.rank)
         assert rank is not None
-        return Launch(
-            rank, _number(env, names.size), _number(env, names.local_rank), names.launcher
-        )
+        return Launch(rank, _number(env, names.size), _local_rank(env, names), names.launcher)
     return None
+
+
+def _local_rank(env: Mapping[str, str], names: _Names) -> Optional[int]:
+    """From the launcher itself, or from one around it that started the same processes.
+
+    srun speaks PMI to its tasks, and only its own variables tell the local rank.
+    In mpiexec inside a step or shell of Slurm they are another process's: the
+    rank, or the number of processes, is another one then.
+    """
+    for rank, local_rank in sorted(_LOCAL_RANKS, key=lambda pair: pair[0] != names.rank):
+        if local_rank not in env or env.get(rank) != env[names.rank]:
+            continue
+        if rank == "SLURM_PROCID" and not (_is_srun(env) and _is_size_of_step(env, names)):
+            continue
+        return _number(env, local_rank)
+    return None
+
+
+def _is_size_of_step(env: Mapping[str, str], names: _Names) -> bool:
+    return names.size is None or env.get("SLURM_STEP_NUM_TASKS") == env[names.size]
 
 
 def _is_srun(env: Mapping[str, str]) -> bool:

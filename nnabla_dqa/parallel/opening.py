@@ -31,7 +31,8 @@ def open_communicator(
 
     Raises:
         ParallelError: Several processes were started and cannot communicate as
-            asked: they never train separately.
+            asked, or it cannot be told whether there are several: they
+            never train separately.
         ValueError: No such kind.
     """
     if kind not in KINDS:
@@ -52,6 +53,12 @@ def open_communicator(
     if opened.size > 1:
         return opened
     opened.close()
+    if launch is not None:
+        raise ParallelError(
+            f"cannot tell whether {launch.launcher} started one process or several: it does not "
+            f"say how many, and this one sees no other; start them with mpiexec of the MPI that "
+            f"{'NNabla' if kind == 'nccl' else 'mpi4py'} uses, also a single one"
+        )
     return Alone()
 
 

@@ -18,6 +18,7 @@ MARKS = {
     "s": "fewer seeds than the paper",
     "w": "narrower model than the paper's, or another one",
     "d": "other data than the paper's: limit, holdout or size in the recipe, or other images",
+    "r": "recipe differs from the paper's: hard end, or half precision",
 }
 """How a row can differ from the paper's, by the letter that says so."""
 _MODELS = {1: ("resnet18_32",), 2: ("resnet18_224", "mobilenetv2_224")}
@@ -30,7 +31,7 @@ _KINDS = ("", "minmax", "sawb", "bwn", "twn")
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Runs whose recipes differ in nothing but the seed."""
+    """Runs whose recipes differ in nothing but the seed, on the same images."""
 
     runs: Tuple[Run, ...]
 
@@ -71,6 +72,8 @@ class Row:
     def marks(self) -> str:
         """The letters of :data:`MARKS` that hold."""
         recipe, paper, data = self.recipe, self.paper, self.recipe.data
+        mixture = recipe.mixture()
+        mixed = mixture is not None and len(mixture.quantizers) > 1
         table = int(paper.get("table", 0))
         model = recipe.model
         images = _IMAGES.get(table)
@@ -84,6 +87,8 @@ class Row:
             or data.holdout > 0
             or data.size not in (None, model.image_size)
             or any(run.validation_images != (images or run.validation_images) for run in self.runs),
+            "r": bool(paper)
+            and ((mixed and recipe.hard > 0) or any(run.half for run in self.runs)),
         }
         return "".join(mark for mark, is_so in holds.items() if is_so)
 

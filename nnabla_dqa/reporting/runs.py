@@ -9,7 +9,10 @@ import numbers
 from pathlib import Path
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
+import nnabla as nn
+
 from nnabla_dqa.files import PathLike
+from nnabla_dqa.half import is_half
 from nnabla_dqa.messages import one_line
 from nnabla_dqa.training.checkpoint import read_checkpoint
 from nnabla_dqa.training.experiment import Experiment
@@ -28,6 +31,8 @@ class Run:
         top5: Likewise; None if it was not measured.
         validation_images: How many both were measured on.
         half: Whether a start of it computed in half precision.
+        data: Count, shapes and checksum of its training images, whatever their
+            folder's name; None if its result does not tell.
     """
 
     folder: Path
@@ -36,12 +41,16 @@ class Run:
     top5: Optional[float]
     validation_images: int
     half: bool
+    data: Optional[Dict[str, Any]] = None
 
     def decisive(self) -> Dict[str, Any]:
         """What its figures depend on besides the seed, flat: ``{"model.width": 0.25, ...}``."""
         values = self.recipe.decisive()
         del values["seed"]
-        return dict(_flat({**values, "half precision": self.half}))
+        values["half precision"] = self.half
+        if self.data is not None:
+            values["images"] = self.data
+        return dict(_flat(values))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,12 +119,20 @@ def _finished(place: RunFolder, result: Any) -> Run:
             _percent(result, "accuracy"),
             None if result["top5"] is None else _percent(result, "top5"),
             int(result["validation_images"]),
-            any(":half" in backend for context in starts for backend in context),
+            any(is_half(nn.Context(context)) for context in starts),
+            _data(result),
         )
     except KeyError as error:
         raise RunError(f"{place.result}: key {error} is missing") from None
     except (RecipeError, ValueError, TypeError, AttributeError) as error:
         raise RunError(f"{place.result}: {one_line(error)}") from None
+
+
+def _data(result: Dict[str, Any]) -> Optional[Dict[str, Any]]:
+    data = result.get("data")
+    if data is not None and not isinstance(data, dict):
+        raise ValueError(f"key 'data' must be a mapping; got {data!r}")
+    return data
 
 
 def _percent(result: Dict[str, Any], key: str) -> float:

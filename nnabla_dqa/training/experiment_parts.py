@@ -98,8 +98,9 @@ class ImageRecipe:
             folders a part drawn by lot, the same for every seed.
         holdout: This share of the training samples is kept for validation and
             the data's own validation part is not looked at; for choosing a recipe.
-        corrupt: Files that are no images: ``error`` or ``skip`` (named and counted).
-        reader: Of photos: ``pillow``, ``opencv`` (faster), ``dali`` (NVIDIA's, for GPUs),
+        corrupt: Files that are no images: ``error`` or ``skip`` (named and counted), the
+            latter with ``random_resized_crop`` only.
+        reader: Of photos, likewise: ``pillow``, ``opencv`` (faster), ``dali`` (NVIDIA's, for GPUs),
             whose pixels differ a little; ``auto``: DALI where it is installed, else
             Pillow. A run keeps which one it was.
         workers: Threads that read ahead; changes no number.
@@ -133,6 +134,8 @@ class ImageRecipe:
                     f"{self.augmentation} leaves images as large as they are"
                 )
         check_one_of("data.reader", self.reader, READERS)
+        if self.augmentation != "random_resized_crop":
+            self._refuse_keys_of_photos()
         if self.limit is not None:
             take_values(self, limit=check_whole("data.limit", self.limit, 1))
         take_values(
@@ -144,6 +147,17 @@ class ImageRecipe:
         )
         if not self.holdout < 1:
             raise RecipeError(f"key 'data.holdout' must be from 0 to below 1; got {self.holdout!r}")
+
+    def _refuse_keys_of_photos(self) -> None:
+        for key, value, default in (
+            ("corrupt", self.corrupt, "error"),
+            ("reader", self.reader, "pillow"),
+        ):
+            if value != default:
+                raise RecipeError(
+                    f"key 'data.{key}' is for photos, augmentation random_resized_crop; with "
+                    f"{self.augmentation} it is {default}; got {value!r}"
+                )
 
     def resolved(self) -> ImageRecipe:
         """The recipe with the reader that ``auto`` comes to on this machine."""

@@ -140,6 +140,7 @@ def _finish(job: Classifier, loop: Loop, place: RunFolder, seconds: float) -> Ex
         "seconds_this_start": round(seconds, 1),
         "seconds_of_epochs": round(sum(epoch.seconds for epoch in epochs), 1),
         "skipped_images": len(skipped),
+        "data": job.identity()["data"],
         "recipe": job.experiment.to_json(),
         "starts": place.starts() if comm.rank == 0 else [],
         "epochs": [dataclasses.asdict(epoch) for epoch in epochs],

@@ -78,6 +78,91 @@ def test_corrupt(folder, damage):
     close(data.batch(np.array([1, 2])), own.batch(np.array([1, 2])))
 
 
+def test_what_pillow_alone_can_read_is_an_error(folder):
+    path = folder / "train" / "cat" / "1.png"
+    Image.open(path).save(path, format="GIF")
+    with pytest.raises(DataError, match=r"cat/1\.png: DALI cannot decode it.*reader pillow") as e:
+        whole(dali(folder, corrupt="skip"))
+    assert "\n" not in str(e.value)
+    assert "Traceback" not in str(e.value)
+    assert len(str(e.value)) < 600
+
+
+class Decoder:
+    """In the place of DALI: all pixels of a photo are the sum of its bytes, modulo 251."""
+
+    batch = 4
+
+    def __init__(self, most=4, refused=()):
+        self.most = most
+        self.refused = refused
+        self.calls = []
+
+    def run(self, files, boxes, mirrored):
+        self.calls.append(len(files))
+        if len(files) > self.most:
+            raise MemoryError("out of memory\nof the GPU")
+        values = [int(file.sum()) % 251 for file in files]
+        if set(values) & set(self.refused):
+            raise RuntimeError("Error in operator:\nencountered:\n\n[a.cc] odd photo")
+        return np.stack([np.full((3, 32, 32), value, np.uint8) for value in values])
+
+
+@pytest.fixture
+def replaced(folder, monkeypatch):
+    """Makes data whose decoder is a :class:`Decoder`."""
+
+    def make(decoder, **options):
+        monkeypatch.setattr("nnabla_dqa.data.dali._Decoder", lambda *_: decoder)
+        return DaliPhotos(open_photos(folder, "train", 32, **options))
+
+    return make
+
+
+def test_after_an_error_photos_are_decoded_one_by_one(replaced):
+    """Pillow's pixels, which are no single number, would show."""
+    expected = whole(replaced(Decoder()))
+    alone = Decoder(most=1)
+    got = whole(replaced(alone))
+    np.testing.assert_array_equal(got["x"], expected["x"])
+    np.testing.assert_array_equal(got["y"], expected["y"])
+    assert alone.calls == [4, 1, 1, 1, 1] * 2
+
+
+def test_an_error_of_dali_is_told_with_the_file(replaced, folder):
+    for options in ({}, {"corrupt": "skip"}):
+        with pytest.raises(DataError, match=r"cat/0\.jpg: DALI .* out of memory of"):
+            replaced(Decoder(most=0), **options).batch(np.array([0, 1]))
+    path = folder / "train" / "dog" / "6.jpg"
+    odd = int(np.fromfile(path, np.uint8).sum()) % 251
+    data = replaced(Decoder(refused=[odd]), corrupt="skip")
+    for rows in ([6], [1, 6, 2], range(8)):
+        with pytest.raises(DataError, match=r"dog/6\.jpg: .*: \[a\.cc\] odd photo; .* pillow$"):
+            data.batch(np.array(rows))
+    assert data.skipped == {}
+
+
+@pytest.mark.parametrize("content", [b"not an image", None])
+def test_a_photo_that_none_can_read_does_not_touch_the_others(content, replaced, folder):
+    """It cannot be opened, or only its header can be read."""
+    expected = whole(replaced(Decoder()).at_epoch(0))
+    path = folder / "train" / "dog" / "4.jpg"
+    path.write_bytes(content or path.read_bytes()[:700])
+    broken = [int(np.fromfile(path, np.uint8).sum()) % 251]
+    rows = np.array([3, 4, 5])
+    with pytest.raises(DataError, match=r"4\.jpg: is not an image that can be read"):
+        replaced(Decoder(refused=broken)).batch(rows)
+    data = replaced(Decoder(refused=broken), corrupt="skip")
+    np.testing.assert_array_equal(data.batch(rows)["x"], expected["x"][[3, 5]])
+    np.testing.assert_array_equal(data.batch(rows)["y"], expected["y"][[3, 5]])
+    assert data.batch(rows[1:2])["x"].shape == (0, 3, 32, 32)
+    # In training the sample after it takes its place, decoded by DALI as well.
+    batch = data.at_epoch(0).batch(rows)
+    np.testing.assert_array_equal(batch["x"], expected["x"][[3, 5, 5]])
+    np.testing.assert_array_equal(batch["y"], expected["y"][[3, 5, 5]])
+    assert list(data.skipped) == [str(path)]
+
+
 def test_not_installed(folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "nvidia.dali", None)
     with pytest.raises(DataError, match="DaliPhotos: NVIDIA DALI cannot be imported"):

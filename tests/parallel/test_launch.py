@@ -57,6 +57,30 @@ def test_mpiexec_inside_a_step_of_slurm_counts():
     assert launched({**SRUN, **OPEN_MPI}) == Launch(1, 4, 0, "Open MPI")
 
 
+PMI = {"PMI_RANK": "5", "PMI_SIZE": "8"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({**SRUN, **PMI}, 1),
+        ({**PMI, "PMI_LOCAL_RANK": "2"}, 2),
+        ({**PMI, "PALS_RANKID": "5", "PALS_LOCAL_RANKID": "3"}, 3),
+        ({**PMI, "PMIX_RANK": "5", "PMIX_LOCAL_RANK": "4"}, 4),
+        ({"PMIX_RANK": "5", "PMIX_LOCAL_RANK": "4"}, 4),
+        ({**SRUN, **PMI, "MPI_LOCALRANKID": "7"}, 7),
+        # Of mpiexec inside a step or the shell of an allocation, they are the shell's.
+        ({**SRUN, **PMI, "PMI_RANK": "4"}, None),
+        ({**SRUN, **PMI, "PMI_SIZE": "16"}, None),
+        ({**SRUN, **PMI, "SLURM_STEP_ID": BATCH_STEP}, None),
+        ({**JOB, **PMI, "SLURM_PROCID": "5", "SLURM_LOCALID": "1"}, None),
+        ({**PMI, "PMIX_RANK": "0", "PMIX_LOCAL_RANK": "4"}, None),
+    ],
+)
+def test_the_local_rank_is_that_of_any_launcher_of_the_process(environment, expected):
+    assert launched(environment).local_rank == expected
+
+
 def test_the_environment_of_the_process_is_the_default(monkeypatch):
     for name in (*OPEN_MPI, *HYDRA, *SRUN):
         monkeypatch.delenv(name, raising=False)

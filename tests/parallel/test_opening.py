@@ -41,6 +41,25 @@ def test_a_missing_mpi_is_an_error(monkeypatch, error):
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("kind", "made", "mpi"), [("auto", "Mpi", "mpi4py"), ("nccl", "Nccl", "NNabla")]
+)
+def test_one_of_an_unknown_number_does_not_train_alone(kind, made, mpi, monkeypatch):
+    class One(Alone):
+        def __init__(self, *_):
+            opened.append(self)
+
+        def close(self):
+            opened.remove(self)
+
+    opened = []
+    monkeypatch.setattr(f"nnabla_dqa.parallel.opening.{made}Communicator", One)
+    with pytest.raises(ParallelError, match=f"cannot tell whether PMIx started.*MPI that {mpi}"):
+        open_communicator(nn.Context(), kind, {"PMIX_RANK": "0"})
+    assert opened == []
+    assert isinstance(open_communicator(nn.Context(), kind, {} if kind == "nccl" else ONE), Alone)
+
+
 def test_kinds_are_checked():
     with pytest.raises(ValueError, match="parallel='gloo' is none of auto, mpi, nccl, none"):
         open_communicator(nn.Context(), "gloo", {})

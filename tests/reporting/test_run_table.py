@@ -18,6 +18,7 @@ PAPER = {"table": 1, "accuracy": 94.8, "epochs": 300, "seeds": 1}
 RECIPE = {
     "data": {"source": "/data/cifar-10-batches-bin"},
     "quantizers": "minmax:2,4,8",
+    "hard": 0,
     "paper": PAPER,
 }
 
@@ -31,10 +32,10 @@ def begin(folder, **changes):
     return place
 
 
-def finish(folder, accuracy, top5=None, images=10_000, half=False, **changes):
+def finish(folder, accuracy, top5=None, images=10_000, half=None, seen=None, **changes):
     """A finished run, with the parts of its result that count."""
     place = begin(folder, **changes)
-    context = ["cudnn:half" if half else "cudnn:float", "cpu:float"]
+    context = [f"cudnn:{half or 'float'}", "cpu:float"]
     result = {
         "accuracy": accuracy,
         "top5": top5,
@@ -42,6 +43,8 @@ def finish(folder, accuracy, top5=None, images=10_000, half=False, **changes):
         "recipe": place.experiment().to_json(),
         "starts": [{"seed": 0, "context": context}],
     }
+    if seen is not None:
+        result["data"] = seen
     write_json(place.result, result)
     return place
 
@@ -82,12 +85,30 @@ def test_what_changes_no_number_does_not_split_a_row(tmp_path):
     assert (len(row.runs), row.paper) == (2, PAPER)
 
 
+def images(samples, checksum):
+    return {"samples": samples, "shapes": {"x": [3, 32, 32], "y": [1]}, "checksum": checksum}
+
+
+def test_runs_on_other_images_are_no_seeds_of_one_row(tmp_path):
+    for seed, seen in enumerate([images(50, 7), images(50, 8), images(50, 7), images(40, 7)]):
+        finish(tmp_path / str(seed), 0.9, seen=seen, seed=seed)
+    # Not a twin of the first.
+    finish(tmp_path / "other", 0.9, seen=images(50, 9), seed=0)
+    table = run_table([tmp_path])
+    seeds = [[run.recipe.seed for run in row.runs] for row in table.rows]
+    assert sorted(seeds) == [[0], [0, 2], [1], [3]]
+    (line,) = [line for line in str(table).splitlines() if "images.samples=40" in line]
+    assert line.endswith("images.samples=40, images.checksum=7")
+    assert "shapes" not in str(table)
+
+
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
         ({"hard": 0.4}, "hard=0.4"),
         ({"learning_rate": 0.05}, "learning_rate=0.05"),
-        ({"half": True}, "half precision=true"),
+        ({"half": "half"}, "half precision=true"),
+        ({"half": "mixed_half"}, "half precision=true"),
         ({"data": {"augmentation": "none"}}, "data.augmentation=none"),
     ],
 )
@@ -117,6 +138,12 @@ def test_rows_that_look_alike_say_how_they_differ(tmp_path, changes, shown):
         ({"epochs": 1, "data": {"limit": 5}, "model": "resnet8_32"}, "ewd"),
         ({"paper": {}, "epochs": 1, "images": 3}, ""),
         ({"paper": {}, "data": {"limit": 3}}, "d"),
+        ({"hard": 0.1}, "r"),
+        ({"hard": 0.1, "mixing": "binary_relax"}, "r"),
+        ({"hard": 0.1, "quantizers": "minmax:2"}, ""),
+        ({"hard": 0.1, "quantizers": None}, ""),
+        ({"half": "mixed_half", "quantizers": None, "epochs": 1}, "er"),
+        ({"paper": {}, "hard": 0.1, "half": "half"}, ""),
     ],
 )
 def test_marks(tmp_path, changes, marks):
@@ -198,6 +225,15 @@ def test_damaged_results_are_named(tmp_path, key, value, message):
         run_table([tmp_path])
 
 
+def test_images_that_are_no_mapping_are_named(tmp_path):
+    place = finish(tmp_path / "a", 0.9, seen=[3])
+    with pytest.raises(RunError, match=r"result\.json: key 'data' must be a mapping; got \[3\]"):
+        run_table([tmp_path])
+    result = json.loads(place.result.read_text())
+    write_json(place.result, {**result, "data": None})
+    assert only_row(tmp_path).runs[0].data is None
+
+
 @pytest.mark.parametrize("content", ["", "{", "[]", "3", "null", '"a"', "{}"])
 def test_results_of_another_kind_are_named(tmp_path, content):
     place = finish(tmp_path / "a", 0.9)
@@ -261,7 +297,7 @@ def test_of_real_runs(tmp_path, capsys):
     np.savez(tmp_path / "d.npz", x=images, y=labels)
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
-        "data: {source: d.npz, augmentation: none, workers: 0}\n"
+        "data: {source: d.npz, holdout: 0.25, workers: 0}\n"
         "model: {name: resnet8_32, classes: 2, width: 0.1}\n"
         "quantizers: minmax:2,4\nepochs: 2\nbatch_size: 20\n"
         "paper: {table: 1, accuracy: 60, epochs: 300, seeds: 1}\n"
@@ -275,7 +311,7 @@ def test_of_real_runs(tmp_path, capsys):
     accuracies = [json.loads((runs / s / "result.json").read_text())["accuracy"] for s in "01"]
     assert [run.accuracy / 100 for run in row.runs] == accuracies
     assert row.names() == ("d.npz", "resnet8_32 x0.1", "DQA", "minmax:2,4", "5", "2/300")
-    assert row.marks == "ewd"
+    assert row.marks == "ewdr"
     (runs / "1/result.json").unlink()
     assert main(["table", str(runs)]) == 0
     last = capsys.readouterr().out.splitlines()[-1]

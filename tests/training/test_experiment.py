@@ -155,12 +155,13 @@ def test_methods(keys, method, bits):
 FULL = {
     "data": {
         "source": "a/images",
-        "augmentation": "none",
+        "augmentation": "random_resized_crop",
         "mean": [0.1, 0.2, 0.3],
         "std": [1, 2, 3],
         "limit": 7,
         "holdout": 0.5,
         "corrupt": "skip",
+        "reader": "opencv",
         "workers": 0,
     },
     "model": {
@@ -200,16 +201,36 @@ def test_round_trips(keys):
 
 def test_every_key_is_there_and_none_is_forgotten_on_the_way():
     """A recipe that differs in a key differs after the round trip, and is another training."""
-    base = Experiment.from_mapping(BASE)
     for key, value in FULL.items():
         parts = value if key in ("data", "model") else {None: value}
         for part, entry in parts.items():
-            keys = merged(BASE, {key: entry if part is None else {part: entry}})
+            of_photos = {"data": {"augmentation": "random_resized_crop"}}
+            rest = merged(BASE, of_photos) if part in ("corrupt", "reader") else BASE
+            base = Experiment.from_mapping(rest)
+            keys = merged(rest, {key: entry if part is None else {part: entry}})
             made = Experiment.from_mapping(keys)
             assert made != base, (key, part)
             assert made.to_json() != base.to_json(), (key, part)
             same = made.decisive() == base.decisive()
             assert same == (key == "paper" or part in ("workers", "source")), (key, part)
+
+
+@pytest.mark.parametrize("augmentation", ["none", "crop_flip"])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("corrupt", "skip"), ("reader", "opencv"), ("reader", "dali"), ("reader", "auto")],
+)
+def test_keys_of_photos_are_refused_for_other_images(augmentation, key, value):
+    data = {"augmentation": augmentation, key: value}
+    with pytest.raises(RecipeError) as error:
+        Experiment.from_mapping(merged(BASE, {"data": data}))
+    message = one_line(error)
+    assert f"key 'data.{key}' is for photos, augmentation random_resized_crop" in message
+    assert message.endswith(f"got {value!r}")
+    photos = Experiment.from_mapping(
+        merged(BASE, {"data": {**data, "augmentation": "random_resized_crop"}})
+    )
+    assert getattr(photos.data, key) == value
 
 
 def test_decisive_cuts_folders():

@@ -63,6 +63,7 @@ def test_every_method_learns_and_what_it_writes_scores_the_same(kind, tmp_path):
     assert told["file_bytes"] == result.path.stat().st_size
     assert told["validation_images"] == 16
     assert told["recipe"] == recipe.to_json()
+    assert told["data"] == Classifier(recipe).identity()["data"]
     assert told["top5"] is None
     assert [epoch["score"] for epoch in told["epochs"]] == [epoch.score for epoch in seen]
     assert [(e.epoch, e.hard, e.metric) for e in seen] == [

@@ -1,0 +1,73 @@
+"""Which GPU a process computes on."""
+
+from __future__ import annotations
+
+import os
+from typing import Optional
+
+import nnabla as nn
+
+from nnabla_dqa.parallel import Communicator, ParallelError, launched
+from nnabla_dqa.parallel.connections import machine
+from nnabla_dqa.parallel.opening import is_cuda
+
+
+def refuse_gpu_options(context: Optional[str], device: Optional[int], tf32: bool) -> None:
+    """Raise ValueError if ``--device`` or ``--tf32`` was given for the CPU.
+
+    Args:
+        context: Of ``--context``; None is the CPU.
+        device: Of ``--device``, None if it was not given.
+        tf32: Whether ``--tf32`` was given.
+    """
+    if context not in (None, "cpu"):
+        return
+    for name, given in (("--device", device is not None), ("--tf32", tf32)):
+        if given:
+            raise ValueError(f"{name} is for a GPU; add --context cudnn, or leave it out")
+
+
+def choose_device(context: str, device: Optional[int]) -> int:
+    """The number of the GPU for this process: that of ``--device``, or its local rank.
+
+    Args:
+        context: Of ``--context``; without a GPU the number does not matter.
+        device: Of ``--device``, None if it was not given.
+
+    Raises:
+        ParallelError: One of several processes that cannot know which GPU is its own.
+    """
+    launch = launched()
+    if device is not None or context == "cpu" or launch is None or launch.size == 1:
+        return device or 0
+    if launch.local_rank is None:
+        raise ParallelError(
+            f"{launch.launcher} started {launch.processes} processes and does not say which of "
+            f"its machine this one is, so that all would take GPU 0; use mpiexec or srun, which "
+            f"say it, or, with one process a machine, --device N"
+        )
+    return launch.local_rank
+
+
+def check_own_gpu(communicator: Communicator, context: nn.Context) -> None:
+    """Check that no two processes compute on one GPU; all call it.
+
+    Raises:
+        ParallelError: On every rank; it names the processes and the GPU.
+    """
+    gpu = [machine(), _gpu(int(context.device_id or 0))] if is_cuda(context) else None
+    seen = communicator.gather(gpu)
+    for rank, one in enumerate(seen):
+        first = seen.index(one)
+        if one is not None and first != rank:
+            raise ParallelError(
+                f"processes {first} and {rank} would both compute on GPU {one[1]} of their "
+                f"machine; each needs its own: leave out --device, and start no more processes a "
+                f"machine than it has GPUs"
+            )
+
+
+def _gpu(device: int) -> str:
+    """The GPU behind a number: each process may be shown others."""
+    shown = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
+    return shown[device] if device < len(shown) and shown[device] else str(device)

@@ -1,0 +1,112 @@
+"""Each process has a GPU of its own, or is refused; no GPU takes part."""
+
+from __future__ import annotations
+
+import nnabla as nn
+import pytest
+import yaml
+
+from nnabla_dqa.cli import main
+from nnabla_dqa.commands.gpus import check_own_gpu, choose_device
+from nnabla_dqa.parallel import Launch, ParallelError
+from tests.parallel.threads import together
+
+
+def started(monkeypatch, launch):
+    monkeypatch.setattr("nnabla_dqa.commands.gpus.launched", lambda: launch)
+
+
+def gpu(device):
+    return nn.Context(["cudnn:float", "cuda:float", "cpu:float"], device_id=str(device))
+
+
+@pytest.mark.parametrize(
+    ("launch", "device", "expected"),
+    [
+        (None, None, 0),
+        (None, 2, 2),
+        (Launch(0, 1, None, "PMI"), None, 0),
+        (Launch(5, 8, 1, "PMI"), None, 1),
+        (Launch(5, 8, 1, "PMI"), 0, 0),
+        (Launch(5, 8, None, "PMI"), 3, 3),
+    ],
+)
+def test_the_device_is_the_one_asked_for_or_the_local_rank(launch, device, expected, monkeypatch):
+    started(monkeypatch, launch)
+    assert choose_device("cudnn", device) == expected
+
+
+@pytest.mark.parametrize(
+    ("launch", "count"), [(Launch(5, 8, None, "PMI"), "8"), (Launch(0, None, None, "PMI"), "sev")]
+)
+def test_without_a_local_rank_gpus_are_not_guessed(launch, count, monkeypatch):
+    started(monkeypatch, launch)
+    with pytest.raises(ParallelError, match=rf"PMI started {count}.*srun.*--device N") as refused:
+        choose_device("cuda", None)
+    assert "\n" not in str(refused.value)
+    assert choose_device("cpu", None) == 0
+
+
+def shared(contexts, monkeypatch, shown=None):
+    """What the check raises on each rank."""
+    if shown is None:
+        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    else:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", shown)
+    return together(len(contexts), lambda comm: check_own_gpu(comm, contexts[comm.rank]))
+
+
+@pytest.mark.parametrize("shown", [None, "", "0,1,2"])
+def test_processes_with_a_gpu_each(shown, monkeypatch):
+    assert shared([gpu(0), gpu(1), gpu(2)], monkeypatch, shown) == [None] * 3
+    assert shared([nn.Context()] * 3, monkeypatch, shown) == [None] * 3
+    assert shared([gpu(1)], monkeypatch, shown) == [None]
+
+
+@pytest.mark.parametrize(("shown", "name"), [(None, "1"), ("4,GPU-8a, 6", "GPU-8a")])
+def test_two_processes_on_one_gpu_are_refused_everywhere(shown, name, monkeypatch):
+    raised = shared([gpu(0), gpu(1), gpu(1)], monkeypatch, shown)
+    assert [type(error) for error in raised] == [ParallelError] * 3
+    message = f"processes 1 and 2 would both compute on GPU {name} of their machine"
+    assert {str(error).startswith(message) for error in raised} == {True}
+    assert "leave out --device" in str(raised[0])
+
+
+def test_processes_of_different_machines_or_views_share_nothing(monkeypatch):
+    """Each is shown one GPU, which is number 0 for it."""
+    for name, values in (("machine", ["a", "b"]), ("_gpu", [["4"], ["5"]])):
+        left = list(values)
+        with monkeypatch.context() as patch:
+            patch.setattr(f"nnabla_dqa.commands.gpus.{name}", lambda *_, left=left: left.pop())
+            assert shared([gpu(0), gpu(0)], patch) == [None, None]
+
+
+@pytest.mark.parametrize("option", [["--device", "0"], ["--tf32"]])
+@pytest.mark.parametrize("model", [True, False])
+def test_options_of_gpus_are_refused_on_the_cpu(option, model, tmp_path, capsys):
+    keys = {"data": "images.npz", **({"model": "resnet8_32"} if model else {})}
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(keys))
+    start = ["train", "--recipe", str(tmp_path / "r.yaml"), "-o", str(tmp_path / "out"), *option]
+    assert main([*start, *([] if model else [str(tmp_path / "net.nnp")])]) == 2
+    assert capsys.readouterr().err == (
+        f"nnabla-dqa: {option[0]} is for a GPU; add --context cudnn, or leave it out\n"
+    )
+
+
+def test_a_training_checks_its_gpus(tmp_path, monkeypatch, capsys):
+    """Both ways in: what no launcher tells, and what the processes find out together."""
+    (tmp_path / "r.yaml").write_text("data: images.npz\nmodel: resnet8_32\n")
+    start = ["train", "--recipe", str(tmp_path / "r.yaml"), "-o", str(tmp_path / "out")]
+    started(monkeypatch, Launch(0, 2, None, "PMI"))
+    assert main([*start, "--context", "cudnn"]) == 2
+    assert "PMI started 2 processes and does not say" in capsys.readouterr().err
+
+    def refuse(communicator, context):
+        raise ParallelError(f"both on {context.backend[0]}")
+
+    module = "nnabla_dqa.commands.train_experiment"
+    monkeypatch.setattr(f"{module}.make_context", lambda *_, **__: nn.Context(["cuda:float"]))
+    monkeypatch.setattr(f"{module}.check_own_gpu", refuse)
+    assert main([*start, "--context", "cuda", "--device", "1"]) == 2
+    assert "both on cuda:float" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
