@@ -1,0 +1,43 @@
+"""examples/cifar/narrow.py, which makes the table of docs/cifar.md, on a few records."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.data.files import write_records
+
+ROOT = Path(__file__).parents[1]
+
+
+def narrow(folder, *options):
+    command = [sys.executable, str(ROOT / "examples" / "cifar" / "narrow.py")]
+    command += ["--data", str(folder / "cifar"), "--work", str(folder / "runs"), "--seeds", "1"]
+    command += ["--rows", "minmax-plain", "--set", "epochs=1", "--set", "batch_size=32", *options]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=120)
+
+
+def test_a_row_is_trained_measured_and_kept(tmp_path):
+    (tmp_path / "cifar").mkdir()
+    for name in (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch"):
+        write_records(tmp_path / "cifar" / f"{name}.bin", 20)
+    done = narrow(tmp_path, "-o", str(tmp_path / "out.json"))
+    assert done.returncode == 0, done.stderr
+    (row,) = json.loads((tmp_path / "out.json").read_text())["rows"]
+    (folder,) = (tmp_path / "runs").iterdir()
+    result = json.loads((folder / "result.json").read_text())
+    assert row["accuracies"] == [100 * result["accuracy"]]
+    assert (row["method"], row["bits"], row["epochs"]) == ("Plain", 2.0, 1)
+
+    before = (folder / "deployed.nnp").read_bytes()
+    assert narrow(tmp_path).returncode == 0
+    assert (folder / "deployed.nnp").read_bytes() == before
+    result["recipe"]["learning_rate"] = 0.5
+    (folder / "result.json").write_text(json.dumps(result))
+    again = narrow(tmp_path)
+    assert again.returncode != 0
+    assert "is a run of another recipe" in again.stderr
