@@ -6,12 +6,12 @@ from typing import Dict
 
 import numpy as np
 
-from nnabla_dqa.data.base import Data, DataError, Raw, Shape, check_seed, scaled
+from nnabla_dqa.data.base import Data, DataError, Raw, View, check_seed, scaled
 from nnabla_dqa.data.draws import draws
 from nnabla_dqa.quantization.validation import is_int
 
 
-class CropFlip(Data):
+class CropFlip(View):
     """Data whose images are shifted and mirrored at random in training.
 
     ``at_epoch(e)`` pads each image by ``pad`` zeros on every side, cuts a window
@@ -47,23 +47,11 @@ class CropFlip(Data):
                 f"CropFlip: column {column} has samples of shape {data.shapes[column]};"
                 " (channels, height, width) is needed"
             )
-        self._data = data
+        super().__init__(data)
         self._seed = int(seed)
         self._pad = int(pad)
         self._column = column
         self._flip = bool(flip)
-        self.classes = data.classes
-
-    def __len__(self) -> int:
-        return len(self._data)
-
-    @property
-    def shapes(self) -> Dict[str, Shape]:
-        return self._data.shapes
-
-    @property
-    def skipped(self) -> Dict[str, str]:
-        return self._data.skipped
 
     def at_epoch(self, epoch: int) -> Data:
         check_seed("at_epoch", "epoch", epoch)

@@ -146,16 +146,19 @@ class Data(abc.ABC):
         return self._select(rest), self._select(part)
 
 
-class _Selection(Data):
-    """Some samples of other data; reads nothing of its own."""
+class View(Data):
+    """Other data, seen differently.
 
-    def __init__(self, data: Data, rows: np.ndarray) -> None:
+    Args:
+        data: What is read.
+    """
+
+    def __init__(self, data: Data) -> None:
         self._data = data
-        self._rows = rows
         self.classes = data.classes
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._data)
 
     @property
     def shapes(self) -> Dict[str, Shape]:
@@ -164,6 +167,17 @@ class _Selection(Data):
     @property
     def skipped(self) -> Dict[str, str]:
         return self._data.skipped
+
+
+class _Selection(View):
+    """Some samples of other data; reads nothing of its own."""
+
+    def __init__(self, data: Data, rows: np.ndarray) -> None:
+        super().__init__(data)
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
 
     def at_epoch(self, epoch: int) -> Data:
         return _Selection(self._data.at_epoch(epoch), self._rows)

@@ -10,14 +10,14 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 from PIL import Image
 
-from nnabla_dqa.data.base import Data, DataError, Shape
+from nnabla_dqa.data.base import DataError, View
 from nnabla_dqa.data.crops import Box
 from nnabla_dqa.data.photos import How, Photos
 from nnabla_dqa.messages import one_line
 from nnabla_dqa.quantization.validation import is_int
 
 
-class DaliPhotos(Data):
+class DaliPhotos(View):
     """The same samples as :class:`nnabla_dqa.data.photos.Photos`, with DALI doing the work.
 
     Which box of a photo is seen and whether it is mirrored comes from the photos'
@@ -55,20 +55,9 @@ class DaliPhotos(Data):
                 raise DataError(f"DaliPhotos: {name}={value!r} is not a whole number above 0")
         if device_id is not None and (not is_int(device_id) or device_id < 0):
             raise DataError(f"DaliPhotos: device_id={device_id!r} is not the number of a GPU")
+        super().__init__(photos)
         self._photos = photos
         self._decoder = _Decoder(photos.shapes["x"][1], device_id, threads, batch)
-        self.classes = photos.classes
-
-    def __len__(self) -> int:
-        return len(self._photos)
-
-    @property
-    def shapes(self) -> Dict[str, Shape]:
-        return self._photos.shapes
-
-    @property
-    def skipped(self) -> Dict[str, str]:
-        return self._photos.skipped
 
     def at_epoch(self, epoch: int) -> DaliPhotos:
         return self._of(self._photos.at_epoch(epoch))
@@ -78,7 +67,7 @@ class DaliPhotos(Data):
 
     def _of(self, photos: Photos) -> DaliPhotos:
         view = copy.copy(self)
-        view._photos = photos
+        view._data = view._photos = photos
         return view
 
     def _read(self, rows: np.ndarray) -> Dict[str, np.ndarray]:

@@ -103,7 +103,7 @@ def run_experiment(
             loop.resume()
         if comm.rank == 0:
             start = environment(context, comm.size)
-            place.note_start({"seed": experiment.seed, "from_step": loop.step, **start})
+            place.note_start({"seed": experiment.seed, "from_step": loop.at.step, **start})
         started = time.perf_counter()
         loop.run(on_epoch, place.monitors, progress)
         with nn.context_scope(float_context(context)):
@@ -112,7 +112,7 @@ def run_experiment(
 
 def _finish(job: Classifier, loop: Loop, place: RunFolder, seconds: float) -> ExperimentResult:
     """Write network, deployed network and result; evaluate what was deployed."""
-    comm, epochs = job.communicator, loop.history
+    comm, epochs = job.communicator, loop.at.history
     target = place.path / ("network.nnp" if job.experiment.quantizers is None else "deployed.nnp")
     notes: Dict[str, Any] = {}
     if comm.rank == 0:
@@ -127,7 +127,7 @@ def _finish(job: Classifier, loop: Loop, place: RunFolder, seconds: float) -> Ex
     mixture = job.experiment.mixture()
     told = mixture.mixing.check(mixture.quantizers) if mixture is not None else None
     messages += [told] if told else []
-    skipped = {**loop.skipped, **gather_skipped(comm, job.data.skipped)}
+    skipped = {**loop.at.skipped, **gather_skipped(comm, job.data.skipped)}
     skipped.update(gather_skipped(comm, job.validation.skipped))
     messages += [f"left out: {path}: {reason}" for path, reason in skipped.items()]
     result = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional
@@ -28,6 +27,7 @@ from nnabla_dqa.training.job import Job
 from nnabla_dqa.training.monitors import Monitors
 from nnabla_dqa.training.outcome import Epoch, TrainingStopped
 from nnabla_dqa.training.precision import LossScaler
+from nnabla_dqa.training.progress import Progress
 from nnabla_dqa.training.solver import AttachedSolver
 from nnabla_dqa.training.updates import Updater
 
@@ -61,17 +61,11 @@ class Loop:
         self.job = job
         self.checkpoint = checkpoint
         self._update = Updater(job, scaler)
-        self.step = 0
-        self.history: List[Epoch] = []
+        self.at = Progress()
         self._save_seconds = save_seconds
         self._saved_step = 0
         self._saved_time = time.monotonic()
-        self._losses: List[float] = []
-        self._hits = 0
-        self._seconds = 0.0
         self._started = 0.0
-        self.skipped: Dict[str, str] = {}
-        """Files that were left out up to the last checkpoint, of all processes."""
         self._statistics = job.statistics() if job.communicator.size > 1 else []
         self._wishes = nn.NdArray.from_numpy_array(np.zeros(2, np.float32))
         """Whether a process wants to stop, and to save: averaged with the gradients."""
@@ -97,30 +91,29 @@ class Loop:
             ParallelError: Parameters or temperature differ between processes.
         """
         first = self.job.communicator.rank == 0
-        series = Monitors(monitor, self.history) if monitor is not None and first else None
+        series = Monitors(monitor, self.at.history) if monitor is not None and first else None
         if first:
             remove_parts(self.checkpoint)
         self._check_ranks()
         try:
             with InterruptGuard() as guard:
-                while len(self.history) < self.job.settings.epochs:
+                while len(self.at.history) < self.job.settings.epochs:
                     done = self._epoch(progress and first, guard)
-                    self.history.append(done)
-                    self._losses, self._hits, self._seconds = [], 0, 0.0
+                    self.at.end_epoch(done)
                     self.save()
                     if series is not None:
                         series.add(done)
                     if on_epoch is not None and first:
                         on_epoch(done)
-                    if len(self.history) < self.job.settings.epochs:
+                    if len(self.at.history) < self.job.settings.epochs:
                         self._stop_together(guard)
         except StopRequested:
-            if self._saved_step != self.step:
+            if self._saved_step != self.at.step:
                 self.save()
             raise self._stopped(together=True) from None
         except KeyboardInterrupt:
             raise self._stopped(together=False) from None
-        return self.history
+        return self.at.history
 
     def _stop_together(self, guard: InterruptGuard) -> None:
         """Between epochs: raise StopRequested in all processes if one of them heard a signal."""
@@ -129,16 +122,16 @@ class Loop:
 
     def _stopped(self, together: bool) -> TrainingStopped:
         steps, saved = self.job.steps, self._saved_step
-        return TrainingStopped(self.step, steps, saved, self.checkpoint, together)
+        return TrainingStopped(self.at.step, steps, saved, self.checkpoint, together)
 
     def _epoch(self, progress: bool, guard: InterruptGuard) -> Epoch:
         # What was spent on this epoch before the training was stopped counts too.
-        self._started = time.perf_counter() - self._seconds
-        job, epoch = self.job, len(self.history)
+        self._started = time.perf_counter() - self.at.seconds
+        job, epoch = self.job, len(self.at.history)
         first_step = epoch * job.steps_per_epoch
         bar = tqdm(
             total=job.steps_per_epoch,
-            initial=self.step - first_step,
+            initial=self.at.step - first_step,
             desc=f"epoch {epoch + 1}/{job.settings.epochs}",
             unit="batch",
             disable=None if progress else True,
@@ -150,7 +143,7 @@ class Loop:
             job.settings.batch_size,
             job.settings.seed,
             epoch,
-            self.step - first_step,
+            self.at.step - first_step,
             (comm.rank, comm.size),
         )
         view = job.data.at_epoch(epoch)
@@ -158,8 +151,8 @@ class Loop:
             for batch in batches:
                 stop = self._step(batch, guard)
                 bar.update()
-                if self.step % 20 == 0:
-                    bar.set_postfix(loss=f"{np.mean(self._losses[-20:]):.4f}", refresh=False)
+                if self.at.step % 20 == 0:
+                    bar.set_postfix(loss=f"{np.mean(self.at.losses[-20:]):.4f}", refresh=False)
                 if stop:
                     raise StopRequested
         self._check_ranks()
@@ -168,14 +161,14 @@ class Loop:
 
     def _finished(self, epoch: int, first_step: int, batches: Prefetcher[Any]) -> Epoch:
         job = self.job
-        hits = sum(job.communicator.gather(self._hits))
+        hits = sum(job.communicator.gather(self.at.hits))
         samples = job.steps_per_epoch * job.settings.batch_size
         scores = job.evaluate()
         mixed = [layer for layer in job.layers if len(layer.mixture.quantizers) > 1]
         return Epoch(
             epoch + 1,
-            float(np.mean(self._losses)),
-            job.settings.learning_rate_at((self.step - 1) / job.steps),
+            float(np.mean(self.at.losses)),
+            job.settings.learning_rate_at((self.at.step - 1) / job.steps),
             job.is_hard_at(first_step),
             scores.metric if scores.hard is not None else "",
             scores.hard,
@@ -194,10 +187,10 @@ class Loop:
         job = self.job
         save = time.monotonic() - self._saved_time > self._save_seconds
         self._wishes.data = np.array([guard.noted, save], np.float32)
-        rate = job.settings.learning_rate_at(self.step / job.steps)
-        self._losses.append(self._update(batch, rate, self.step, self._wishes))
-        self._hits += job.hits() or 0
-        self.step += 1
+        rate = job.settings.learning_rate_at(self.at.step / job.steps)
+        self.at.losses.append(self._update(batch, rate, self.at.step, self._wishes))
+        self.at.hits += job.hits() or 0
+        self.at.step += 1
         if job.communicator.size == 1:
             return self._heed(guard.noted, save)
         return self._heed(*(bool(wish) for wish in self._wishes.data > 0))
@@ -211,7 +204,7 @@ class Loop:
         """Raise ParallelError unless all processes agree on all that is trained or cooled."""
         if self.job.communicator.size == 1:
             return
-        named: Dict[str, Any] = {"step": np.float64(self.step)}
+        named: Dict[str, Any] = {"step": np.float64(self.at.step)}
         for layer in self.job.layers:
             named.update({f"{layer.name}: {k}": v.d for k, v in layer.state.items()})
             named[f"{layer.name}: the weights"] = layer.weight.d
@@ -229,15 +222,12 @@ class Loop:
     def notes(self) -> Dict[str, Any]:
         """Where the training is, as JSON values."""
         scaler = self._update.scaler
+        if self.at.losses:
+            self.at.seconds = round(time.perf_counter() - self._started, 3)
         return {
             **self.job.identity(),
-            "step": self.step,
-            "losses": self._losses,
-            "hits": self._hits,
-            "seconds": round(time.perf_counter() - self._started, 3) if self._losses else 0.0,
-            "skipped": self.skipped,
+            **self.at.to_json(),
             "scaler": None if scaler is None else scaler.to_json(),
-            "epochs": [dataclasses.asdict(epoch) for epoch in self.history],
         }
 
     def save(self) -> None:
@@ -248,15 +238,15 @@ class Loop:
         """
         self._merge_statistics()
         comm = self.job.communicator
-        hits = comm.gather(self._hits)
-        self.skipped.update(gather_skipped(comm, self.job.data.skipped))
+        hits = comm.gather(self.at.hits)
+        self.at.skipped.update(gather_skipped(comm, self.job.data.skipped))
         if comm.rank == 0:
             arrays = {name: v.d for name, v in self.job.parameters().items()}
             check_arrays(arrays)
             notes = {**self.notes(), "hits": sum(hits)}
             with critical():
                 write_checkpoint(self.checkpoint, arrays, self.job.solver, notes)
-        self._saved_step = self.step
+        self._saved_step = self.at.step
         self._saved_time = time.monotonic()
 
     def resume(self) -> None:
@@ -281,12 +271,11 @@ class Loop:
         for name, array in checkpoint.arrays.items():
             parameters[name].d = array
         checkpoint.solver.restore(self.job.solver)
-        self.step = self._saved_step = notes["step"]
-        self._losses = list(notes["losses"])
-        self._seconds = notes["seconds"]
-        self.skipped = dict(notes["skipped"])
-        self._hits = notes["hits"] if self.job.communicator.rank == 0 else 0
-        self.history = [_epoch_of(values) for values in notes["epochs"]]
+        self.at = Progress.from_json(notes)
+        self._saved_step = self.at.step
+        if self.job.communicator.rank > 0:
+            # Those of all processes are counted by the first one.
+            self.at.hits = 0
         if self._update.scaler is not None and notes["scaler"]:
             self._update.scaler = LossScaler(**notes["scaler"])
         if isinstance(self.job.solver, AttachedSolver) and self.job.solver.annealer is not None:
@@ -296,11 +285,6 @@ class Loop:
 def gather_skipped(communicator: Communicator, skipped: Mapping[str, str]) -> Dict[str, str]:
     """Files that were left out, and why, in all processes."""
     return {path: why for own in communicator.gather(dict(skipped)) for path, why in own.items()}
-
-
-def _epoch_of(values: Dict[str, Any]) -> Epoch:
-    attention = {name: tuple(shares) for name, shares in values["attention"].items()}
-    return Epoch(**{**values, "attention": attention})
 
 
 def _temperature(layers: List[Layer]) -> Optional[float]:
