@@ -322,7 +322,7 @@ def test_ctrl_c_keeps_the_checkpoint_and_resumes(folder):
         _, err = p.communicate(timeout=60)
     assert p.returncode == 1
     (line,) = err.splitlines()
-    assert "stopped in epoch" in line
+    assert "stopped after" in line
     assert "--resume" in line
     assert not Path("t.nnp").exists()
     assert Path("t.nnp.checkpoint").exists()

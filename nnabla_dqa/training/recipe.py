@@ -6,8 +6,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from nnabla_dqa.files import PathLike
-from nnabla_dqa.training.recipe_files import read_recipe
+from nnabla_dqa.files import PathLike, read_yaml
 from nnabla_dqa.training.settings import LR_SCHEDULES, Settings
 from nnabla_dqa.training.values import (
     RecipeError,
@@ -146,7 +145,10 @@ class Recipe(Settings):
             OSError: The file cannot be read.
         """
         path = Path(path)
-        content = read_recipe(path)
+        try:
+            content = read_yaml(path)
+        except ValueError as error:
+            raise RecipeError(str(error)) from None
         if data is not None and isinstance(content, dict):
             own = content.get("data")
             options = dict(own) if isinstance(own, Mapping) else {}
