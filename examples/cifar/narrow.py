@@ -94,7 +94,7 @@ def parse() -> argparse.Namespace:
 def shown(words: List[str]) -> List[str]:
     """The command as others would type it: paths are theirs."""
     result = list(words)
-    for name, value in (("--data", "CIFAR"), ("--work", "WORK")):
+    for name, value in (("--data", "CIFAR"), ("--work", "WORK"), ("-o", "JSON")):
         if name in result:
             result[result.index(name) + 1] = value
     return result
