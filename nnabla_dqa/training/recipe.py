@@ -6,7 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
-from nnabla_dqa.files import PathLike, read_yaml
+from nnabla_dqa.files import PathLike
+from nnabla_dqa.training.recipe_files import read_plain
 from nnabla_dqa.training.settings import LR_SCHEDULES, Settings
 from nnabla_dqa.training.values import (
     RecipeError,
@@ -145,10 +146,7 @@ class Recipe(Settings):
             OSError: The file cannot be read.
         """
         path = Path(path)
-        try:
-            content = read_yaml(path)
-        except ValueError as error:
-            raise RecipeError(str(error)) from None
+        content = read_plain(path)
         if data is not None and isinstance(content, dict):
             own = content.get("data")
             options = dict(own) if isinstance(own, Mapping) else {}

@@ -23,6 +23,19 @@ def is_experiment(path: PathLike) -> bool:
     return isinstance(content, Mapping) and "model" in content
 
 
+def read_plain(path: PathLike) -> Any:
+    """The content of a recipe's YAML as it stands.
+
+    Raises:
+        RecipeError: Not YAML; names the file.
+        OSError: The file cannot be read.
+    """
+    try:
+        return read_yaml(path)
+    except ValueError as error:
+        raise RecipeError(str(error)) from None
+
+
 def read_recipe(path: PathLike, _depth: int = 0) -> Any:
     """The content of a recipe's YAML, merged with those of its bases.
 
@@ -31,10 +44,7 @@ def read_recipe(path: PathLike, _depth: int = 0) -> Any:
         OSError: The file cannot be read.
     """
     path = Path(path)
-    try:
-        content = read_yaml(path)
-    except ValueError as error:
-        raise RecipeError(str(error)) from None
+    content = read_plain(path)
     if not isinstance(content, dict):
         return content
     content = spelled_out(content)
