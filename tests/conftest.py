@@ -13,9 +13,14 @@ settings.register_profile(
 )
 settings.load_profile("default")
 
+CPU = nn.Context(["cpu:float"], "", "0")
+
 
 @pytest.fixture(autouse=True)
-def _fresh_parameters() -> Iterator[None]:
+def _fresh_state() -> Iterator[None]:
     nn.clear_parameters()
+    nn.set_default_context(CPU)
     yield
     nn.clear_parameters()
+    # NNabla's own loader makes the context of a file the default one.
+    nn.set_default_context(CPU)
