@@ -2,8 +2,10 @@
 
 import pathlib
 import re
+import zlib
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 
 HERE = pathlib.Path(__file__).parent
 VERSION = re.search(
@@ -19,6 +21,31 @@ TEST = ["pytest>=7.4,<10", "hypothesis>=6.90,<7", "ruff>=0.4,<1", "mypy>=1.8,<3"
 NNABLA = ">=1.39,<1.40"
 CUDA = {f"cuda{v}": [f"nnabla-ext-cuda{v}{NNABLA}"] for v in ("110", "116", "120")}
 
+# The kernels of the fused mixture. Without a C++ compiler the package installs without them.
+KERNELS = "nnabla_dqa/kernels"
+SOURCES = [f"{KERNELS}/{name}" for name in ("cpu.cpp", "cpu_kernels.h", "grid.h")]
+CHECKSUM = 0
+for path in SOURCES:
+    CHECKSUM = zlib.crc32((HERE / path).read_bytes(), CHECKSUM)
+# Products and sums have to be rounded one by one, as NNabla rounds them.
+GNU = "-O3 -g0 -std=c++17 -ffp-contract=off -fno-math-errno -fno-trapping-math -fvisibility=hidden"
+FLAGS = {
+    "unix": ([*GNU.split(), "-Wno-psabi", "-pthread"], ["-pthread"]),
+    "mingw32": ([*GNU.split(), "-Wno-psabi", "-pthread"], ["-pthread", "-static"]),
+    "msvc": (["/O2", "/std:c++17", "/fp:precise", "/EHsc"], []),
+}
+
+
+class BuildKernels(build_ext):
+    """Compiles with the flags that the compiler at hand understands."""
+
+    def build_extension(self, ext):
+        ext.extra_compile_args, ext.extra_link_args = FLAGS.get(
+            self.compiler.compiler_type, ([], [])
+        )
+        super().build_extension(ext)
+
+
 setup(
     name="nnabla_dqa",
     version=VERSION,
@@ -29,7 +56,18 @@ setup(
     packages=find_packages(include=["nnabla_dqa", "nnabla_dqa.*"]),
     py_modules=["nnabla_dqa_command"],
     entry_points={"console_scripts": ["nnabla-dqa=nnabla_dqa_command:main"]},
-    package_data={"nnabla_dqa": ["py.typed"]},
+    package_data={"nnabla_dqa": ["py.typed", "kernels/*"]},
+    ext_modules=[
+        Extension(
+            "nnabla_dqa.functions._cpu",
+            sources=SOURCES[:1],
+            depends=SOURCES[1:],
+            define_macros=[("DQA_SOURCES", str(CHECKSUM & 0x7FFFFFFF))],
+            language="c++",
+            optional=True,
+        )
+    ],
+    cmdclass={"build_ext": BuildKernels},
     python_requires=">=3.9,<3.11",
     install_requires=[
         f"nnabla{NNABLA}",

@@ -8,6 +8,13 @@ import importlib
 from typing import TYPE_CHECKING, Any, List
 
 from nnabla_dqa.contexts import hard, make_mixture, quantizers
+from nnabla_dqa.functions import (
+    BackendError,
+    BackendWarning,
+    available_backends,
+    backend,
+    current_backend,
+)
 from nnabla_dqa.graph.deploy import Deployment, deploy
 from nnabla_dqa.layers import AttentionWarning, Layer, Mixture, find_layers
 from nnabla_dqa.mixing import Attention, BinaryRelax, MixingRule, Single
@@ -91,6 +98,8 @@ __all__ = [
     "AttachedSolver",
     "Attention",
     "AttentionWarning",
+    "BackendError",
+    "BackendWarning",
     "BinaryRelax",
     "Check",
     "Conversion",
@@ -121,10 +130,13 @@ __all__ = [
     "Training",
     "TrainingStopped",
     "attach",
+    "available_backends",
+    "backend",
     "check_file",
     "check_finite",
     "convert",
     "convert_file",
+    "current_backend",
     "deploy",
     "deploy_file",
     "evaluate_file",

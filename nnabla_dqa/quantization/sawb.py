@@ -13,7 +13,8 @@ from nnabla_dqa.quantization.clip_search import best_clip
 from nnabla_dqa.quantization.statistics import Statistics
 from nnabla_dqa.quantization.validation import check_bits, check_channel_axis
 
-_CLOSED_FORM = {2: (3.12, -2.064), 3: (7.509, -6.892)}
+CLOSED_FORM = {2: (3.12, -2.064), 3: (7.509, -6.892)}
+"""c1 and c2 by the bit width."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,9 +44,9 @@ class SAWB(Quantizer):
 
     def unit_clip(self, statistics: Statistics) -> Variable:
         """``a / max|w|``, shape (C, 1)."""
-        if self.bits not in _CLOSED_FORM:
+        if self.bits not in CLOSED_FORM:
             return best_clip(statistics, self.levels)
-        c1, c2 = _CLOSED_FORM[self.bits]
+        c1, c2 = CLOSED_FORM[self.bits]
         rms = F.mul_scalar(statistics.unit_rms, c1)
         return F.add2(rms, F.mul_scalar(statistics.unit_mean, c2))
 

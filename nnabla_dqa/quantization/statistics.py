@@ -71,12 +71,11 @@ class Statistics:
     @cached_property
     def unit_rms(self) -> Variable:
         """sqrt(E[w^2]) / peak."""
-        rows, size = self.w.shape
-        row = F.reshape(self.unit_peak, (rows, 1, size))
-        column = F.reshape(self.unit_peak, (rows, size, 1))
-        mean_square = F.mul_scalar(F.batch_matmul(row, column), 1.0 / size)
+        # F.sum adds in one order on every machine; a matrix product's depends on its caches.
+        square = F.mul_n(self.unit_peak, self.unit_peak)
+        mean_square = F.mean(square, axis=1, keepdims=True)
         # The bound keeps the derivative of the root finite for an all-zero tensor.
-        return F.pow_scalar(F.maximum_scalar(F.reshape(mean_square, (rows, 1)), TINY), 0.5)
+        return F.pow_scalar(F.maximum_scalar(mean_square, TINY), 0.5)
 
     @cached_property
     def one(self) -> Variable:

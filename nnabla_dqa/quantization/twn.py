@@ -36,7 +36,6 @@ class TWN(Quantizer):
         return 3
 
     def grid(self, statistics: Statistics) -> Grid:
-        rows, size = statistics.w.shape
         delta = F.maximum_scalar(F.mul_scalar(statistics.mean_magnitude, 0.7), TINY)
         v = scale_rows(statistics.w, F.r_div_scalar(delta, 1.0))
         # sign(0) is chosen so that |w| = delta gives 0 on both sides.
@@ -44,9 +43,7 @@ class TWN(Quantizer):
         below = F.sign(F.add_scalar(v, 1.0), alpha=1.0)
         sign = F.mul_scalar(F.add2(above, below), 0.5)
         kept = F.abs(sign)
-        total = F.batch_matmul(
-            F.reshape(kept, (rows, 1, size)), F.reshape(statistics.magnitude, (rows, size, 1))
-        )
+        total = F.sum(F.mul_n(kept, statistics.magnitude), axis=1, keepdims=True)
         count = F.maximum_scalar(F.sum(kept, axis=1, keepdims=True), 1.0)
-        beta = F.div2(F.reshape(total, (rows, 1)), count)
+        beta = F.div2(total, count)
         return Grid(F.add_scalar(sign, 1.0), beta, F.mul_scalar(beta, -1.0))

@@ -105,7 +105,7 @@ def test_gradients_survive_saving_and_loading(family, shape, tmp_path):
     np.testing.assert_array_equal(y.d, y2.d)
     by_name = {name.split("/")[-1]: v for name, v in loaded.items()}
     np.testing.assert_array_equal(registered["w"].g, by_name["w"].g)
-    np.testing.assert_allclose(registered["a"].g, by_name["a"].g, rtol=1e-6)
+    np.testing.assert_allclose(registered["a"].g, by_name["a"].g, rtol=2e-5)
     assert np.abs(by_name["w"].g).max() > 0
 
 

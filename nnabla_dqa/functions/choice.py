@@ -1,0 +1,58 @@
+"""The mixture by the backend that holds."""
+
+from __future__ import annotations
+
+from typing import Optional, Sequence
+
+import nnabla as nn
+
+from nnabla_dqa.functions import portable
+from nnabla_dqa.functions.backends import fused_kernels, without
+from nnabla_dqa.graph_ops import Variable
+from nnabla_dqa.quantization import FullPrecision, Quantizer
+
+
+def mixture(w: Variable, quantizers: Sequence[Quantizer], shares: Optional[Variable]) -> Variable:
+    """``q = sum_k a_k Q_k(w)`` (DQA eq. 2) with ``dq/dw = 1`` and ``dq/da_k = Q_k(w)``.
+
+    Args:
+        w: Weights of any shape.
+        quantizers: K of them, with one common channel axis.
+        shares: ``a`` of shape (1, K); None for K = 1.
+
+    Returns:
+        A variable shaped like ``w``. Where ``a`` is one-hot its forward value
+        is that quantizer's ``scale * codes + offset`` bit for bit.
+
+    Raises:
+        BackendError: :func:`nnabla_dqa.backend` asks for fused kernels and
+            there are none for this context or one of the quantizers.
+        ValueError: The quantizers differ in their channel axis.
+    """
+    portable.common_axis(quantizers)
+    if isinstance(w, nn.ProtoVariable) or all(isinstance(q, FullPrecision) for q in quantizers):
+        return portable.mixture(w, quantizers, shares)
+    fused = _fused(w, quantizers, shares)
+    return portable.mixture(w, quantizers, shares) if fused is None else fused
+
+
+def _fused(
+    w: nn.Variable, quantizers: Sequence[Quantizer], shares: Optional[nn.Variable]
+) -> Optional[nn.Variable]:
+    context = nn.get_current_context()
+    kernels, _ = fused_kernels(context)
+    if kernels is None:
+        return None
+    # Not before it is needed: importing the package takes no longer for it.
+    from nnabla_dqa.functions.fused import fused_mixture, with_array_class
+    from nnabla_dqa.functions.operations import Problem
+    from nnabla_dqa.functions.saving import teach_nnabla
+
+    problem = Problem.of(w.shape, quantizers)
+    if problem is None:
+        listed = ", ".join(str(q) for q in quantizers)
+        without(f"not all of {listed} have kernels for weights of shape {w.shape}")
+        return None
+    teach_nnabla()
+    context = with_array_class(context)
+    return fused_mixture(w, quantizers, shares, kernels(problem, context), context)

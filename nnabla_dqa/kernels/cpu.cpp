@@ -1,0 +1,462 @@
+// The fused mixture on the CPU: what fused_cpu.py calls. See grid.h for the formulas and
+// cpu_kernels.h for the loops.
+#include <atomic>
+#include <cstring>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "grid.h"
+
+namespace dqa {
+namespace {
+
+enum Needs { NEEDS_MEAN = 1, NEEDS_UNIT = 2, NEEDS_KEPT = 4, NEEDS_SAMPLE = 8 };
+
+const int MAX_QUANTIZERS = 32;
+// Weights for which it does not pay to start another thread.
+const int64_t WORTH_A_THREAD = 1 << 17;
+// A tensor with one range is cut into pieces of this size, whatever the number of threads is, so
+// that sums do not depend on it.
+const int64_t PIECE = 1 << 16;
+// Numbers that are gathered at once where the rows do not lie one after the other.
+const int64_t TILE = 1 << 16;
+
+// The quantizers that take part for one row, with their shares already in `scale` and `offset`.
+struct Active {
+    int count;
+    bool minmax;
+    float offset;
+    float scale[MAX_QUANTIZERS];
+    Op op[MAX_QUANTIZERS];
+    Grid grid[MAX_QUANTIZERS];
+};
+
+// See clip_search.py; block 0: the row is its own sample, with strata = 1.
+struct Sample {
+    int64_t block;
+    int64_t count;
+    int strata;
+    float weights[2];
+    float* values;
+};
+
+struct Kernels {
+    void (*extremes)(const float*, int64_t, Stats*);
+    void (*means)(const float*, int64_t row, int64_t size, int needs, Stats*);
+    void (*take_sample)(const float*, int64_t size, float scale, Sample*);
+    float (*searched_clip)(const Sample&, int64_t row, const Stats&, float top);
+    void (*mix)(const Active&, const float* x, float* q, int64_t n);
+    void (*dots)(const Active&, const float* x, const float* dq, float* dw, bool add, int64_t n,
+                 double* sums);
+    void (*pass_on)(const float* dq, float* dw, bool add, int64_t n);
+    void (*encode)(const Op&, const Grid&, const float* x, float* codes, int64_t n);
+};
+
+#if defined(__GNUC__) && !defined(DQA_NO_VECTORS)
+#define DQA_VECTORS
+#endif
+
+namespace plain {
+#include "cpu_kernels.h"
+}
+
+#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
+#define DQA_X86
+#pragma GCC push_options
+#pragma GCC target("avx2,bmi2")
+namespace avx2 {
+#include "cpu_kernels.h"
+}
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,bmi2,prefer-vector-width=512")
+namespace avx512 {
+#include "cpu_kernels.h"
+}
+#pragma GCC pop_options
+#endif
+
+const char* instruction_set = "plain";
+
+const Kernels& choose_kernels() {
+#ifdef DQA_X86
+    __builtin_cpu_init();
+    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+        instruction_set = "avx512";
+        return avx512::kernels;
+    }
+    if (__builtin_cpu_supports("avx2")) {
+        instruction_set = "avx2";
+        return avx2::kernels;
+    }
+#endif
+    return plain::kernels;
+}
+
+const Kernels& kernels = choose_kernels();
+
+// Runs task(0) .. task(count - 1) on at most `threads` threads, this one included. The threads
+// end with the call, so that nothing is left behind that a fork could lose.
+template <class F>
+void run(int64_t count, int threads, F task) {
+    std::atomic<int64_t> next(0);
+    auto work = [&]() {
+        for (int64_t i = next++; i < count; i = next++) task(i);
+    };
+    std::vector<std::thread> others;
+    try {
+        for (int i = 1; i < threads && i < count; ++i) others.emplace_back(work);
+    } catch (const std::system_error&) {
+        // No more threads are to be had; those there are do the work.
+    }
+    work();
+    for (std::thread& one : others) one.join();
+}
+
+int64_t ceil_div(int64_t x, int64_t y) { return (x + y - 1) / y; }
+
+int64_t next_prime(int64_t number) {
+    for (;; ++number) {
+        bool prime = number >= 2;
+        for (int64_t i = 2; i * i <= number && prime; ++i) prime = number % i != 0;
+        if (prime) return number;
+    }
+}
+
+}  // namespace
+
+// Weights of shape (outer, rows, inner): row r is [:, r, :].
+struct Layer {
+    int64_t outer;
+    int64_t rows;
+    int64_t inner;
+    int32_t count;
+    int32_t threads;
+    const Op* ops;
+};
+
+namespace {
+
+int64_t size_of(const Layer& layer) { return layer.outer * layer.inner; }
+
+int threads_for(const Layer& layer) {
+    const int64_t worth = size_of(layer) * layer.rows / WORTH_A_THREAD + 1;
+    return static_cast<int>(layer.threads < worth ? layer.threads : worth);
+}
+
+int needs_of(const Layer& layer) {
+    int needs = 0;
+    for (int k = 0; k < layer.count; ++k) {
+        const int32_t kind = layer.ops[k].kind;
+        if (kind == BWN || kind == TWN) needs |= NEEDS_MEAN;
+        if (kind == TWN) needs |= NEEDS_KEPT;
+        if (is_sawb(kind)) needs |= NEEDS_UNIT;
+        if (kind == SAWB_SEARCH) needs |= NEEDS_SAMPLE;
+    }
+    return needs;
+}
+
+// The sizes of clip_search.py's sample for rows of this layer.
+Sample sample_of(const Layer& layer) {
+    const int64_t size = size_of(layer);
+    const int64_t share = 1024 / layer.rows;
+    const int64_t budget = share > 64 ? share : 64;
+    Sample sample = {0, size, 1, {static_cast<float>(1.0 / size), 0.0f}, nullptr};
+    if (size > 2 * budget) {
+        sample.block = next_prime(ceil_div(size, budget));
+        sample.count = ceil_div(size, sample.block);
+        sample.strata = 2;
+        const double total = static_cast<double>(sample.count * sample.block);
+        sample.weights[0] = static_cast<float>(1.0 / total);
+        sample.weights[1] = static_cast<float>((sample.block - 1.0) / total);
+    }
+    return sample;
+}
+
+// The grids of one row, whose extremes are known.
+void make_grids(const Layer& layer, int needs, int64_t row, const float* x, Sample* sample,
+                Stats* stats, Grid* grids) {
+    const int64_t size = size_of(layer);
+    if (stats->finite) {
+        kernels.means(x, row, size, needs, stats);
+        if (needs & NEEDS_SAMPLE) kernels.take_sample(x, size, inverse_peak(*stats), sample);
+    }
+    for (int k = 0; k < layer.count; ++k) {
+        const Op& op = layer.ops[k];
+        float clip = 1.0f;
+        if (stats->finite && op.kind == SAWB_CLOSED) clip = closed_clip(op, *stats);
+        if (stats->finite && op.kind == SAWB_SEARCH)
+            clip = kernels.searched_clip(*sample, row, *stats, op.top);
+        grids[k] = make_grid(op, *stats, clip);
+    }
+}
+
+// Which quantizers take part: those whose share is not below `least`, the largest one always.
+int taking_part(const Layer& layer, const float* shares, float least, int* chosen) {
+    if (!shares) {
+        chosen[0] = 0;
+        return 1;
+    }
+    int largest = 0, count = 0;
+    for (int k = 1; k < layer.count; ++k)
+        if (shares[k] > shares[largest]) largest = k;
+    for (int k = 0; k < layer.count; ++k)
+        // Written so that NaN takes part and is seen.
+        if (k == largest || !(shares[k] < least)) chosen[count++] = k;
+    return count;
+}
+
+Active make_active(const Layer& layer, const float* shares, const int* chosen, int count,
+                   int64_t row, const Grid* grids) {
+    Active active;
+    active.count = count;
+    active.minmax = true;
+    float offsets[MAX_QUANTIZERS];
+    for (int i = 0; i < count; ++i) {
+        const int k = chosen[i];
+        const float share = shares ? shares[k] : 1.0f;
+        active.op[i] = layer.ops[k];
+        active.grid[i] = grids[k];
+        active.scale[i] = grids[k].scale * share;
+        offsets[i] = grids[k].offset * share;
+        active.minmax = active.minmax && layer.ops[k].kind == MINMAX;
+    }
+    active.offset = plain::row_sum(offsets, count, plain::unaligned(row, count),
+                                   [](auto v) { return v; });
+    return active;
+}
+
+// Some rows of a layer as contiguous memory: as they lie, or copied.
+class Rows {
+  public:
+    Rows(const Layer& layer, int64_t begin, int64_t end) : layer_(layer), begin_(begin), end_(end) {}
+
+    const float* read(const float* array, std::vector<float>* copy) const {
+        if (layer_.outer == 1) return array + begin_ * layer_.inner;
+        copy->resize((end_ - begin_) * size_of(layer_));
+        each([&](int64_t there, int64_t here) {
+            memcpy(copy->data() + here, array + there, layer_.inner * sizeof(float));
+        });
+        return copy->data();
+    }
+
+    float* place(float* array, std::vector<float>* copy) const {
+        if (layer_.outer == 1) return array + begin_ * layer_.inner;
+        copy->resize((end_ - begin_) * size_of(layer_));
+        return copy->data();
+    }
+
+    void write(float* array, const std::vector<float>& copy) const {
+        if (layer_.outer == 1) return;
+        each([&](int64_t there, int64_t here) {
+            memcpy(array + there, copy.data() + here, layer_.inner * sizeof(float));
+        });
+    }
+
+    // f(position in the tensor, position in the copy) of each stretch of `inner` numbers.
+    template <class F>
+    void each(F f) const {
+        for (int64_t o = 0; o < layer_.outer; ++o)
+            for (int64_t r = begin_; r < end_; ++r)
+                f((o * layer_.rows + r) * layer_.inner,
+                  (r - begin_) * size_of(layer_) + o * layer_.inner);
+    }
+
+  private:
+    const Layer& layer_;
+    int64_t begin_, end_;
+};
+
+// Rows that are worked on together.
+int64_t rows_at_once(const Layer& layer) {
+    const int64_t fitting = TILE / (size_of(layer) + 1) + 1;
+    const int64_t most = layer.outer == 1 ? fitting : (fitting < 16 ? fitting : 16);
+    return most < layer.rows ? most : layer.rows;
+}
+
+template <class F>
+void each_tile(const Layer& layer, F f) {
+    const int64_t step = rows_at_once(layer);
+    run(ceil_div(layer.rows, step), threads_for(layer), [&](int64_t tile) {
+        const int64_t begin = tile * step;
+        f(begin, begin + step < layer.rows ? begin + step : layer.rows);
+    });
+}
+
+template <class F>
+void each_piece(const Layer& layer, F f) {
+    const int64_t size = size_of(layer);
+    run(ceil_div(size, PIECE), threads_for(layer), [&](int64_t piece) {
+        const int64_t begin = piece * PIECE;
+        f(piece, begin, begin + PIECE < size ? PIECE : size - begin);
+    });
+}
+
+void one_range(const Layer& layer, const float* w, Grid* grids) {
+    std::vector<Stats> parts(ceil_div(size_of(layer), PIECE));
+    each_piece(layer, [&](int64_t piece, int64_t begin, int64_t n) {
+        kernels.extremes(w + begin, n, &parts[piece]);
+    });
+    Stats stats = parts[0];
+    for (const Stats& part : parts) {
+        stats.minimum = smaller(part.minimum, stats.minimum);
+        stats.maximum = larger(part.maximum, stats.maximum);
+        stats.finite = stats.finite && part.finite;
+    }
+    Sample sample = sample_of(layer);
+    const int needs = needs_of(layer);
+    std::vector<float> values(needs & NEEDS_SAMPLE ? sample.strata * sample.count : 0);
+    sample.values = values.data();
+    make_grids(layer, needs, 0, w, &sample, &stats, grids);
+}
+
+// `q` may be null: then only the grids are made.
+void forward(const Layer& layer, const float* w, const float* shares, float least, float* q,
+             Grid* grids) {
+    int chosen[MAX_QUANTIZERS];
+    const int count = taking_part(layer, shares, least, chosen);
+    const int64_t size = size_of(layer);
+    if (layer.rows == 1) {
+        one_range(layer, w, grids);
+        const Active active = make_active(layer, shares, chosen, count, 0, grids);
+        if (!q) return;
+        each_piece(layer, [&](int64_t, int64_t begin, int64_t n) {
+            kernels.mix(active, w + begin, q + begin, n);
+        });
+        return;
+    }
+    const int needs = needs_of(layer);
+    each_tile(layer, [&](int64_t begin, int64_t end) {
+        Rows rows(layer, begin, end);
+        std::vector<float> copy, mixed, values;
+        const float* x = rows.read(w, &copy);
+        float* to = q ? rows.place(q, &mixed) : nullptr;
+        Sample sample = sample_of(layer);
+        if (needs & NEEDS_SAMPLE) values.resize(sample.strata * sample.count);
+        sample.values = values.data();
+        for (int64_t r = begin; r < end; ++r, x += size) {
+            Stats stats = {};
+            Grid* own = grids + r * layer.count;
+            kernels.extremes(x, size, &stats);
+            make_grids(layer, needs, r, x, &sample, &stats, own);
+            if (!q) continue;
+            const Active active = make_active(layer, shares, chosen, count, r, own);
+            kernels.mix(active, x, to + (r - begin) * size, size);
+        }
+        if (q) rows.write(q, mixed);
+    });
+}
+
+// What dq adds to the gradients of the shares that take part: a row of `parts` for each piece.
+void share_gradients(const Layer& layer, const float* w, const float* dq, const float* shares,
+                     const int* chosen, int count, const Grid* grids, float* dw, bool add,
+                     std::vector<double>* parts) {
+    const int64_t size = size_of(layer);
+    const bool whole = layer.rows == 1;
+    parts->assign((whole ? ceil_div(size, PIECE) : layer.rows) * count, 0.0);
+    auto finish = [&](const Grid* own, const double* sums, double* part) {
+        for (int i = 0; i < count; ++i)
+            part[i] = own[chosen[i]].scale * sums[i] + own[chosen[i]].offset * sums[count];
+    };
+    if (whole) {
+        const Active active = make_active(layer, shares, chosen, count, 0, grids);
+        each_piece(layer, [&](int64_t piece, int64_t begin, int64_t n) {
+            double sums[MAX_QUANTIZERS + 1] = {};
+            kernels.dots(active, w + begin, dq + begin, dw ? dw + begin : nullptr, add, n, sums);
+            finish(grids, sums, parts->data() + piece * count);
+        });
+        return;
+    }
+    each_tile(layer, [&](int64_t begin, int64_t end) {
+        Rows rows(layer, begin, end);
+        std::vector<float> copy, gradients;
+        const float* x = rows.read(w, &copy);
+        const float* d = rows.read(dq, &gradients);
+        // Where rows are copied, the gradient is handed on as it lies.
+        float* to = dw && layer.outer == 1 ? dw + begin * layer.inner : nullptr;
+        for (int64_t r = begin; r < end; ++r, x += size, d += size) {
+            double sums[MAX_QUANTIZERS + 1] = {};
+            const Grid* own = grids + r * layer.count;
+            const Active active = make_active(layer, shares, chosen, count, r, own);
+            kernels.dots(active, x, d, to ? to + (r - begin) * size : nullptr, add, size, sums);
+            finish(own, sums, parts->data() + r * count);
+        }
+        if (dw && !to)
+            rows.each([&](int64_t there, int64_t) {
+                kernels.pass_on(dq + there, dw + there, add, layer.inner);
+            });
+    });
+}
+
+void pass_all_on(const Layer& layer, const float* dq, float* dw, bool add) {
+    const Layer flat = {1, 1, size_of(layer) * layer.rows, 0, layer.threads, nullptr};
+    each_piece(flat, [&](int64_t, int64_t begin, int64_t n) {
+        kernels.pass_on(dq + begin, dw + begin, add, n);
+    });
+}
+
+void backward(const Layer& layer, const float* w, const float* dq, const float* shares,
+              float least, const Grid* grids, float* dw, bool add_w, float* dshares,
+              bool add_shares) {
+    if (!dshares) {
+        if (dw) pass_all_on(layer, dq, dw, add_w);
+        return;
+    }
+    int chosen[MAX_QUANTIZERS];
+    const int count = taking_part(layer, shares, least, chosen);
+    std::vector<double> parts;
+    share_gradients(layer, w, dq, shares, chosen, count, grids, dw, add_w, &parts);
+    double gradients[MAX_QUANTIZERS] = {}, mean = 0.0, total = 0.0;
+    for (size_t i = 0; i < parts.size(); ++i) gradients[i % count] += parts[i];
+    for (int i = 0; i < count; ++i) {
+        mean += shares[chosen[i]] * gradients[i];
+        total += shares[chosen[i]];
+    }
+    // A quantizer that was left out gets the mean of the others: then attention, which sees
+    // differences only, is neither drawn to it nor pushed away.
+    double all[MAX_QUANTIZERS];
+    for (int k = 0; k < layer.count; ++k) all[k] = mean / total;
+    for (int i = 0; i < count; ++i) all[chosen[i]] = gradients[i];
+    for (int k = 0; k < layer.count; ++k)
+        dshares[k] = static_cast<float>(all[k]) + (add_shares ? dshares[k] : 0.0f);
+}
+
+}  // namespace
+}  // namespace dqa
+
+#ifdef _WIN32
+#define DQA_API extern "C" __declspec(dllexport)
+// setuptools links extensions with this name exported.
+DQA_API void* PyInit__cpu() { return nullptr; }
+#else
+#define DQA_API extern "C" __attribute__((visibility("default")))
+#endif
+
+#ifndef DQA_SOURCES
+#define DQA_SOURCES 0
+#endif
+
+// A checksum of the sources, by which a library that is older than they are is known.
+DQA_API int dqa_sources() { return DQA_SOURCES; }
+
+DQA_API int dqa_max_quantizers() { return dqa::MAX_QUANTIZERS; }
+
+DQA_API const char* dqa_instruction_set() { return dqa::instruction_set; }
+
+DQA_API void dqa_forward(const dqa::Layer* layer, const float* w, const float* shares, float least,
+                         float* q, dqa::Grid* grids) {
+    dqa::forward(*layer, w, shares, least, q, grids);
+}
+
+DQA_API void dqa_backward(const dqa::Layer* layer, const float* w, const float* dq,
+                          const float* shares, float least, const dqa::Grid* grids, float* dw,
+                          int add_w, float* dshares, int add_shares) {
+    dqa::backward(*layer, w, dq, shares, least, grids, dw, add_w != 0, dshares, add_shares != 0);
+}
+
+DQA_API void dqa_encode(const dqa::Op* op, const dqa::Grid* grid, const float* x, float* codes,
+                        int64_t n) {
+    dqa::kernels.encode(*op, *grid, x, codes, n);
+}

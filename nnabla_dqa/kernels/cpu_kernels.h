@@ -1,0 +1,425 @@
+// The CPU's loops, compiled once for each instruction set: cpu.cpp includes this file several
+// times, each time within another namespace and with other target options. No include guard.
+//
+// Loops that add up keep the order of NNabla's F.sum (see `row_sum`), so that statistics and with
+// them codes have the same bits as those of the portable graph. Everything else is free of order.
+
+#ifdef DQA_VECTORS
+typedef float Eight __attribute__((vector_size(32), aligned(4)));
+typedef int32_t EightInts __attribute__((vector_size(32)));
+
+static inline Eight magnitude(Eight v) { return (Eight)((EightInts)v & 0x7fffffff); }
+static inline Eight over_one(Eight v, Eight yes) { return v > 1.0f ? yes : Eight{}; }
+static inline Eight at_least_zero(Eight v) { return v > 0.0f ? v : Eight{}; }
+static inline Eight at_most(Eight v, float most) { return v < most ? v : Eight{} + most; }
+static inline Eight whole(Eight v) {
+    return __builtin_convertvector(__builtin_convertvector(v + 0.49999997f, EightInts), Eight);
+}
+#else
+// One after the other, in the same order.
+struct Eight {
+    float lane[8];
+    float& operator[](int j) { return lane[j]; }
+    float operator[](int j) const { return lane[j]; }
+};
+#define DQA_LANES(EXPRESSION)                              \
+    Eight result;                                          \
+    for (int j = 0; j < 8; ++j) result[j] = EXPRESSION;    \
+    return result
+static inline Eight operator+(Eight x, Eight y) { DQA_LANES(x[j] + y[j]); }
+static inline Eight operator-(Eight x, Eight y) { DQA_LANES(x[j] - y[j]); }
+static inline Eight operator*(Eight x, Eight y) { DQA_LANES(x[j] * y[j]); }
+static inline Eight operator+(Eight x, float y) { DQA_LANES(x[j] + y); }
+static inline Eight operator*(Eight x, float y) { DQA_LANES(x[j] * y); }
+static inline Eight magnitude(Eight v) { DQA_LANES(fabsf(v[j])); }
+static inline Eight over_one(Eight v, Eight yes) { DQA_LANES(v[j] > 1.0f ? yes[j] : 0.0f); }
+static inline Eight at_least_zero(Eight v) { DQA_LANES(v[j] > 0.0f ? v[j] : 0.0f); }
+static inline Eight at_most(Eight v, float most) { DQA_LANES(v[j] < most ? v[j] : most); }
+static inline Eight whole(Eight v) { DQA_LANES(round_positive(v[j])); }
+#undef DQA_LANES
+#endif
+
+static inline float magnitude(float v) { return fabsf(v); }
+static inline float over_one(float v, float yes) { return v > 1.0f ? yes : 0.0f; }
+static inline float at_least_zero(float v) { return larger(v, 0.0f); }
+static inline float at_most(float v, float most) { return smaller(v, most); }
+static inline float whole(float v) { return round_positive(v); }
+
+static inline Eight eight(const float* x) {
+    Eight v;
+    memcpy(&v, x, sizeof v);
+    return v;
+}
+
+// The sum of a row of `size` terms, in the order in which Eigen, which NNabla uses, adds a row of
+// float32: two packets of four from the first aligned element on, then what is left over. `first`
+// is the number of elements before it. Terms are f(x[i]); `lanes` are the two packets' sums.
+template <class F>
+static float finish_sum(Eight lanes, const float* x, int64_t size, int64_t first, F f) {
+    const int64_t end8 = first + (size - first) / 8 * 8;
+    const int64_t end4 = first + (size - first) / 4 * 4;
+    float packet[4];
+    for (int j = 0; j < 4; ++j) packet[j] = lanes[j];
+    if (end4 - first > 4) {
+        for (int j = 0; j < 4; ++j) packet[j] += lanes[j + 4];
+        if (end4 > end8)
+            for (int j = 0; j < 4; ++j) packet[j] += f(x[end8 + j]);
+    }
+    float sum = (packet[0] + packet[2]) + (packet[1] + packet[3]);
+    for (int64_t i = 0; i < first; ++i) sum += f(x[i]);
+    for (int64_t i = end4; i < size; ++i) sum += f(x[i]);
+    return sum;
+}
+
+template <class F>
+static Eight begin_sum(const float* x, int64_t size, int64_t first, F f) {
+    Eight lanes = {};
+    for (int j = 0; j < 8 && j < size - first; ++j) lanes[j] = f(x[first + j]);
+    return lanes;
+}
+
+template <class F>
+static float row_sum(const float* x, int64_t size, int64_t first, F f) {
+    if (first > size) first = size;
+    if (size - first < 4) {
+        float sum = f(x[0]);
+        for (int64_t i = 1; i < size; ++i) sum += f(x[i]);
+        return sum;
+    }
+    Eight lanes = begin_sum(x, size, first, f);
+    for (int64_t i = first + 8; i + 8 <= size; i += 8) lanes = lanes + f(eight(x + i));
+    return finish_sum(lanes, x, size, first, f);
+}
+
+// Two sums over the same numbers.
+template <class F, class G>
+static void row_sums(const float* x, int64_t size, int64_t first, F f, G g, float* sum_f,
+                     float* sum_g) {
+    if (first > size) first = size;
+    if (size - first < 4) {
+        *sum_f = row_sum(x, size, first, f);
+        *sum_g = row_sum(x, size, first, g);
+        return;
+    }
+    Eight lanes_f = begin_sum(x, size, first, f), lanes_g = begin_sum(x, size, first, g);
+    for (int64_t i = first + 8; i + 8 <= size; i += 8) {
+        const Eight v = eight(x + i);
+        lanes_f = lanes_f + f(v);
+        lanes_g = lanes_g + g(v);
+    }
+    *sum_f = finish_sum(lanes_f, x, size, first, f);
+    *sum_g = finish_sum(lanes_g, x, size, first, g);
+}
+
+// Elements before the first aligned one of row `row` of a (rows, size) array.
+static inline int64_t unaligned(int64_t row, int64_t size) { return (4 - row * size % 4) % 4; }
+
+// Least and largest of x[0 .. size), and whether all are finite.
+static void extremes(const float* x, int64_t size, Stats* stats) {
+    const int L = 64;
+    float low[L], high[L], none[L];
+    for (int j = 0; j < L; ++j) low[j] = high[j] = x[0], none[j] = 0.0f;
+    int64_t i = 0;
+    for (; i + L <= size; i += L) {
+        for (int j = 0; j < L; ++j) {
+            const float v = x[i + j];
+            low[j] = v < low[j] ? v : low[j];
+            high[j] = v > high[j] ? v : high[j];
+            // Stays 0 for finite numbers, becomes NaN by the others.
+            none[j] += v * 0.0f;
+        }
+    }
+    for (; i < size; ++i) {
+        low[0] = x[i] < low[0] ? x[i] : low[0];
+        high[0] = x[i] > high[0] ? x[i] : high[0];
+        none[0] += x[i] * 0.0f;
+    }
+    for (int j = 1; j < L; ++j) {
+        low[0] = low[j] < low[0] ? low[j] : low[0];
+        high[0] = high[j] > high[0] ? high[j] : high[0];
+        none[0] += none[j];
+    }
+    stats->minimum = low[0];
+    stats->maximum = high[0];
+    stats->finite = none[0] == 0.0f;
+}
+
+// The means that the quantizers `needs` ask for; `extremes` has been here before.
+static void means(const float* x, int64_t row, int64_t size, int needs, Stats* stats) {
+    const int64_t first = unaligned(row, size);
+    const float count = static_cast<float>(size);
+    if (needs & NEEDS_MEAN) {
+        const float sum = row_sum(x, size, first, [](auto v) { return magnitude(v); });
+        stats->mean_magnitude = sum / count;
+    }
+    if (needs & NEEDS_UNIT) {
+        const float scale = inverse_peak(*stats);
+        float magnitudes, squares;
+        row_sums(
+            x, size, first, [=](auto v) { return magnitude(v * scale); },
+            [=](auto v) { return (v * scale) * (v * scale); }, &magnitudes, &squares);
+        stats->unit_mean = magnitudes / count;
+        stats->unit_square = squares / count;
+    }
+    if (needs & NEEDS_KEPT) {
+        const float scale = inverse_delta(*stats);
+        row_sums(
+            x, size, first, [=](auto v) { return over_one(magnitude(v * scale), magnitude(v)); },
+            [=](auto v) { return over_one(magnitude(v * scale), v * 0.0f + 1.0f); }, &stats->total,
+            &stats->count);
+    }
+}
+
+// Mean squared error, in units of the tensor, of the magnitudes in `sample` for one clip; the
+// graph's array of squares is (rows, n, CANDIDATES), summed over n. With h = 2 clip / top the
+// non-negative levels are h (k + 1/2).
+static float clip_error(const Sample& sample, int64_t row, int candidate, float clip, float top) {
+    const float half_step = clip * static_cast<float>(2.0 / top);
+    const float inverse = 1.0f / half_step;
+    const float highest = (top + 1.0f) / 2.0f - 1.0f;
+    const int64_t n = sample.count;
+    const int64_t first = unaligned(row * CANDIDATES + candidate, n);
+    float mean = 0.0f;
+    for (int stratum = 0; stratum < sample.strata; ++stratum) {
+        const float sum = row_sum(sample.values + stratum * n, n, first, [=](auto v) {
+            const auto position = v * inverse + -0.5f;
+            const auto deviation = position - at_most(whole(at_least_zero(position)), highest);
+            return deviation * deviation;
+        });
+        const float part = sum * sample.weights[stratum];
+        mean = stratum ? mean + part : part;
+    }
+    return mean * (half_step * half_step);
+}
+
+// The value of the ladder start + j step whose clip has the least error; exp(value) is the clip.
+static float best_step(const Sample& sample, int64_t row, float start, float step, float top,
+                       bool bounded) {
+    float values[CANDIDATES], errors[CANDIDATES];
+    const float before = start + step * -1.0f;
+    float reached = 0.0f;
+    for (int j = 0; j < CANDIDATES; ++j) {
+        reached = j ? reached + step : step;
+        values[j] = reached + before;
+        if (bounded) values[j] = smaller(values[j], 0.0f);
+        errors[j] = clip_error(sample, row, j, expf(values[j]), top);
+    }
+    float least = errors[0];
+    for (int j = 1; j < CANDIDATES; ++j) least = smaller(errors[j], least);
+    float chosen[CANDIDATES], taken[CANDIDATES];
+    for (int j = 0; j < CANDIDATES; ++j) {
+        chosen[j] = least - errors[j] >= 0.0f ? 1.0f : 0.0f;
+        taken[j] = chosen[j] * values[j];
+    }
+    const auto same = [](auto v) { return v; };
+    return row_sum(taken, CANDIDATES, 0, same) / row_sum(chosen, CANDIDATES, 0, same);
+}
+
+// SAWB's clip, relative to the largest magnitude, by search.
+static float searched_clip(const Sample& sample, int64_t row, const Stats& stats, float top) {
+    const float low = logf(smaller(unit_rms(stats) * 0.9f, 1.0f));
+    const float step = low * static_cast<float>(-1.0 / (CANDIDATES - 1));
+    const float coarse = best_step(sample, row, low, step, top, false);
+    const float fine = step * static_cast<float>(2.0 / (CANDIDATES - 1));
+    return expf(best_step(sample, row, coarse + step * -1.0f, fine, top, true));
+}
+
+static float largest_magnitude(const float* x, int64_t n) {
+    const int L = 32;
+    float lanes[L] = {};
+    int64_t i = 0;
+    for (; i + L <= n; i += L)
+        for (int j = 0; j < L; ++j) lanes[j] = larger(fabsf(x[i + j]), lanes[j]);
+    for (; i < n; ++i) lanes[0] = larger(fabsf(x[i]), lanes[0]);
+    for (int j = 1; j < L; ++j) lanes[0] = larger(lanes[j], lanes[0]);
+    return lanes[0];
+}
+
+// The two strata of clip_search.py of a row of `size` numbers, in `values`, relative to 1 / scale.
+static void take_sample(const float* x, int64_t size, float scale, Sample* sample) {
+    float* values = sample->values;
+    const int64_t block = sample->block;
+    if (block == 0) {
+        for (int64_t i = 0; i < size; ++i) values[i] = fabsf(x[i] * scale);
+        return;
+    }
+    for (int64_t b = 0; b < sample->count; ++b) {
+        // The last block is filled up from the front.
+        const int64_t begin = b * block;
+        const int64_t inside = begin + block < size ? block : size - begin;
+        float largest = largest_magnitude(x + begin, inside);
+        if (inside < block) largest = larger(largest_magnitude(x, block - inside), largest);
+        largest *= scale;
+        const float first = fabsf(x[begin] * scale);
+        const float second = fabsf(x[begin + 1 < size ? begin + 1 : begin + 1 - size] * scale);
+        const float is_largest = first - largest >= 0.0f ? 1.0f : 0.0f;
+        values[b] = largest;
+        values[sample->count + b] = first + is_largest * (second - first);
+    }
+}
+
+template <int KIND>
+static inline float code(const Op& op, const Grid& g, float x) {
+    if (KIND == MINMAX) return code_minmax(op, g, x);
+    if (KIND == SAWB_CLOSED) return code_sawb(op, g, x);
+    if (KIND == BWN) return code_bwn(x);
+    if (KIND == TWN) return code_twn(g, x);
+    return x;
+}
+
+#define DQA_FOR_KIND(kind, CALL)               \
+    switch (kind) {                            \
+        case MINMAX: CALL(MINMAX); break;      \
+        case SAWB_CLOSED:                      \
+        case SAWB_SEARCH: CALL(SAWB_CLOSED); break; \
+        case BWN: CALL(BWN); break;            \
+        case TWN: CALL(TWN); break;            \
+        default: CALL(FLOAT); break;           \
+    }
+
+enum Place { ONLY, FIRST, MIDDLE, LAST };
+
+template <int KIND>
+static void add_codes(const Op op, const Grid g, float scale, float offset, int place,
+                      const float* __restrict x, float* __restrict q, int64_t n) {
+    if (place == ONLY) {
+        for (int64_t i = 0; i < n; ++i) q[i] = scale * code<KIND>(op, g, x[i]) + offset;
+    } else if (place == FIRST) {
+        for (int64_t i = 0; i < n; ++i) q[i] = scale * code<KIND>(op, g, x[i]);
+    } else if (place == MIDDLE) {
+        for (int64_t i = 0; i < n; ++i) q[i] = q[i] + scale * code<KIND>(op, g, x[i]);
+    } else {
+        for (int64_t i = 0; i < n; ++i) q[i] = (q[i] + scale * code<KIND>(op, g, x[i])) + offset;
+    }
+}
+
+// All of one row's codes at once where they share their unit range.
+template <int N>
+static void mix_minmax(const Active& active, const float* __restrict x, float* __restrict q,
+                       int64_t n) {
+    const float a = active.grid[0].a, b = active.grid[0].b, offset = active.offset;
+    float top[N], scale[N];
+    for (int k = 0; k < N; ++k) top[k] = active.op[k].top, scale[k] = active.scale[k];
+    for (int64_t i = 0; i < n; ++i) {
+        const float unit = (x[i] + a) * b;
+        float sum = scale[0] * round_positive(unit * top[0]);
+        for (int k = 1; k < N; ++k) sum = sum + scale[k] * round_positive(unit * top[k]);
+        q[i] = sum + offset;
+    }
+}
+
+const int64_t BLOCK = 1024;
+
+// q = sum_k scale_k code_k(x) + offset for a piece of a row.
+static void mix(const Active& active, const float* x, float* q, int64_t n) {
+    if (active.minmax && active.count == 1) return mix_minmax<1>(active, x, q, n);
+    if (active.minmax && active.count == 2) return mix_minmax<2>(active, x, q, n);
+    if (active.minmax && active.count == 3) return mix_minmax<3>(active, x, q, n);
+    if (active.minmax && active.count == 4) return mix_minmax<4>(active, x, q, n);
+    for (int64_t i = 0; i < n; i += BLOCK) {
+        const int64_t m = n - i < BLOCK ? n - i : BLOCK;
+        for (int k = 0; k < active.count; ++k) {
+            const int place = active.count == 1       ? ONLY
+                              : k == 0                ? FIRST
+                              : k == active.count - 1 ? LAST
+                                                      : MIDDLE;
+#define DQA_CALL(KIND)                                                                        \
+    add_codes<KIND>(active.op[k], active.grid[k], active.scale[k], active.offset, place, x + i, \
+                    q + i, m)
+            DQA_FOR_KIND(active.op[k].kind, DQA_CALL)
+#undef DQA_CALL
+        }
+    }
+}
+
+const int LANES = 32;
+
+template <int KIND>
+static double dot_codes(const Op op, const Grid g, const float* __restrict x,
+                        const float* __restrict dq, int64_t n) {
+    float lanes[LANES] = {};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; ++j) lanes[j] += dq[i + j] * code<KIND>(op, g, x[i + j]);
+    double sum = 0.0;
+    for (; i < n; ++i) sum += dq[i] * code<KIND>(op, g, x[i]);
+    for (int j = 0; j < LANES; ++j) sum += lanes[j];
+    return sum;
+}
+
+template <int N>
+static void dot_minmax(const Active& active, const float* __restrict x,
+                       const float* __restrict dq, int64_t n, double* sums) {
+    const float a = active.grid[0].a, b = active.grid[0].b;
+    float top[N], lanes[N][LANES] = {};
+    for (int k = 0; k < N; ++k) top[k] = active.op[k].top;
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES) {
+        for (int j = 0; j < LANES; ++j) {
+            const float unit = (x[i + j] + a) * b;
+            const float d = dq[i + j];
+            for (int k = 0; k < N; ++k) lanes[k][j] += d * round_positive(unit * top[k]);
+        }
+    }
+    for (; i < n; ++i) {
+        const float unit = (x[i] + a) * b;
+        for (int k = 0; k < N; ++k) lanes[k][0] += dq[i] * round_positive(unit * top[k]);
+    }
+    for (int k = 0; k < N; ++k)
+        for (int j = 0; j < LANES; ++j) sums[k] += lanes[k][j];
+}
+
+static double sum_of(const float* __restrict dq, int64_t n) {
+    float lanes[LANES] = {};
+    int64_t i = 0;
+    for (; i + LANES <= n; i += LANES)
+        for (int j = 0; j < LANES; ++j) lanes[j] += dq[i + j];
+    double sum = 0.0;
+    for (; i < n; ++i) sum += dq[i];
+    for (int j = 0; j < LANES; ++j) sum += lanes[j];
+    return sum;
+}
+
+static void pass_on(const float* __restrict dq, float* __restrict dw, bool add, int64_t n) {
+    if (add)
+        for (int64_t i = 0; i < n; ++i) dw[i] += dq[i];
+    else
+        memcpy(dw, dq, n * sizeof(float));
+}
+
+// Adds <dq, code_k> to sums[k] and the sum of dq to sums[active.count], for a piece of a row, and
+// hands dq on to dw (unless that is null) while it is in the cache.
+static void dots(const Active& active, const float* x, const float* dq, float* dw, bool add,
+                 int64_t n, double* sums) {
+    for (int64_t i = 0; i < n; i += BLOCK) {
+        const int64_t m = n - i < BLOCK ? n - i : BLOCK;
+        if (active.minmax && active.count == 2) {
+            dot_minmax<2>(active, x + i, dq + i, m, sums);
+        } else if (active.minmax && active.count == 3) {
+            dot_minmax<3>(active, x + i, dq + i, m, sums);
+        } else if (active.minmax && active.count == 4) {
+            dot_minmax<4>(active, x + i, dq + i, m, sums);
+        } else {
+            for (int k = 0; k < active.count; ++k) {
+#define DQA_CALL(KIND) \
+    sums[k] += dot_codes<KIND>(active.op[k], active.grid[k], x + i, dq + i, m)
+                DQA_FOR_KIND(active.op[k].kind, DQA_CALL)
+#undef DQA_CALL
+            }
+        }
+        sums[active.count] += sum_of(dq + i, m);
+        if (dw) pass_on(dq + i, dw + i, add, m);
+    }
+}
+
+static void encode(const Op& op, const Grid& g, const float* x, float* codes, int64_t n) {
+#define DQA_CALL(KIND) \
+    for (int64_t i = 0; i < n; ++i) codes[i] = code<KIND>(op, g, x[i])
+    DQA_FOR_KIND(op.kind, DQA_CALL)
+#undef DQA_CALL
+}
+
+#undef DQA_FOR_KIND
+
+static const Kernels kernels = {extremes, means, take_sample, searched_clip,
+                                mix, dots, pass_on, encode};
