@@ -10,6 +10,7 @@ import numpy as np
 from nnabla.parameter import get_parameter_or_create
 
 from nnabla_dqa.contexts import current_choice, current_mixture, make_mixture
+from nnabla_dqa.functions import BackendError
 from nnabla_dqa.functions import mixture as mix
 from nnabla_dqa.graph_ops import Variable, lift
 from nnabla_dqa.half import in_float32
@@ -77,6 +78,7 @@ def mix_weights(
 
     Raises:
         ValueError: The layer exists with another mixture, or has no such channel axis.
+        BackendError: Fused kernels were asked for and cannot be used.
     """
     scope = nn.parameter.get_current_parameter_scope()
     path = name or (scope_path(scope) if key == "W" else key)
@@ -101,7 +103,10 @@ def mix_weights(
         if apply_w is not None:
             w = apply_w(w)
         shares = mixture.shares({name: lift(v, inp) for name, v in state.items()})
-        return mix(w, mixture.quantizers, shares)
+        try:
+            return mix(w, mixture.quantizers, shares)
+        except BackendError as error:
+            raise BackendError(f"layer {path}: {error}") from None
 
 
 def _resolve(quantizers: Quantizers, mixing: Optional[MixingRule]) -> Mixture:

@@ -8,7 +8,7 @@ import traceback
 import warnings
 from typing import Any, List, Optional, Sequence
 
-from nnabla_dqa.commands import check, convert, deploy, evaluate, summary, table, train
+from nnabla_dqa.commands import backends, check, convert, deploy, evaluate, summary, table, train
 
 _COMMANDS = {
     "convert": convert,
@@ -18,6 +18,7 @@ _COMMANDS = {
     "check": check,
     "evaluate": evaluate,
     "table": table,
+    "backends": backends,
 }
 _EPILOG = """the usual way:
   nnabla-dqa convert lenet.nnp                                 -> lenet_dqa.nnp

@@ -8,6 +8,7 @@ import os
 import re
 import resource
 import runpy
+import shutil
 import subprocess
 import sys
 import time
@@ -140,6 +141,7 @@ def test_setup_says_in_one_line_what_to_install(tmp_path):
     (copy / "scripts").mkdir(parents=True)
     for name in ("scripts/setup.sh", "setup.py", "pyproject.toml"):
         (copy / name).write_bytes((ROOT / name).read_bytes())
+    shutil.copytree(ROOT / "nnabla_dqa" / "kernels", copy / "nnabla_dqa" / "kernels")
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("sh", "cat", "cksum", "ls", "awk", "dirname", "rm"):
@@ -164,7 +166,10 @@ def test_setup_says_in_one_line_what_to_install(tmp_path):
 
 def test_setup_does_nothing_the_second_time():
     stamp = ROOT / ".venv" / ".installed"
-    described = (ROOT / "setup.py").read_bytes() + (ROOT / "pyproject.toml").read_bytes()
+    kernels = sorted(ROOT.glob("nnabla_dqa/kernels/*"))
+    described = b"".join(
+        path.read_bytes() for path in (ROOT / "setup.py", ROOT / "pyproject.toml", *kernels)
+    )
     wanted = subprocess.run(["cksum"], input=described, check=True, capture_output=True).stdout
     if not stamp.exists() or stamp.read_bytes().strip() != wanted.strip():
         # It would remove the environment that this test runs in.

@@ -74,6 +74,15 @@ def available_backends() -> Dict[str, str]:
     return described
 
 
+def mixtures_by(context: nn.Context) -> str:
+    """What :func:`fused_kernels` would find for a context, in a few words and without a warning."""
+    name, device = current_backend(), device_of(context)
+    if name == "portable" or device not in _MODULES:
+        return "portable"
+    kernels = importlib.import_module(_MODULES[device])
+    return "portable" if kernels.why_not() else f"fused: {kernels.describe()}"
+
+
 def fused_kernels(context: nn.Context) -> Tuple[Optional[Any], str]:
     """The class of the kernels for a context, or None and why.
 

@@ -77,25 +77,37 @@ namespace avx512 {
 #pragma GCC pop_options
 #endif
 
-const char* instruction_set = "plain";
+struct Choice {
+    const char* name;
+    bool usable;
+    const Kernels* kernels;
+};
 
-const Kernels& choose_kernels() {
+// The best one first.
+int choices(Choice* found) {
+    int count = 0;
 #ifdef DQA_X86
     __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-        instruction_set = "avx512";
-        return avx512::kernels;
-    }
-    if (__builtin_cpu_supports("avx2")) {
-        instruction_set = "avx2";
-        return avx2::kernels;
-    }
+    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    found[count++] = {"avx512", wide, &avx512::kernels};
+    found[count++] = {"avx2", __builtin_cpu_supports("avx2") != 0, &avx2::kernels};
 #endif
-    return plain::kernels;
+    found[count++] = {"plain", true, &plain::kernels};
+    return count;
 }
 
-const Kernels& kernels = choose_kernels();
+Choice choose(const char* name) {
+    Choice found[3];
+    const int count = choices(found);
+    for (int i = 0; i < count; ++i)
+        if (found[i].usable && (!name || strcmp(name, found[i].name) == 0)) return found[i];
+    return {nullptr, false, nullptr};
+}
+
+Choice chosen_set = choose(nullptr);
+
+const Kernels& kernels() { return *chosen_set.kernels; }
 
 // Runs task(0) .. task(count - 1) on at most `threads` threads, this one included. The threads
 // end with the call, so that nothing is left behind that a fork could lose.
@@ -180,15 +192,15 @@ void make_grids(const Layer& layer, int needs, int64_t row, const float* x, Samp
                 Stats* stats, Grid* grids) {
     const int64_t size = size_of(layer);
     if (stats->finite) {
-        kernels.means(x, row, size, needs, stats);
-        if (needs & NEEDS_SAMPLE) kernels.take_sample(x, size, inverse_peak(*stats), sample);
+        kernels().means(x, row, size, needs, stats);
+        if (needs & NEEDS_SAMPLE) kernels().take_sample(x, size, inverse_peak(*stats), sample);
     }
     for (int k = 0; k < layer.count; ++k) {
         const Op& op = layer.ops[k];
         float clip = 1.0f;
         if (stats->finite && op.kind == SAWB_CLOSED) clip = closed_clip(op, *stats);
         if (stats->finite && op.kind == SAWB_SEARCH)
-            clip = kernels.searched_clip(*sample, row, *stats, op.top);
+            clip = kernels().searched_clip(*sample, row, *stats, op.top);
         grids[k] = make_grid(op, *stats, clip);
     }
 }
@@ -297,7 +309,7 @@ void each_piece(const Layer& layer, F f) {
 void one_range(const Layer& layer, const float* w, Grid* grids) {
     std::vector<Stats> parts(ceil_div(size_of(layer), PIECE));
     each_piece(layer, [&](int64_t piece, int64_t begin, int64_t n) {
-        kernels.extremes(w + begin, n, &parts[piece]);
+        kernels().extremes(w + begin, n, &parts[piece]);
     });
     Stats stats = parts[0];
     for (const Stats& part : parts) {
@@ -323,7 +335,7 @@ void forward(const Layer& layer, const float* w, const float* shares, float leas
         const Active active = make_active(layer, shares, chosen, count, 0, grids);
         if (!q) return;
         each_piece(layer, [&](int64_t, int64_t begin, int64_t n) {
-            kernels.mix(active, w + begin, q + begin, n);
+            kernels().mix(active, w + begin, q + begin, n);
         });
         return;
     }
@@ -339,11 +351,11 @@ void forward(const Layer& layer, const float* w, const float* shares, float leas
         for (int64_t r = begin; r < end; ++r, x += size) {
             Stats stats = {};
             Grid* own = grids + r * layer.count;
-            kernels.extremes(x, size, &stats);
+            kernels().extremes(x, size, &stats);
             make_grids(layer, needs, r, x, &sample, &stats, own);
             if (!q) continue;
             const Active active = make_active(layer, shares, chosen, count, r, own);
-            kernels.mix(active, x, to + (r - begin) * size, size);
+            kernels().mix(active, x, to + (r - begin) * size, size);
         }
         if (q) rows.write(q, mixed);
     });
@@ -364,7 +376,7 @@ void share_gradients(const Layer& layer, const float* w, const float* dq, const 
         const Active active = make_active(layer, shares, chosen, count, 0, grids);
         each_piece(layer, [&](int64_t piece, int64_t begin, int64_t n) {
             double sums[MAX_QUANTIZERS + 1] = {};
-            kernels.dots(active, w + begin, dq + begin, dw ? dw + begin : nullptr, add, n, sums);
+            kernels().dots(active, w + begin, dq + begin, dw ? dw + begin : nullptr, add, n, sums);
             finish(grids, sums, parts->data() + piece * count);
         });
         return;
@@ -380,12 +392,12 @@ void share_gradients(const Layer& layer, const float* w, const float* dq, const 
             double sums[MAX_QUANTIZERS + 1] = {};
             const Grid* own = grids + r * layer.count;
             const Active active = make_active(layer, shares, chosen, count, r, own);
-            kernels.dots(active, x, d, to ? to + (r - begin) * size : nullptr, add, size, sums);
+            kernels().dots(active, x, d, to ? to + (r - begin) * size : nullptr, add, size, sums);
             finish(own, sums, parts->data() + r * count);
         }
         if (dw && !to)
             rows.each([&](int64_t there, int64_t) {
-                kernels.pass_on(dq + there, dw + there, add, layer.inner);
+                kernels().pass_on(dq + there, dw + there, add, layer.inner);
             });
     });
 }
@@ -393,7 +405,7 @@ void share_gradients(const Layer& layer, const float* w, const float* dq, const 
 void pass_all_on(const Layer& layer, const float* dq, float* dw, bool add) {
     const Layer flat = {1, 1, size_of(layer) * layer.rows, 0, layer.threads, nullptr};
     each_piece(flat, [&](int64_t, int64_t begin, int64_t n) {
-        kernels.pass_on(dq + begin, dw + begin, add, n);
+        kernels().pass_on(dq + begin, dw + begin, add, n);
     });
 }
 
@@ -443,7 +455,14 @@ DQA_API int dqa_sources() { return DQA_SOURCES; }
 
 DQA_API int dqa_max_quantizers() { return dqa::MAX_QUANTIZERS; }
 
-DQA_API const char* dqa_instruction_set() { return dqa::instruction_set; }
+DQA_API const char* dqa_instruction_set() { return dqa::chosen_set.name; }
+
+// Takes the loops for "avx512", "avx2" or "plain"; 0 if this machine has no such instructions.
+DQA_API int dqa_use(const char* name) {
+    const dqa::Choice choice = dqa::choose(name);
+    if (choice.usable) dqa::chosen_set = choice;
+    return choice.usable;
+}
 
 DQA_API void dqa_forward(const dqa::Layer* layer, const float* w, const float* shares, float least,
                          float* q, dqa::Grid* grids) {
@@ -458,5 +477,5 @@ DQA_API void dqa_backward(const dqa::Layer* layer, const float* w, const float* 
 
 DQA_API void dqa_encode(const dqa::Op* op, const dqa::Grid* grid, const float* x, float* codes,
                         int64_t n) {
-    dqa::kernels.encode(*op, *grid, x, codes, n);
+    dqa::kernels().encode(*op, *grid, x, codes, n);
 }

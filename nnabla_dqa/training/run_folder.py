@@ -15,6 +15,7 @@ import numpy as np
 import yaml
 
 from nnabla_dqa.files import PathLike, read_yaml, write_atomically
+from nnabla_dqa.functions.backends import mixtures_by
 from nnabla_dqa.half import is_half
 from nnabla_dqa.parallel import Communicator
 from nnabla_dqa.training.checkpoint import difference
@@ -157,6 +158,7 @@ def environment(context: nn.Context, processes: int = 1) -> Dict[str, Any]:
             "type_config": "half" if is_half(context) else "float",
             "tf32": os.environ.get("NNABLA_CUDA_ALLOW_TF32") == "1",
         },
+        "mixtures": mixtures_by(context),
         "device": context.device_id,
         "processes": processes,
         "commit": commit(),

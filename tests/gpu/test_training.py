@@ -10,6 +10,7 @@ import pytest
 
 import nnabla_dqa as dqa
 from nnabla_dqa.data import open_data
+from nnabla_dqa.functions.fused import quantizers_of
 from nnabla_dqa.training.checkpoint import read_checkpoint
 from nnabla_dqa.training.classifier import Classifier
 from nnabla_dqa.training.experiment_run import run_experiment
@@ -102,20 +103,28 @@ def test_half_precision(name, channel_last, tmp_path):
     assert accuracy_on_the_cpu(result, recipe.data.source) == stated
 
 
-def test_half_precision_is_only_that_of_the_layers(half_context, tmp_path):
+@pytest.mark.parametrize("backend", ["auto", "portable"])
+def test_half_precision_is_only_that_of_the_layers(half_context, tmp_path, backend):
     """Quantizers, attention, penalty, loss: float32. Convolutions: half."""
-    with nn.context_scope(half_context):
+    with nn.context_scope(half_context), dqa.backend(backend):
         job = Classifier(experiment(tmp_path))
     found = {}
 
     def look(f):
         half = any(":half" in backend for backend in f.context.backend)
-        found.setdefault(f.info.type_name, set()).add(half)
+        name = "mixture" if quantizers_of(f) else f.info.type_name
+        found.setdefault(name, set()).add(half)
 
     job.loss.visit(look)
     assert found["Convolution"] == found["BatchNormalization"] == {True}
-    for kind in ("Softmax", "Round", "Min", "Max", "ClipGradByValue", "BatchMatmul", "Concatenate"):
+    kinds = ["Softmax"]
+    if "mixture" in found:
+        kinds += ["mixture"]
+    else:
+        kinds += ["Round", "Min", "Max", "ClipGradByValue", "BatchMatmul", "Concatenate"]
+    for kind in kinds:
         assert found[kind] == {False}, kind
+    assert "mixture" not in found or backend == "auto"
     assert found["SoftmaxCrossEntropy"] == found["Mean"] == {False}
 
 

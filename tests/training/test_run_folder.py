@@ -9,6 +9,7 @@ import subprocess
 import nnabla as nn
 import pytest
 
+from nnabla_dqa.functions import available_backends, backend
 from nnabla_dqa.training import run_folder
 from nnabla_dqa.training.run_folder import RunError, RunFolder, commit, environment, write_json
 from tests.training.experiments import experiment
@@ -98,6 +99,9 @@ def test_the_environment_can_be_written_and_says_what_figures_depend_on(tmp_path
     assert json.loads((tmp_path / "x.json").read_text()) == told
     assert told["context"] == ["cpu:float"]
     assert told["processes"] == 4
+    assert told["mixtures"] == available_backends()["cpu"]
+    with backend("portable"):
+        assert environment(nn.get_current_context())["mixtures"] == "portable"
     assert told["versions"]["nnabla"] == nn.__version__
     assert set(told["versions"]) == {"python", "nnabla", "numpy", "nnabla_dqa"}
 
