@@ -20,6 +20,7 @@ import nnabla as nn
 import numpy as np
 from nnabla.function import PythonFunction
 
+from nnabla_dqa.functions.gradients import register_gradient
 from nnabla_dqa.quantization import Quantizer, quantizer_from_json
 
 LEAST_SHARE = 1e-6
@@ -127,6 +128,7 @@ def fused_mixture(
 ) -> nn.Variable:
     """:func:`nnabla_dqa.functions.portable.mixture` as one function."""
     function = FusedMixture(context, quantizers, kernels)
+    register_gradient(function.name, quantizers)
     return function(w) if shares is None else function(w, shares)
 
 

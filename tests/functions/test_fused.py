@@ -279,6 +279,32 @@ def test_weights_that_are_computed_and_used_twice():
     np.testing.assert_allclose(results["fused"][1], results["portable"][1], rtol=1e-6)
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("count", [1, 3])
+def test_gradients_as_graphs(family, count):
+    """``nn.grad``, and the gradient of a gradient's norm."""
+    w, x = weights("normal", (6, 5), 0), weights("normal", (4, 6), 1)
+    results = {}
+    for name in ("fused", "portable"):
+        v = nn.Variable.from_numpy_array(w, need_grad=True)
+        a = nn.Variable.from_numpy_array(np.full((1, count), 1 / count), need_grad=True)
+        wanted = [v, a][:count]
+        with dqa.backend(name):
+            q = mixture(v, FAMILIES[family](None)[1 : 1 + count], a if count > 1 else None)
+        y = nn.functions.affine(nn.Variable.from_numpy_array(x), q)
+        first = nn.grad([nn.functions.sum(nn.functions.mul2(y, y))], wanted)
+        norm = sum(nn.functions.sum(nn.functions.mul2(g, g)) for g in first)
+        for variable in wanted:
+            variable.grad.zero()
+        norm.forward()
+        norm.backward()
+        results[name] = [g.d for g in first] + [variable.g.copy() for variable in wanted]
+    for fused, expected in zip(results["fused"], results["portable"]):
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(fused, expected, rtol=0, atol=1e-5 * scale)
+        assert scale > 0
+
+
 def test_nothing_of_the_weights_size_is_kept_besides_the_mixture():
     """One function; its inputs are the weights and the shares, its output is the mixture."""
     v = nn.Variable((8, 8), need_grad=True)

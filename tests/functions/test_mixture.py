@@ -5,7 +5,7 @@ from __future__ import annotations
 import nnabla as nn
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import nnabla_dqa as dqa
@@ -35,6 +35,7 @@ def build(w, quantizers, shares):
 
 
 @pytest.mark.parametrize("family", SETS)
+@settings(max_examples=50)
 @given(
     st.integers(1, 5),
     st.lists(st.integers(1, 8), min_size=1, max_size=4),
