@@ -15,7 +15,7 @@ from typing import Any, Dict, List, Optional
 from nnabla_dqa.functions import cpu
 
 ROOT = Path(__file__).resolve().parents[1]
-START = 7
+START = 5
 
 # What every program with this package has imported anyway does not count.
 _BEGIN = """
