@@ -9,7 +9,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Optional
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "examples" / "nnp"))
@@ -101,6 +101,54 @@ def narrow(content: Dict[str, Any]) -> str:
     return f"{markdown(head, rows)}\n\n{tail}"
 
 
+def compiled(content: Dict[str, Any]) -> str:
+    """The compiled kernels beside numba: calls, starts, installing."""
+    rows = []
+    for e in content["speed"]:
+        size = "x".join(str(n) for n in e["shape"])
+        threads = f"{e['threads']}, {e['layer']}" if e["layer"] else str(e["threads"])
+        cells = [spread(e["ms"][side], "median", "least", "largest") for side in SIDES]
+        rows.append([size, e["what"], threads, *cells])
+    calls = markdown(["weight", "ms", "threads", "compiled kernels", "numba"], rows)
+    rows = []
+    for e in content["start"]:
+        rows.append([e["what"], spread(e, "median_ms", "least_ms", "largest_ms")])
+    begun = markdown(["from import to the first result", "ms"], rows)
+    ours, theirs = (content["install"][side] for side in SIDES)
+    rows = [
+        ["to download", kilobytes(ours["source_bytes"]), kilobytes(theirs["download_bytes"])],
+        ["installed", kilobytes(ours["installed_bytes"]), kilobytes(theirs["installed_bytes"])],
+        ["time to compile", f"{ours['compile_seconds']:g} s, once", "see the starts"],
+        ["needed to install", "a C++17 compiler", "a wheel for this Python and NumPy"],
+    ]
+    effort = markdown(["installing", "compiled kernels", "numba and llvmlite"], rows)
+    meta = content["meta"]
+    versions = ", ".join(f"{k} {v}" for k, v in meta["versions"].items())
+    tail = (
+        f"`{meta['command']}`: medians (least - largest) of {meta['runs']} calls and "
+        f"{meta['starts']} starts; {meta['machine']}, {meta['kernels']}; load average "
+        f"{meta['load']:g} from other programs; {versions}."
+    )
+    return "\n\n".join([calls, begun, effort, tail])
+
+
+SIDES = ("kernels", "numba")
+
+
+def spread(values: Dict[str, Any], *keys: str) -> str:
+    median, least, largest = (short(values[key]) for key in keys)
+    return f"{median} ({least} - {largest})"
+
+
+def short(value: float) -> str:
+    """Two digits, or all before the point."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.2g}"
+
+
+def kilobytes(count: Optional[int]) -> str:
+    return "-" if count is None else f"{count / 1000:,.0f} kB"
+
+
 def insert(page: Path, name: str, text: str) -> None:
     old = page.read_text("utf-8")
     pattern = rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)"
@@ -123,6 +171,7 @@ def main() -> None:
     page = ROOT / "docs" / "digits.md"
     insert(page, "validation", f"{results(sweep, True)}\n\n{caption(meta, sweep)}")
     insert(ROOT / "docs" / "cifar.md", "narrow", narrow(load("cifar_narrow.json")))
+    insert(ROOT / "docs" / "compiling.md", "compiled", compiled(load("compiled.json")))
     published = format_nnp(load("nnp.json"))
     insert(readme, "nnp", published)
     insert(ROOT / "examples" / "nnp" / "README.md", "results", published)
