@@ -138,7 +138,10 @@ def library() -> ctypes.CDLL:
         )
     loaded = ctypes.CDLL(str(found[0]))
     if loaded.dqa_sources() != sources():
-        raise OSError("its kernels were compiled from other sources: install nnabla_dqa again")
+        raise OSError(
+            "its kernels were compiled from other sources: install nnabla_dqa again, with a C++ "
+            "compiler (g++ or clang++)"
+        )
     pointer, number = ctypes.c_void_p, ctypes.c_float
     loaded.dqa_instruction_set.restype = ctypes.c_char_p
     loaded.dqa_forward.argtypes = [pointer, pointer, pointer, number, pointer, pointer]

@@ -1,7 +1,10 @@
-// The fused mixture on the CPU: what fused_cpu.py calls. See grid.h for the formulas and
+// The fused mixture on the CPU: what functions/cpu.py calls. See grid.h for the formulas and
 // cpu_kernels.h for the loops.
 #include <atomic>
+#include <condition_variable>
 #include <cstring>
+#include <memory>
+#include <mutex>
 #include <system_error>
 #include <thread>
 #include <vector>
@@ -61,7 +64,20 @@ namespace plain {
 #include "cpu_kernels.h"
 }
 
-#if defined(__GNUC__) && !defined(__clang__) && defined(__x86_64__)
+#if defined(__clang__) && defined(__x86_64__)
+#define DQA_X86
+#pragma clang attribute push(__attribute__((target("avx2,bmi2"))), apply_to = function)
+namespace avx2 {
+#include "cpu_kernels.h"
+}
+#pragma clang attribute pop
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,bmi2"))), apply_to = function)
+namespace avx512 {
+#include "cpu_kernels.h"
+}
+#pragma clang attribute pop
+#elif defined(__GNUC__) && defined(__x86_64__)
 #define DQA_X86
 #pragma GCC push_options
 #pragma GCC target("avx2,bmi2")
@@ -109,22 +125,43 @@ Choice chosen_set = choose(nullptr);
 
 const Kernels& kernels() { return *chosen_set.kernels; }
 
-// Runs task(0) .. task(count - 1) on at most `threads` threads, this one included. The threads
-// end with the call, so that nothing is left behind that a fork could lose.
+// What the threads of one call share. It outlives the call where a thread comes too late.
+struct Shared {
+    std::atomic<int64_t> next{0};
+    std::atomic<int64_t> finished{0};
+    std::mutex mutex;
+    std::condition_variable all_finished;
+};
+
+// Runs task(0) .. task(count - 1) on at most `threads` threads, this one included. The others are
+// made for the call, so that nothing is left behind that a fork could lose. Only started tasks are
+// waited for: where other programs have the cores, this thread does the work alone.
 template <class F>
 void run(int64_t count, int threads, F task) {
-    std::atomic<int64_t> next(0);
-    auto work = [&]() {
-        for (int64_t i = next++; i < count; i = next++) task(i);
+    if (threads < 2 || count < 2) {
+        for (int64_t i = 0; i < count; ++i) task(i);
+        return;
+    }
+    const auto shared = std::make_shared<Shared>();
+    // `task` belongs to the call; it is not touched by a thread that finds nothing left to do.
+    F* const own = &task;
+    const auto work = [shared, own, count]() {
+        for (int64_t i = shared->next++; i < count; i = shared->next++) {
+            (*own)(i);
+            if (++shared->finished == count) {
+                std::lock_guard<std::mutex> lock(shared->mutex);
+                shared->all_finished.notify_all();
+            }
+        }
     };
-    std::vector<std::thread> others;
     try {
-        for (int i = 1; i < threads && i < count; ++i) others.emplace_back(work);
+        for (int i = 1; i < threads && i < count; ++i) std::thread(work).detach();
     } catch (const std::system_error&) {
         // No more threads are to be had; those there are do the work.
     }
     work();
-    for (std::thread& one : others) one.join();
+    std::unique_lock<std::mutex> lock(shared->mutex);
+    shared->all_finished.wait(lock, [&]() { return shared->finished == count; });
 }
 
 int64_t ceil_div(int64_t x, int64_t y) { return (x + y - 1) / y; }

@@ -347,11 +347,12 @@ static double dot_codes(const Op op, const Grid g, const float* __restrict x,
     return sum;
 }
 
-template <int N>
+// <dq, code_k> for each k and the sum of dq, and dq handed on to dw, in one pass.
+template <int N, bool GIVE, bool ADD>
 static void dot_minmax(const Active& active, const float* __restrict x,
-                       const float* __restrict dq, int64_t n, double* sums) {
+                       const float* __restrict dq, float* __restrict dw, int64_t n, double* sums) {
     const float a = active.grid[0].a, b = active.grid[0].b;
-    float top[N], lanes[N][LANES] = {};
+    float top[N], lanes[N][LANES] = {}, plain[LANES] = {};
     for (int k = 0; k < N; ++k) top[k] = active.op[k].top;
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES) {
@@ -359,14 +360,28 @@ static void dot_minmax(const Active& active, const float* __restrict x,
             const float unit = (x[i + j] + a) * b;
             const float d = dq[i + j];
             for (int k = 0; k < N; ++k) lanes[k][j] += d * round_positive(unit * top[k]);
+            plain[j] += d;
+            if (GIVE) dw[i + j] = ADD ? dw[i + j] + d : d;
         }
     }
     for (; i < n; ++i) {
         const float unit = (x[i] + a) * b;
         for (int k = 0; k < N; ++k) lanes[k][0] += dq[i] * round_positive(unit * top[k]);
+        plain[0] += dq[i];
+        if (GIVE) dw[i] = ADD ? dw[i] + dq[i] : dq[i];
     }
-    for (int k = 0; k < N; ++k)
-        for (int j = 0; j < LANES; ++j) sums[k] += lanes[k][j];
+    for (int j = 0; j < LANES; ++j) {
+        for (int k = 0; k < N; ++k) sums[k] += lanes[k][j];
+        sums[N] += plain[j];
+    }
+}
+
+template <int N>
+static void dot_minmax(const Active& active, const float* x, const float* dq, float* dw, bool add,
+                       int64_t n, double* sums) {
+    if (!dw) return dot_minmax<N, false, false>(active, x, dq, dw, n, sums);
+    if (add) return dot_minmax<N, true, true>(active, x, dq, dw, n, sums);
+    dot_minmax<N, true, false>(active, x, dq, dw, n, sums);
 }
 
 static double sum_of(const float* __restrict dq, int64_t n) {
@@ -393,12 +408,15 @@ static void dots(const Active& active, const float* x, const float* dq, float* d
                  int64_t n, double* sums) {
     for (int64_t i = 0; i < n; i += BLOCK) {
         const int64_t m = n - i < BLOCK ? n - i : BLOCK;
-        if (active.minmax && active.count == 2) {
-            dot_minmax<2>(active, x + i, dq + i, m, sums);
+        float* to = dw ? dw + i : nullptr;
+        if (active.minmax && active.count == 1) {
+            dot_minmax<1>(active, x + i, dq + i, to, add, m, sums);
+        } else if (active.minmax && active.count == 2) {
+            dot_minmax<2>(active, x + i, dq + i, to, add, m, sums);
         } else if (active.minmax && active.count == 3) {
-            dot_minmax<3>(active, x + i, dq + i, m, sums);
+            dot_minmax<3>(active, x + i, dq + i, to, add, m, sums);
         } else if (active.minmax && active.count == 4) {
-            dot_minmax<4>(active, x + i, dq + i, m, sums);
+            dot_minmax<4>(active, x + i, dq + i, to, add, m, sums);
         } else {
             for (int k = 0; k < active.count; ++k) {
 #define DQA_CALL(KIND) \
@@ -406,9 +424,9 @@ static void dots(const Active& active, const float* x, const float* dq, float* d
                 DQA_FOR_KIND(active.op[k].kind, DQA_CALL)
 #undef DQA_CALL
             }
+            sums[active.count] += sum_of(dq + i, m);
+            if (dw) pass_on(dq + i, to, add, m);
         }
-        sums[active.count] += sum_of(dq + i, m);
-        if (dw) pass_on(dq + i, dw + i, add, m);
     }
 }
 
