@@ -52,11 +52,16 @@ class Gpu:
 
     Args:
         context: NNabla's, with the number of the GPU.
+
+    Raises:
+        CudaError: The GPU does not take the kernels. What fails here is seen
+            where the layer is built; NNabla goes on after an error within a
+            graph, and reports it as the cause of others.
     """
 
     def __init__(self, context: nn.Context) -> None:
         self._context = context
-        self._number = int(context.device_id or 0)
+        self._module = cuda_driver.module(int(context.device_id or 0))
         self._memory = nn.NdArray((0,))
 
     def reserve(self, size: int) -> None:
@@ -72,7 +77,7 @@ class Gpu:
 
     def launch(self, name: str, blocks: int, threads: int, shared: int, work: Work) -> None:
         """See :class:`Device`."""
-        cuda_driver.module(self._number).launch(name, blocks, threads, shared, work)
+        self._module.launch(name, blocks, threads, shared, work)
 
 
 class CudaKernels:
@@ -84,6 +89,7 @@ class CudaKernels:
         device: Where to run instead of that GPU, for tests.
 
     Raises:
+        CudaError: See :class:`Gpu`.
         ValueError: The layer is too large for a GPU.
     """
 

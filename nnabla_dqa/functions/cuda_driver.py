@@ -20,7 +20,7 @@ import contextlib
 import ctypes
 import functools
 import sys
-from typing import Any, Dict, Iterator
+from typing import Any, Iterator
 
 from nnabla_dqa.functions import cuda_ptx
 
@@ -70,9 +70,10 @@ class Module:
         call("cuInit", 0)
         call("cuDeviceGet", ctypes.byref(number), device, what=self._where)
         call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), number, what=self._where)
-        self._functions: Dict[str, ctypes.c_void_p] = {}
+        ptx = cuda_ptx.read()
         with self._current():
-            self._module = _load(cuda_ptx.read(), self._where)
+            loaded = _load(ptx, self._where)
+            self._functions = {name: _function(loaded, name) for name in cuda_ptx.kernels(ptx)}
 
     def launch(
         self, name: str, blocks: int, threads: int, shared: int, work: ctypes.Structure
@@ -91,17 +92,10 @@ class Module:
         """
         arguments = (ctypes.c_void_p * 1)(ctypes.addressof(work))
         with self._current():
-            function = self._function(name)
+            function = self._functions[name]
             sizes = (blocks, 1, 1, threads, 1, 1, shared)
             what = f"{name} on {self._where}"
             call("cuLaunchKernel", function, *sizes, _DEFAULT_STREAM, arguments, None, what=what)
-
-    def _function(self, name: str) -> ctypes.c_void_p:
-        if name not in self._functions:
-            found = ctypes.c_void_p()
-            call("cuModuleGetFunction", ctypes.byref(found), self._module, name.encode(), what=name)
-            self._functions[name] = found
-        return self._functions[name]
 
     @contextlib.contextmanager
     def _current(self) -> Iterator[None]:
@@ -127,13 +121,21 @@ def library() -> ctypes.CDLL:
     """
     name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        loaded = ctypes.CDLL(name)
-        for function, arguments in _FUNCTIONS.items():
-            getattr(loaded, function).argtypes = arguments
-            getattr(loaded, function).restype = ctypes.c_int
+        return declared(ctypes.CDLL(name))
     except (OSError, AttributeError) as error:
         raise OSError(f"NVIDIA's driver is missing or too old: {error}") from None
-    return loaded
+
+
+def declared(driver: ctypes.CDLL) -> ctypes.CDLL:
+    """A driver whose functions know the types of their arguments.
+
+    Raises:
+        AttributeError: One of them is missing.
+    """
+    for name, arguments in _FUNCTIONS.items():
+        getattr(driver, name).argtypes = arguments
+        getattr(driver, name).restype = ctypes.c_int
+    return driver
 
 
 def call(name: str, *arguments: Any, what: str = "") -> None:
@@ -206,3 +208,9 @@ def _load(ptx: str, where: str) -> ctypes.c_void_p:
         said = " ".join(log.value.decode("utf-8", "replace").split())
         raise CudaError(f"{error}; the driver says: {said or 'nothing'}") from None
     return loaded
+
+
+def _function(loaded: ctypes.c_void_p, name: str) -> ctypes.c_void_p:
+    found = ctypes.c_void_p()
+    call("cuModuleGetFunction", ctypes.byref(found), loaded, name.encode(), what=name)
+    return found

@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import re
 from pathlib import Path
-from typing import Mapping
+from typing import List, Mapping
 
 FOLDER = Path(__file__).resolve().parent.parent / "kernels"
 SOURCES = ("mixture.cu", "clip_search.cuh", "layer.cuh", "grid.h")
@@ -62,3 +62,8 @@ def read() -> str:
     if f" {checksum(texts)}" not in ptx.partition("\n")[0]:
         raise OSError("kernels/mixture.ptx was made of other sources: scripts/compile_cuda.py")
     return ptx
+
+
+def kernels(ptx: str) -> List[str]:
+    """Names of the kernels in a PTX."""
+    return re.findall(r"\.entry (\w+)\(", ptx)

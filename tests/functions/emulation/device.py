@@ -27,7 +27,7 @@ def library():
         pytest.skip("no g++ to compile the CUDA kernels for the CPU")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "mixture.so"
-        sources = [f"-I{HERE}", f"-I{cuda_ptx.FOLDER}", str(HERE / "mixture_on_cpu.cpp")]
+        sources = [f"-I{HERE}", f"-I{cuda_ptx.FOLDER}", str(HERE / "fake_driver.cpp")]
         subprocess.run([compiler, *FLAGS.split(), *sources, "-o", str(path)], check=True)
         loaded = ctypes.CDLL(str(path))
     loaded.launch.argtypes = [ctypes.c_char_p, *[ctypes.c_uint32] * 3, *[ctypes.c_void_p]]
