@@ -6,12 +6,14 @@ the PTX when it is loaded.
 Context and stream are those of NNabla. Its functions run in the primary
 context of the device that their context names (``cudaSetDevice``), and on the
 legacy default stream: it is compiled without ``--default-stream per-thread``
-(``src/nbla/cuda/CMakeLists.txt`` of nnabla-ext-cuda 1.39 says why), and its
-``libnnabla_cuda`` imports ``cudaLaunchKernel``, not ``cudaLaunchKernel_ptsz``.
-Stream 0 of ``cuLaunchKernel`` is that stream. So what is launched here comes
-after everything NNabla started before it and before everything it starts
-next, and nothing has to wait for the GPU. The context that the thread had is
-put back after every call.
+(``src/nbla/cuda/CMakeLists.txt`` of nnabla-ext-cuda 1.39 says why), and the
+``libnnabla_cuda`` of its wheel imports ``cudaLaunchKernel``, not
+``cudaLaunchKernel_ptsz``. cuDNN's convolution computes one of its gradients on
+a stream of its own, for which the default stream waits at the end
+(``cudnn/function/generic/convolution.cu``). Stream 0 of ``cuLaunchKernel`` is
+the default stream. So what is launched here comes after everything NNabla
+started before it and before everything it starts next, and nothing has to
+wait for the GPU. The context that the thread had is put back after every call.
 """
 
 from __future__ import annotations
@@ -119,9 +121,8 @@ def library() -> ctypes.CDLL:
     Raises:
         OSError: There is none, or it is older than the functions used here.
     """
-    name = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
     try:
-        return declared(ctypes.CDLL(name))
+        return declared(ctypes.CDLL("libcuda.so.1"))
     except (OSError, AttributeError) as error:
         raise OSError(f"NVIDIA's driver is missing or too old: {error}") from None
 
@@ -171,6 +172,8 @@ def why_not() -> str:
     Makes no context and loads nothing, so that no memory of a GPU is taken by
     asking.
     """
+    if sys.platform == "win32":
+        return "on Windows NNabla cuts the addresses of its arrays to 32 bits"
     number = ctypes.c_int()
     try:
         cuda_ptx.read()

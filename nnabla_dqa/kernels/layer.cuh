@@ -73,7 +73,6 @@ struct Work {
 __shared__ Summary shared_summaries[THREADS];
 __shared__ double shared_sums[THREADS];
 __shared__ bool shared_last;
-__shared__ uint32_t shared_taking_part;
 __shared__ float shared_shares[MAX_QUANTIZERS];
 
 struct Place {
@@ -169,22 +168,21 @@ DQA_DEVICE bool comes_last(uint32_t* counter, uint32_t blocks) {
     return shared_last;
 }
 
-// The shares, and which quantizers take part: those whose share is not below `least`, the largest
-// one always.
-DQA_DEVICE void read_shares(const Work& work) {
-    if (threadIdx.x == 0) {
-        int largest = 0;
-        uint32_t taking_part = 0;
-        for (int k = 0; k < work.count; ++k) {
-            const float share = work.shares ? work.shares[k] : 1.0f;
-            shared_shares[k] = share;
-            if (share > shared_shares[largest]) largest = k;
-            // Written so that NaN takes part and is seen.
-            if (!(share < work.least)) taking_part |= 1u << k;
-        }
-        shared_taking_part = taking_part | 1u << largest;
-    }
+// Which quantizers take part, a bit each: those whose share is not below `least`, the largest one
+// always. The shares themselves go to shared_shares.
+DQA_DEVICE uint32_t read_shares(const Work& work) {
+    const int32_t thread = threadIdx.x;
+    if (thread < work.count) shared_shares[thread] = work.shares ? work.shares[thread] : 1.0f;
     __syncthreads();
+    int largest = 0;
+    uint32_t taking_part = 0;
+    for (int k = 0; k < work.count; ++k) {
+        const float share = shared_shares[k];
+        if (share > shared_shares[largest]) largest = k;
+        // Written so that NaN takes part and is seen.
+        if (!(share < work.least)) taking_part |= 1u << k;
+    }
+    return taking_part | 1u << largest;
 }
 
 }  // namespace dqa

@@ -145,11 +145,10 @@ DQA_KERNEL dqa_kept(const Work work) {
 
 // q = sum_k a_k Q_k(w).
 DQA_KERNEL dqa_mix(const Work work) {
-    read_shares(work);
+    const uint32_t taking_part = read_shares(work);
     const Place place = place_of(work);
     if (place.begin >= place.end) return;
     const Grid* grids = work.grids + place.row * work.count;
-    const uint32_t taking_part = shared_taking_part;
     float offset = 0.0f;
     for (int k = 0; k < work.count; ++k)
         if (taking_part >> k & 1) offset += grids[k].offset * shared_shares[k];
@@ -172,10 +171,9 @@ DQA_KERNEL dqa_mix(const Work work) {
 
 // dw (+)= dq and dshares_k (+)= <dq, Q_k(w)>.
 DQA_KERNEL dqa_dots(const Work work) {
-    read_shares(work);
+    const uint32_t taking_part = read_shares(work);
     const Place place = place_of(work);
     const int32_t thread = threadIdx.x, count = work.count;
-    const uint32_t taking_part = shared_taking_part;
     const Grid* grids = work.grids + place.row * count;
     float* slots = shared_slots + thread;
     for (int k = 0; k <= count; ++k) slots[k * THREADS] = 0.0f;
