@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
 
+import nnabla as nn
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nnabla_dqa import BWN, SAWB, TWN, FullPrecision, MinMax
-from nnabla_dqa.functions import cpu
-from nnabla_dqa.functions.cuda import CudaKernels
+from nnabla_dqa.functions import cpu, portable
 from nnabla_dqa.functions.cuda_work import Work
-from nnabla_dqa.functions.operations import MAX_QUANTIZERS, Op, Problem
-from nnabla_dqa.quantization.base import RowLayout
-from tests.functions.emulation.device import OnCpu, library
+from nnabla_dqa.functions.operations import MAX_QUANTIZERS, Op
+from tests.functions.emulation.device import library
+from tests.functions.emulation.layer import LEAST, Layer
 
-LEAST = 1e-6
 KINDS = {
     "minmax": lambda axis: [MinMax(b, axis) for b in (2, 4, 8, 1, 3)],
     "sawb": lambda axis: [SAWB(b, axis) for b in (2, 4, 3, 8, 5)],
@@ -41,86 +41,6 @@ LONG = [
 def _needs_the_cpu_kernels():
     if cpu.why_not():
         pytest.skip(f"nothing to compare with: {cpu.why_not()}")
-
-
-class Guarded:
-    """A float32 array between numbers that must neither be read nor be written."""
-
-    def __init__(self, content):
-        self._all = np.full(np.size(content) + 16, np.nan, np.float32)
-        self.array = self._all[9 : 9 + np.size(content)].reshape(np.shape(content))
-        self.array[...] = content
-
-    @property
-    def address(self):
-        return self.array.ctypes.data
-
-    def check(self):
-        size = self.array.size
-        assert np.isnan(self._all[:9]).all()
-        assert np.isnan(self._all[9 + size :]).all()
-
-
-class Layer:
-    """A layer's kernels of both kinds, and their last results."""
-
-    def __init__(self, w, quantizers, shares=None, seed=0):
-        self.w, self.quantizers = Guarded(w), quantizers
-        self.shares = None if shares is None else Guarded(np.asarray(shares, np.float32))
-        self.problem = Problem.of(w.shape, quantizers)
-        self.device = OnCpu(seed)
-        self.kernels = CudaKernels(self.problem, None, self.device)
-        self.cpu = cpu.CpuKernels(self.problem)
-
-    def forward(self):
-        q = [Guarded(np.full_like(self.w.array, 7.0)) for _ in range(2)]
-        for kernels, to in zip((self.kernels, self.cpu), q):
-            shares = self.shares.address if self.shares else None
-            kernels.forward(self.w.address, shares, LEAST, to.address)
-            to.check()
-        return q[0].array, q[1].array
-
-    def backward(self, dq, dw=None, add_w=False, dshares=None, add_shares=False):
-        dq, found = Guarded(dq), []
-        for kernels in (self.kernels, self.cpu):
-            targets = [None if x is None else Guarded(x) for x in (dw, dshares)]
-            addresses = [None if x is None else x.address for x in targets]
-            kernels.backward(
-                self.w.address if dshares is not None else None,
-                dq.address,
-                self.shares.address if self.shares else None,
-                LEAST,
-                addresses[0],
-                add_w,
-                addresses[1],
-                add_shares,
-            )
-            found.append([None if x is None else x.array for x in targets])
-            [x.check() for x in targets if x is not None]
-        return found
-
-    def grids(self):
-        """a, b, scale, offset of the emulated kernels and of the CPU's: (rows, K, 4)."""
-        shape = (self.problem.rows, len(self.quantizers), 4)
-        found = self.device.read(self.kernels._plan, "grids", np.float32, shape)
-        return found, np.array(self.cpu.grids, np.float32).reshape(shape)
-
-    def rows(self, array):
-        axes = [q.axis for q in self.quantizers if q.axis is not None]
-        return RowLayout.of(self.w.array.shape, axes[0] if axes else None).to_rows(array)
-
-    def quantized(self):
-        """Q_k(w) by the CPU's codes for the emulated grids, float64, as rows."""
-        rows, found = self.rows(self.w.array), []
-        for k, op in enumerate(self.problem.ops):
-            codes = np.empty_like(rows)
-            for r, grid in enumerate(self.grids()[0][:, k]):
-                arguments = [rows[r].ctypes.data, codes[r].ctypes.data, rows.shape[1]]
-                given = (ctypes.c_float * 4)(*grid)
-                cpu.library().dqa_encode(ctypes.byref(Op(*op)), ctypes.byref(given), *arguments)
-            scale, offset = self.grids()[0][:, k, 2:].astype(np.float64).T[..., None]
-            found.append(scale * codes + offset)
-        return np.stack(found)
 
 
 def check_grids(layer):
@@ -239,18 +159,19 @@ def test_blocks_leave_their_counters_at_zero_and_results_do_not_depend_on_their_
         np.testing.assert_array_equal(one, results[0])
 
 
-@pytest.mark.parametrize("add", [False, True])
+@pytest.mark.parametrize("add_w", [False, True])
+@pytest.mark.parametrize("add_shares", [False, True])
 @pytest.mark.parametrize("wanted", ["w", "shares", "both"])
-def test_gradients_are_added_or_put(add, wanted):
+def test_gradients_are_added_or_put(add_w, add_shares, wanted):
     rng = np.random.RandomState(0)
     w, dq, before = rng.randn(3, 30, 50).astype(np.float32)
     layer = Layer(w, KINDS["minmax"](0)[:3], [0.5, 0.3, 0.2])
     layer.forward()
     dw = None if wanted == "shares" else before
     dshares = None if wanted == "w" else np.ones(3, np.float32)
-    found, expected = layer.backward(dq, dw, add, dshares, add)
+    found, expected = layer.backward(dq, dw, add_w, dshares, add_shares)
     if dw is not None:
-        np.testing.assert_array_equal(found[0], dq + before if add else dq)
+        np.testing.assert_array_equal(found[0], dq + before if add_w else dq)
     if dshares is not None:
         np.testing.assert_allclose(found[1], expected[1], rtol=1e-5)
 
@@ -319,18 +240,38 @@ def test_minmax_is_the_cpu_to_the_bit(axis):
         np.testing.assert_array_equal(found, expected)
 
 
-def test_launches_a_step():
-    for kind, axis, forward in (
-        ("minmax", None, ["dqa_statistics", "dqa_mix"]),
-        ("binary", 0, ["dqa_statistics", "dqa_kept", "dqa_mix"]),
-        ("sawb", None, ["dqa_statistics", "dqa_sample", "dqa_search", "dqa_mix"]),
-    ):
-        w = np.random.RandomState(0).randn(40, 70).astype(np.float32)
-        layer = Layer(w, KINDS[kind](axis)[:3], [0.5, 0.3, 0.2])
-        layer.forward()
-        assert layer.device.launched == forward
-        layer.backward(w, w, False, np.zeros(3))
-        assert layer.device.launched == [*forward, "dqa_dots"]
+STATISTICS, KEPT, SAMPLE, SEARCH, MIX = (
+    f"dqa_{name}" for name in ("statistics", "kept", "sample", "search", "mix")
+)
+LAUNCHES = {
+    "minmax": [STATISTICS, MIX],
+    "binary": [STATISTICS, KEPT, MIX],
+    "sawb": [STATISTICS, SAMPLE, SEARCH, MIX],
+    "ternary": [STATISTICS, KEPT, SAMPLE, SEARCH, MIX],
+}
+
+
+@pytest.mark.parametrize("kind", LAUNCHES)
+def test_launches_a_step(kind):
+    w = np.random.RandomState(0).randn(40, 70).astype(np.float32)
+    layer = Layer(w, KINDS[kind](None)[:3], [0.5, 0.3, 0.2])
+    layer.forward()
+    assert layer.device.launched == LAUNCHES[kind]
+    layer.backward(w, w, False, np.zeros(3))
+    assert layer.device.launched == [*LAUNCHES[kind], "dqa_dots"]
+
+
+def test_the_page_counts_the_same():
+    page = (Path(__file__).resolve().parents[2] / "docs" / "gpu.md").read_text("utf-8")
+    for kind, row in (("minmax", "min-max; BWN"), ("binary", "with TWN"), ("sawb", "with SAWB")):
+        (line,) = [line for line in page.splitlines() if line.startswith(f"| {row}")]
+        forward = len(LAUNCHES[kind])
+        assert line.split("|")[2:5] == [f" {forward} ", " 1 ", f" {21 * (forward + 1)} "]
+    with nn.auto_forward(False):
+        v = nn.Variable((4, 5), need_grad=True)
+        functions = []
+        portable.mixture(v, KINDS["minmax"](None)[:3], nn.Variable((1, 3))).visit(functions.append)
+    assert f"is {len(functions)} functions of NNabla" in page
 
 
 def test_layout_of_the_argument():
