@@ -162,7 +162,7 @@ def why_not() -> str:
 
 def describe() -> str:
     """What is used, in a few words."""
-    return "compiled by the driver from kernels/mixture.ptx"
+    return "CUDA kernels, compiled by the driver"
 
 
 KERNELS = CudaKernels

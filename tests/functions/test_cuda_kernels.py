@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from nnabla_dqa import BWN, SAWB, TWN, FullPrecision, MinMax
 from nnabla_dqa.functions import cpu, portable
-from nnabla_dqa.functions.cuda_work import Work
-from nnabla_dqa.functions.operations import MAX_QUANTIZERS, Op
+from nnabla_dqa.functions.cuda_work import Kind, Work, plan
+from nnabla_dqa.functions.operations import MAX_QUANTIZERS, Op, Problem
 from tests.functions.emulation.device import library
 from tests.functions.emulation.layer import LEAST, Layer
 
@@ -272,6 +272,13 @@ def test_the_page_counts_the_same():
         functions = []
         portable.mixture(v, KINDS["minmax"](None)[:3], nn.Variable((1, 3))).visit(functions.append)
     assert f"is {len(functions)} functions of NNabla" in page
+
+
+def test_weights_beyond_a_grid_are_an_error():
+    searched = [(Kind.SAWB_SEARCH, 15.0, 0.0, 0.0)]
+    assert plan(Problem(1, 2**31 - 1, 1, searched)).passes[-1] == ("dqa_search", 2**31 - 1)
+    with pytest.raises(ValueError, match="4294967296 rows of 1 numbers are too many for a GPU"):
+        plan(Problem(1, 2**32, 1, searched))
 
 
 def test_layout_of_the_argument():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import re
 import shutil
 import subprocess
@@ -9,7 +10,7 @@ import subprocess
 import pytest
 
 from nnabla_dqa.functions import cuda_ptx
-from nnabla_dqa.functions.cuda_work import THREADS
+from nnabla_dqa.functions.cuda_work import THREADS, Work
 
 PTX = (cuda_ptx.FOLDER / "mixture.ptx").read_text("utf-8")
 TEXTS = {name: (cuda_ptx.FOLDER / name).read_text("utf-8") for name in cuda_ptx.SOURCES}
@@ -38,7 +39,8 @@ def test_is_for_old_drivers_and_gpus():
 def test_has_every_kernel_with_one_argument():
     defined = re.findall(r"^DQA_KERNEL (\w+)\(const Work work\)", "".join(TEXTS.values()), re.M)
     assert sorted(cuda_ptx.kernels(PTX)) == sorted(defined)
-    assert len(re.findall(r"\.param \.align 8 \.b8 \w+_param_0\[\d+\]\n\)", PTX)) == len(defined)
+    sizes = re.findall(r"\.param \.align 8 \.b8 \w+_param_0\[(\d+)\]\n\)", PTX)
+    assert sizes == [str(ctypes.sizeof(Work))] * len(defined)
     assert PTX.count(f".maxntid {THREADS}, 1, 1") == len(defined)
 
 
