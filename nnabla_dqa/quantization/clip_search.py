@@ -51,6 +51,15 @@ def _ladder(start: Variable, step: Variable, count: int) -> Variable:
     return F.add2(steps, difference(start, step))
 
 
+def sample_blocks(rows: int, size: int) -> Tuple[int, int]:
+    """Length and number of the blocks of a row of ``size`` weights; (0, 0) for a short row."""
+    budget = max(SAMPLE // rows, SAMPLE // 16)
+    if size <= 2 * budget:
+        return 0, 0
+    block = _next_prime(math.ceil(size / budget))
+    return block, math.ceil(size / block)
+
+
 def _sample(magnitude: Variable) -> Tuple[Variable, Tuple[float, float]]:
     """Two strata of ``magnitude`` (C, m), side by side as (C, 2 n), and the weight of each.
 
@@ -58,11 +67,9 @@ def _sample(magnitude: Variable) -> Tuple[Variable, Tuple[float, float]]:
     sample: (C, m) and weights (1/m, 0).
     """
     rows, size = magnitude.shape
-    budget = max(SAMPLE // rows, SAMPLE // 16)
-    if size <= 2 * budget:
+    block, count = sample_blocks(rows, size)
+    if not block:
         return magnitude, (1.0 / size, 0.0)
-    block = _next_prime(math.ceil(size / budget))
-    count = math.ceil(size / block)
     missing = count * block - size
     if missing:
         head = F.slice(magnitude, start=(0, 0), stop=(rows, missing))

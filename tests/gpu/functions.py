@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from nnabla_dqa.functions.fused import quantizers_of
 from tests.gpu.conftest import on_cpu
 
 WITHOUT_CUDA = {
@@ -13,11 +14,16 @@ WITHOUT_CUDA = {
 def foreign_functions(y, context):
     """The functions of a graph that leave the device.
 
-    On a GPU, those whose name is not that of a CUDA version; on the CPU, those
-    that are known to have none.
+    On a GPU, those whose name is not that of a CUDA version, but for the
+    fused mixture; on the CPU, those that are known to have none.
     """
     names = set()
-    y.visit(lambda f: names.add(f.info.type_name if on_cpu(context) else f.name))
+
+    def note(f):
+        if quantizers_of(f) is None:
+            names.add(f.info.type_name if on_cpu(context) else f.name)
+
+    y.visit(note)
     if on_cpu(context):
         return names & WITHOUT_CUDA
     return {name for name in names if "Cuda" not in name}
