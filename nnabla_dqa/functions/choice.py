@@ -7,7 +7,7 @@ from typing import Optional, Sequence
 import nnabla as nn
 
 from nnabla_dqa.functions import portable
-from nnabla_dqa.functions.backends import fused_kernels, without
+from nnabla_dqa.functions.backends import device_of, fused_kernels, without
 from nnabla_dqa.graph_ops import Variable
 from nnabla_dqa.quantization import FullPrecision, Quantizer
 
@@ -55,4 +55,10 @@ def _fused(
         return None
     teach_nnabla()
     context = with_array_class(context)
-    return fused_mixture(w, quantizers, shares, kernels(problem, context), context)
+    try:
+        made = kernels(problem, context)
+    except (OSError, RuntimeError) as error:
+        # They are there, and the device does not take them.
+        without(f"on {device_of(context)}: {error}", warn=True)
+        return None
+    return fused_mixture(w, quantizers, shares, made, context)

@@ -9,10 +9,9 @@ that follow each other take rows that do, so that they read memory that does.
 from __future__ import annotations
 
 import ctypes
-import enum
 from typing import Dict, NamedTuple, Tuple
 
-from nnabla_dqa.functions.operations import MAX_QUANTIZERS, Op, Problem
+from nnabla_dqa.functions.operations import MAX_QUANTIZERS, Kind, Op, Problem
 from nnabla_dqa.quantization.clip_search import sample_blocks
 
 THREADS = 256
@@ -28,17 +27,6 @@ _NARROW = 32
 _ALIGNMENT = 16
 _MOST_BLOCKS = 2**31 - 1
 _NEEDS_MAGNITUDES, _NEEDS_SQUARES = 1, 2
-
-
-class Kind(enum.IntEnum):
-    """``Kind`` of kernels/grid.h."""
-
-    MINMAX = 0
-    SAWB_CLOSED = 1
-    SAWB_SEARCH = 2
-    BWN = 3
-    TWN = 4
-    FLOAT = 5
 
 
 _I64, _I32, _F32, _POINTER = ctypes.c_int64, ctypes.c_int32, ctypes.c_float, ctypes.c_void_p

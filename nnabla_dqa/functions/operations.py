@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import ctypes
+import enum
 from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 from nnabla_dqa.quantization import BWN, SAWB, TWN, FullPrecision, MinMax, Quantizer
 from nnabla_dqa.quantization.base import RowLayout
 from nnabla_dqa.quantization.sawb import CLOSED_FORM
 
-_MINMAX, _SAWB_CLOSED, _SAWB_SEARCH, _BWN, _TWN, _FLOAT = range(6)
+
+class Kind(enum.IntEnum):
+    """``Kind`` of kernels/grid.h."""
+
+    MINMAX = 0
+    SAWB_CLOSED = 1
+    SAWB_SEARCH = 2
+    BWN = 3
+    TWN = 4
+    FLOAT = 5
 
 
 class Op(ctypes.Structure):
@@ -69,14 +79,14 @@ def _op(quantizer: Quantizer) -> Optional[Tuple[int, float, float, float]]:
     kind = type(quantizer)
     top = float(quantizer.levels - 1)
     if kind is MinMax:
-        return _MINMAX, top, 0.0, 0.0
+        return Kind.MINMAX, top, 0.0, 0.0
     if kind is SAWB and quantizer.bits in CLOSED_FORM:
-        return (_SAWB_CLOSED, top, *CLOSED_FORM[quantizer.bits])
+        return (Kind.SAWB_CLOSED, top, *CLOSED_FORM[quantizer.bits])
     simple: List[Tuple[type, int]] = [
-        (SAWB, _SAWB_SEARCH),
-        (BWN, _BWN),
-        (TWN, _TWN),
-        (FullPrecision, _FLOAT),
+        (SAWB, Kind.SAWB_SEARCH),
+        (BWN, Kind.BWN),
+        (TWN, Kind.TWN),
+        (FullPrecision, Kind.FLOAT),
     ]
     for known, number in simple:
         if kind is known:
