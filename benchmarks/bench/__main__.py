@@ -27,7 +27,6 @@ import numpy as np  # noqa: E402
 import nnabla_dqa as dqa  # noqa: E402
 from benchmarks.bench import files, gpu, kernels, memory, steps, tables  # noqa: E402
 from benchmarks.bench.claims import claims  # noqa: E402
-from benchmarks.bench.nets import quiet  # noqa: E402
 from benchmarks.bench.plan import FULL, QUICK, Plan, estimate  # noqa: E402
 from nnabla_dqa.files import write_atomically  # noqa: E402
 
@@ -41,7 +40,7 @@ def sections_of(plan: Plan) -> Dict[str, Callable[[], Any]]:
     nets = {(n.model, n.width): n for n in plan.nets}
     return {
         "imports": lambda: files.import_times(plan.import_rounds),
-        "kernels": lambda: kernels.measure(plan.kernel_shape, plan.kernel_rounds),
+        "kernels": lambda: kernels.measure(plan.kernel_shape, plan.kernel_rounds, plan.beside),
         "alone": lambda: [steps.mixtures_alone(m, w, plan.alone_rounds) for m, w in nets],
         "steps": lambda: [steps.whole_steps(n) for n in plan.nets],
         "files": lambda: files.convert_and_deploy(plan.files),
@@ -61,8 +60,7 @@ def run(plan: Plan, only: Optional[Sequence[str]], say: Callable[[str], None]) -
             continue
         start = time.perf_counter()
         say(f"{name}: about {expected[name]:.0f} s")
-        with quiet():
-            sections[name] = measure()
+        sections[name] = measure()
         say(f"{name}: {time.perf_counter() - start:.0f} s")
     if "steps" in sections and "alone" in sections:
         sections["own_parts"] = steps.own_parts(sections["steps"], sections["alone"])

@@ -10,6 +10,7 @@ import nnabla as nn
 from benchmarks import step_time
 from benchmarks.bench.plan import Plan
 from benchmarks.bench.steps import mixtures_alone
+from nnabla_dqa.functions.cuda import expected
 from nnabla_dqa.training.precision import ContextError, make_context
 
 KINDS = (("float", False), ("half", True))
@@ -18,6 +19,8 @@ KINDS = (("float", False), ("half", True))
 
 def usable() -> Tuple[bool, str]:
     """Whether NNabla has a GPU here, or why not, in one line."""
+    if not expected():
+        return False, "nnabla-ext-cuda is not installed"
     try:
         make_context("cudnn")
     except ContextError as error:

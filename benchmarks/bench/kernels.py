@@ -24,8 +24,8 @@ from nnabla_dqa.quantization import BWN, SAWB, TWN, FullPrecision, MinMax, Quant
 LAYOUTS: Dict[str, Optional[int]] = {"per tensor": None, "rows": 0, "last axis": 1}
 """The channel axis by the name of the layout; see :func:`shape_of`."""
 
-BESIDE = 1 << 24
-"""Numbers that are written between two passes, so that weights do not wait in a small cache."""
+Work = Tuple[str, str, int]
+"""How, by which quantizers, and on how many threads."""
 
 
 def quantizer_sets(axis: Optional[int]) -> Dict[str, Tuple[Quantizer, ...]]:
@@ -142,20 +142,28 @@ def copying(arrays: Arrays, pool: ThreadPoolExecutor, count: int) -> None:
     list(pool.map(lambda pair: np.copyto(*pair), pieces))
 
 
-def measure(shape: Tuple[int, ...], rounds: int) -> List[Dict[str, Any]]:
-    """A row for each layout, set of quantizers and number of threads, and those beside them."""
+def measure(shape: Tuple[int, ...], rounds: int, beside: int) -> List[Dict[str, Any]]:
+    """A row for each layout, set of quantizers and number of threads, and those beside them.
+
+    Args:
+        shape: Of convolution weights.
+        rounds: That count.
+        beside: So many other numbers are written before each pass: in a
+            training too the weights have left the small caches.
+    """
+    other = np.zeros(beside, np.float32)
     rows = []
-    counts = sorted({1, threads()})
     for layout in LAYOUTS:
-        rows += _measure_layout(shape_of(shape, layout), layout, rounds, counts)
+        rows += _measure_layout(shape_of(shape, layout), layout, rounds, other)
     return rows
 
 
 def _measure_layout(
-    shape: Tuple[int, ...], layout: str, rounds: int, counts: Sequence[int]
+    shape: Tuple[int, ...], layout: str, rounds: int, other: np.ndarray
 ) -> List[Dict[str, Any]]:
-    arrays, beside = Arrays.make(shape), np.zeros(BESIDE, np.float32)
-    works: Dict[Tuple[str, str, int], Passes] = {}
+    arrays = Arrays.make(shape)
+    counts = sorted({1, threads()})
+    works: Dict[Work, Passes] = {}
     moved: Dict[str, Tuple[int, int]] = {}
     for name, quantizers in quantizer_sets(LAYOUTS[layout]).items():
         moved[name] = passes(quantizers)
@@ -168,30 +176,25 @@ def _measure_layout(
         for count in counts:
             copy = partial(copying, arrays, pool, count)
             works["copy", "np.copyto", count] = {"forward": copy, "backward": copy}
-        times: Dict[str, Dict[Any, List[float]]] = {}
-        for direction in ("forward", "backward"):
-            calls: Dict[Any, Callable[[], float]] = {
-                key: partial(clock, work[direction]) for key, work in works.items()
-            }
-            # The grids that backward uses, and a graph's arrays, come from forward.
-            if direction == "backward":
-                calls = {
-                    key: partial(_after, works[key]["forward"], work, beside)
-                    for key, work in calls.items()
-                }
-            times[direction] = take_turns(calls, rounds, before=lambda: beside.fill(1.0))
+        calls = {key: partial(_both, work, other) for key, work in works.items()}
+        both = take_turns(calls, rounds)
+    times = {
+        direction: {key: [pair[i] for pair in pairs] for key, pairs in both.items()}
+        for i, direction in enumerate(("forward", "backward"))
+    }
     return [_row(layout, key, times, moved.get(key[1])) for key in works]
 
 
-def _after(forward: Callable[[], Any], work: Callable[[], float], beside: np.ndarray) -> float:
-    forward()
-    beside.fill(1.0)
-    return work()
+def _both(work: Passes, other: np.ndarray) -> Tuple[float, float]:
+    other.fill(1.0)
+    forward = clock(work["forward"])
+    other.fill(2.0)
+    return forward, clock(work["backward"])
 
 
 def _row(
     layout: str,
-    key: Tuple[str, str, int],
+    key: Work,
     times: Dict[str, Dict[Any, List[float]]],
     moved: Optional[Tuple[int, int]],
 ) -> Dict[str, Any]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import statistics
 import time
-from typing import Any, Callable, Dict, List, Mapping, Optional, Sequence
+from typing import Any, Callable, Dict, Hashable, List, Mapping, Sequence, TypeVar
 
 Figures = Dict[str, float]
 """``median``, ``low``, ``high`` and the number of ``runs``."""
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
 
 
 def clock(call: Callable[[], Any]) -> float:
@@ -18,11 +21,8 @@ def clock(call: Callable[[], Any]) -> float:
 
 
 def take_turns(
-    calls: Mapping[str, Callable[[], float]],
-    rounds: int,
-    warm_up: int = 1,
-    before: Optional[Callable[[], None]] = None,
-) -> Dict[str, List[float]]:
+    calls: Mapping[Key, Callable[[], Value]], rounds: int, warm_up: int = 1
+) -> Dict[Key, List[Value]]:
     """What each call returns, ``rounds`` times, by its name.
 
     The calls take turns, every other round in the opposite order, so that a
@@ -32,18 +32,15 @@ def take_turns(
         calls: Each returns its own time.
         rounds: Those that count.
         warm_up: Rounds before them.
-        before: Called before each of the calls.
     """
-    times: Dict[str, List[float]] = {name: [] for name in calls}
+    results: Dict[Key, List[Value]] = {name: [] for name in calls}
     for i in range(-warm_up, rounds):
         names = list(calls) if i % 2 == 0 else list(calls)[::-1]
         for name in names:
-            if before is not None:
-                before()
             value = calls[name]()
             if i >= 0:
-                times[name].append(value)
-    return times
+                results[name].append(value)
+    return results
 
 
 def summary(values: Sequence[float]) -> Figures:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Dict, List, Tuple
 
 from benchmarks.bench.measuring import digits
-from benchmarks.bench.nets import make_net, quiet
+from benchmarks.bench.nets import make_net
 
 ROOT = Path(__file__).resolve().parents[2]
 LARGE_BATCH = 128
@@ -65,10 +65,9 @@ def _in_a_process(task: Dict[str, Any]) -> Dict[str, Any]:
 def child(task: Dict[str, Any]) -> Dict[str, Any]:
     """Train in this process; MB of the peak above what there was before the net was built."""
     before = resident_mb("VmRSS")
-    with quiet():
-        net = make_net(task["method"], task["model"], task["width"], task["batch"])
-        for _ in range(1 if task["batch"] >= LARGE_BATCH else 2):
-            net.update()
+    net = make_net(task["method"], task["model"], task["width"], task["batch"])
+    for _ in range(1 if task["batch"] >= LARGE_BATCH else 2):
+        net.update()
     weights = sum(int(p.size) for name, p in net.solver.get_parameters().items() if is_weight(name))
     return {
         "weights": weights,

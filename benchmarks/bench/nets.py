@@ -44,12 +44,21 @@ def make_net(method: str, model: str, width: float, batch: int, channel_last: bo
             return Net(None, arguments)
     if name == "plain":
         name, count = "fused", "1"
-    return Net(min_max(int(count or 3)), arguments, name)
+    with quiet():
+        return Net(min_max(int(count or 3)), arguments, name)
 
 
 def min_max(count: int) -> Mixture:
     """``count`` min-max quantizers."""
     return make_mixture(*(dqa.MinMax(bits) for bits in BITS[count]))
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Attention between two quantizers warns that it does not learn; here that is meant."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", dqa.AttentionWarning)
+        yield
 
 
 @contextlib.contextmanager
@@ -87,15 +96,23 @@ class Mixtures:
         width: Of the model.
         count: K; 0 for NNabla's own quantizer, one of 2 bits.
         channel_last: GPUs only.
+        like: Mixtures of the same net, whose weights and gradients are used.
     """
 
-    def __init__(self, model: str, width: float, count: int, channel_last: bool = False) -> None:
+    def __init__(
+        self,
+        model: str,
+        width: float,
+        count: int,
+        channel_last: bool = False,
+        like: Optional[Mixtures] = None,
+    ) -> None:
         self.scope: Dict[str, Any] = {}
         self.annealer = None
         size = int(model.rsplit("_", 1)[1])
         x = nn.Variable((1, size, size, 3) if channel_last else (1, 3, size, size))
         rng = np.random.RandomState(0)
-        with nn.parameter_scope("", self.scope), nn.auto_forward(False):
+        with nn.parameter_scope("", self.scope), nn.auto_forward(False), quiet():
             build(model, x, 10, True, min_max(count or 1), width, channel_last, rng=rng)
             if count > 1:
                 schedule = dqa.TemperatureSchedule(steps=1_000_000)
@@ -103,10 +120,15 @@ class Mixtures:
             self.layers = dqa.find_layers()
         self.trained = [v for e in self.layers for v in (e.weight, *e.learned.values())]
         self.smallest = min((e.weight for e in self.layers), key=lambda w: w.size)
-        self.gradients = [
-            nn.NdArray.from_numpy_array(rng.randn(*e.weight.shape).astype(np.float32))
-            for e in self.layers
-        ]
+        if like is None:
+            self.gradients = [
+                nn.NdArray.from_numpy_array(rng.randn(*e.weight.shape).astype(np.float32))
+                for e in self.layers
+            ]
+        else:
+            self.gradients = like.gradients
+            for e, other in zip(self.layers, like.layers):
+                e.weight.data, e.weight.grad = other.weight.data, other.weight.grad
         self.graphs: Dict[str, List[Any]] = {}
 
     @property
@@ -146,11 +168,3 @@ def own_quantizer(w: Any) -> Any:
         for value in (-1, 1, 0, 3)
     ]
     return F.min_max_quantize(w, *limits, x_min_max=True)
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Two quantizers, and a hard end without training, warn; here both are meant."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", dqa.AttentionWarning)
-        yield

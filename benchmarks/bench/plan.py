@@ -73,6 +73,7 @@ class Plan:
             method is ``float``, ``own``, or ``fused`` or ``portable`` and K.
         kernel_shape: Of the weights for the kernels.
         kernel_rounds: Of the kernels.
+        beside: Numbers that are written between two passes of the kernels.
         files: Model and width of nets that are converted and deployed.
         import_rounds: Processes that import.
         gpu: Model, width, batch, steps, those before them.
@@ -84,6 +85,7 @@ class Plan:
     memory: Tuple[Tuple[str, float, int, Tuple[str, ...]], ...]
     kernel_shape: Tuple[int, ...]
     kernel_rounds: int
+    beside: int
     files: Tuple[Tuple[str, float], ...]
     import_rounds: int
     gpu: Tuple[str, float, int, int, int]
@@ -98,7 +100,7 @@ FULL = Plan(
         NetPlan("resnet18_32", 1.0, 64, 2, 0, SHORT, 13.0),
         NetPlan("mobilenetv2_32", 0.25, 16, 7, 1, ALL, 0.6),
     ),
-    alone_rounds=7,
+    alone_rounds=5,
     memory=(
         (
             "resnet18_32",
@@ -109,7 +111,8 @@ FULL = Plan(
         ("resnet18_32", 1.0, 128, ("float", "fused 3")),
     ),
     kernel_shape=(512, 512, 3, 3),
-    kernel_rounds=9,
+    kernel_rounds=7,
+    beside=1 << 24,
     files=(
         ("resnet8_32", 1.0),
         ("resnet20_32", 1.0),
@@ -126,10 +129,11 @@ QUICK = Plan(
         NetPlan("resnet8_32", 0.25, 2, 2, 1, ALL, 0.02),
         NetPlan("mobilenetv2_32", 0.05, 1, 1, 0, SHORT, 0.02),
     ),
-    alone_rounds=2,
+    alone_rounds=1,
     memory=(("resnet8_32", 0.25, 2, ("float", "own", "fused 1", "fused 3", "portable 3")),),
     kernel_shape=(64, 32, 3, 3),
     kernel_rounds=2,
+    beside=1 << 12,
     files=(("resnet8_32", 0.25),),
     import_rounds=1,
     gpu=("resnet8_32", 0.5, 2, 2, 1),

@@ -25,6 +25,7 @@ def whole_steps(plan: NetPlan) -> Dict[str, Any]:
     }
     calls = {name_of(c): partial(_update, nets[c[0]], c[1]) for c in plan.conditions}
     times = take_turns(calls, plan.rounds, plan.warm_up)
+    enter(nets["fused"].solver.annealer, "start")
     solvers = {m: partial(clock, nets[m].solver.update) for m in ("float", "plain", "fused")}
     solver_times = take_turns(solvers, SOLVER_ROUNDS)
     return {
@@ -59,7 +60,9 @@ def mixtures_alone(
 
     The names are backend, K and phase: ``fused 3 hard``.
     """
-    nets = {k: Mixtures(model, width, k, channel_last) for k in (*BITS, *([0] if own else []))}
+    nets: Dict[int, Mixtures] = {}
+    for count in (*BITS, *([0] if own else [])):
+        nets[count] = Mixtures(model, width, count, channel_last, nets.get(1))
     for count, mixtures in nets.items():
         for backend in backends if count else ("own",):
             mixtures.build(backend)
