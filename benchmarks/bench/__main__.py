@@ -8,6 +8,7 @@ takes the tables of docs/performance.md.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -23,6 +24,7 @@ logging.disable(logging.INFO)
 
 import nnabla as nn  # noqa: E402
 import numpy as np  # noqa: E402
+from nnabla_ext.cpu import clear_memory_cache  # noqa: E402
 
 import nnabla_dqa as dqa  # noqa: E402
 from benchmarks.bench import files, gpu, kernels, memory, steps, tables  # noqa: E402
@@ -61,6 +63,9 @@ def run(plan: Plan, only: Optional[Sequence[str]], say: Callable[[str], None]) -
         start = time.perf_counter()
         say(f"{name}: about {expected[name]:.0f} s")
         sections[name] = measure()
+        # The next one begins with empty pools.
+        gc.collect()
+        clear_memory_cache()
         say(f"{name}: {time.perf_counter() - start:.0f} s")
     if "steps" in sections and "alone" in sections:
         sections["own_parts"] = steps.own_parts(sections["steps"], sections["alone"])

@@ -24,6 +24,8 @@ def whole_steps(plan: NetPlan) -> Dict[str, Any]:
         for method in dict.fromkeys(method for method, _ in plan.conditions)
     }
     calls = {name_of(c): partial(_update, nets[c[0]], c[1]) for c in plan.conditions}
+    for _ in range(plan.prime):
+        nets["float"].update()
     times = take_turns(calls, plan.rounds, plan.warm_up)
     enter(nets["fused"].solver.annealer, "start")
     solvers = {m: partial(clock, nets[m].solver.update) for m in ("float", "plain", "fused")}
