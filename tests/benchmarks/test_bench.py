@@ -83,10 +83,13 @@ def test_the_kernels_that_are_timed_do_the_work(layout):
 
 @pytest.mark.parametrize("backend", ["fused", "portable"])
 def test_mixtures_alone_are_those_of_the_net(backend):
-    mixtures = Mixtures("resnet8_32", 0.25, 3)
+    first = Mixtures("resnet8_32", 0.25, 1)
+    mixtures = Mixtures("resnet8_32", 0.25, 3, like=first)
+    assert mixtures.weights == first.weights == 4876
     mixtures.build(backend)
     mixtures.update(backend)
-    for layer, gradient in zip(mixtures.layers, mixtures.gradients):
+    for layer, other, gradient in zip(mixtures.layers, first.layers, mixtures.gradients):
+        assert layer.weight.data == other.weight.data
         np.testing.assert_array_equal(layer.weight.g, gradient.data)
         assert np.any(layer.learned["alpha"].g)
 
