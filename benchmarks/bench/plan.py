@@ -147,8 +147,7 @@ def estimate(plan: Plan) -> Dict[str, float]:
     image = plan.nets[0].seconds / plan.nets[0].batch
     memory = 0.0
     for _, _, batch, methods in plan.memory:
-        each = 4.0 + image * batch * (2 if batch < 128 else 1)
-        memory += each * ((len(methods) + 1) // 2)
+        memory += (4.0 + 2 * image * batch) * ((len(methods) + 1) // 2)
     return {
         "steps": updates + 10 * fixed,
         "alone": plan.alone_rounds * 9 * fixed + 4,
