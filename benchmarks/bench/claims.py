@@ -58,12 +58,12 @@ def _memory(rows: List[Dict[str, Any]]) -> List[Claim]:
     batches = sorted(by_batch)
     small = by_batch[batches[0]] if batches else {}
     large = by_batch[batches[-1]] if len(batches) > 1 else {}
-    above = [row["buffers_above_float"] for name, row in small.items() if name.startswith("fused")]
+    above = [row["buffers_above_float"] for row in rows if row["method"].startswith("fused")]
     own = small.get("own", {}).get("peak_mb")
     fused = small.get("fused 3", {}).get("peak_mb")
     return [
         _claim(
-            "memory above float, in buffers of the weights' size, most of fused K=1..5",
+            "memory above float, in buffers of the weights' size, most of fused K=1..5 and batches",
             2.0,
             max(above, default=None),
         ),

@@ -174,6 +174,16 @@ def test_claims_can_fail_and_hold():
     assert all(claim["value"] is None for claim in claims({}))
 
 
+def test_claims_on_memory_look_at_every_batch():
+    row = {"weights": 1_000_000, "model": "m"}
+    peaks = {(16, "float"): 40.0, (16, "own"): 52.0, (16, "fused 3"): 46.0}
+    peaks.update({(128, "float"): 100.0, (128, "fused 3"): 109.0})
+    rows = [{**row, "batch": b, "method": m, "peak_mb": peak} for (b, m), peak in peaks.items()]
+    found = [c for c in claims({"memory": memory.compared(rows)}) if "memory" in c["claim"]]
+    assert [c["value"] for c in found] == [2.25, 1.09, 0.8846]
+    assert [c["holds"] for c in found] == [False, True, True]
+
+
 def test_every_section_comes_out(content):
     assert set(content["sections"]) == SECTIONS
     assert content["meta"]["reduced"]
