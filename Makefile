@@ -1,5 +1,5 @@
 # `make demo` and `make test` do everything from a fresh clone; see README.md.
-.PHONY: demo test lint setup readme clean
+.PHONY: demo test lint setup readme bench clean
 
 PY := .venv/bin/python
 
@@ -10,6 +10,11 @@ test: setup lint
 	$(PY) -m pytest
 
 readme: setup
+	$(PY) scripts/readme.py
+
+# Less than ten minutes on two cores; leave the machine alone meanwhile.
+bench: setup
+	$(PY) -m benchmarks.bench
 	$(PY) scripts/readme.py
 
 lint: setup

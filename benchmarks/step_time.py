@@ -1,4 +1,4 @@
-"""Time and memory of an update: a float net, a plainly quantized one, and DQA.
+"""Time and memory of an update: a float net, a plainly quantized one, and DQA by each backend.
 
     python benchmarks/step_time.py --model resnet18_32 --batch 128 --context cudnn \\
         --type-config half --channel-last -o results/step_time.json
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import nnabla as nn
 import nnabla.functions as F
@@ -43,9 +43,17 @@ SCALE = 1024.0
 
 
 class Net:
-    """A net in a parameter scope of its own, with random images and its solver."""
+    """A net in a parameter scope of its own, with random images and its solver.
 
-    def __init__(self, mixture: Optional[Mixture], arguments: argparse.Namespace) -> None:
+    Args:
+        mixture: None for a float net.
+        arguments: ``model``, ``width``, ``batch`` and ``channel_last``.
+        backend: Of the mixtures.
+    """
+
+    def __init__(
+        self, mixture: Optional[Mixture], arguments: argparse.Namespace, backend: str = "auto"
+    ) -> None:
         self.scope: Dict[str, Any] = {}
         self.half = is_half(nn.get_current_context())
         size = int(arguments.model.rsplit("_", 1)[1])
@@ -56,9 +64,16 @@ class Net:
         self.images = rng.rand(*self.x.shape).astype(np.float32)
         self.labels = rng.randint(0, 10, self.t.shape)
         with nn.parameter_scope("", self.scope), nn.auto_forward(False):
-            y = build(
-                arguments.model, self.x, 10, True, mixture, arguments.width, arguments.channel_last
-            )
+            with dqa.backend(backend):
+                y = build(
+                    arguments.model,
+                    self.x,
+                    10,
+                    True,
+                    mixture,
+                    arguments.width,
+                    arguments.channel_last,
+                )
             with in_float32():
                 self.loss = F.mean(F.softmax_cross_entropy(y, self.t))
                 self.solver = self._solver(mixture)
@@ -113,14 +128,31 @@ def memory_of(name: str, before: int, arguments: argparse.Namespace) -> Optional
     return after - before
 
 
-def methods(arguments: argparse.Namespace) -> Dict[str, Optional[Mixture]]:
-    """What the layers mix, by the name of the method; the plain net has the lowest bit width."""
+class Method(NamedTuple):
+    """What the layers mix, None in a float net, and by which backend."""
+
+    mixture: Optional[Mixture]
+    backend: str = "auto"
+
+
+def methods(arguments: argparse.Namespace) -> Dict[str, Method]:
+    """Each method by its name; the plain net has the lowest bit width."""
     quantizers = parse_quantizers(arguments.quantizers).quantizers
-    return {
-        "float": None,
-        f"plain, {quantizers[0]}": make_mixture(quantizers[0]),
-        f"DQA, {arguments.quantizers}": make_mixture(*quantizers),
+    mixture = make_mixture(*quantizers)
+    kinds = {
+        "float": Method(None),
+        f"plain, {quantizers[0]}": Method(make_mixture(quantizers[0])),
+        f"DQA portable, {arguments.quantizers}": Method(mixture, "portable"),
     }
+    if has_kernels(arguments.context):
+        kinds[f"DQA fused, {arguments.quantizers}"] = Method(mixture, "fused")
+    return kinds
+
+
+def has_kernels(context: str) -> bool:
+    """Whether there are fused kernels for a context of this name."""
+    device = "cpu" if context == "cpu" else "cuda"
+    return dqa.available_backends()[device].startswith("fused")
 
 
 def parse(given: Sequence[str]) -> argparse.Namespace:
@@ -155,7 +187,7 @@ def measure(arguments: argparse.Namespace) -> List[Dict[str, Any]]:
         arguments.context, arguments.type_config, arguments.device, arguments.tf32
     )
     with nn.context_scope(context):
-        nets = {name: Net(mixture, arguments) for name, mixture in kinds.items()}
+        nets = {name: Net(m.mixture, arguments, m.backend) for name, m in kinds.items()}
         times: Dict[str, List[float]] = {name: [] for name in nets}
         for i in range(arguments.warm_up + arguments.steps):
             for name, net in nets.items():
@@ -181,7 +213,8 @@ def main(given: Sequence[str]) -> None:
             arguments.context, arguments.type_config, arguments.device, arguments.tf32
         )
         with nn.context_scope(context):
-            net = Net(methods(arguments)[arguments.memory_of], arguments)
+            method = methods(arguments)[arguments.memory_of]
+            net = Net(method.mixture, arguments, method.backend)
             for _ in range(3):
                 net.update()
             print(device_memory(arguments.device))

@@ -12,14 +12,12 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "examples" / "nnp"))
+sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "nnp")]
 
 from run import format_results as format_nnp  # noqa: E402
 
-
-def markdown(head: List[str], rows: List[List[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "\n".join("| " + " | ".join(cells) + " |" for cells in lines)
+from benchmarks.bench import tables  # noqa: E402
+from benchmarks.bench.tables import markdown  # noqa: E402
 
 
 def results(entries: List[Dict[str, Any]], full: bool) -> str:
@@ -175,6 +173,9 @@ def main() -> None:
     published = format_nnp(load("nnp.json"))
     insert(readme, "nnp", published)
     insert(ROOT / "examples" / "nnp" / "README.md", "results", published)
+    measured = [load(path.name) for path in sorted((ROOT / "results").glob("bench-*.json"))]
+    for name in tables.TABLES:
+        insert(ROOT / "docs" / "performance.md", name, tables.page_part(name, measured))
 
 
 if __name__ == "__main__":

@@ -1,0 +1,97 @@
+"""What the figures have to show, or refute."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Optional
+
+from benchmarks.bench.measuring import digits
+
+Claim = Dict[str, Any]
+"""``claim``, ``limit``, ``value`` and whether it ``holds``; the last two None if unmeasured."""
+
+
+def claims(sections: Dict[str, Any]) -> List[Claim]:
+    """All of them, for the first net of the plan."""
+    return [
+        *_time(sections),
+        *_memory(sections.get("memory", [])),
+        *_kernels(sections.get("kernels", [])),
+    ]
+
+
+def _claim(text: str, limit: float, value: Optional[float]) -> Claim:
+    holds = None if value is None else value <= limit
+    return {"claim": text, "limit": limit, "value": value, "holds": holds}
+
+
+def _time(sections: Dict[str, Any]) -> List[Claim]:
+    steps = sections.get("steps") or [{"net": "first net", "to_float": {}}]
+    net, to_float = steps[0]["net"], steps[0]["to_float"]
+    whole = {name: figures["median"] for name, figures in to_float.items()}
+    parts = {
+        part["method"]: part["mixture"] + part["solver"]
+        for part in sections.get("own_parts", [])
+        if part["net"] == net
+    }
+    found = []
+    for phase, limit in (("start", 1.05), ("hard", 1.02)):
+        text = f"{net}: update of DQA K=3, fused, {phase}, to float's"
+        part = parts.get(f"fused 3 {phase}")
+        found.append(_claim(f"{text}, whole", limit, whole.get(f"fused {phase}")))
+        by_part = None if part is None else digits(1 + part)
+        found.append(_claim(f"{text}, by its own part", limit, by_part))
+    text = f"{net}: update of DQA K=3, fused, start, to NNabla's own quantized layers'"
+    found.append(_claim(f"{text}, whole", 1.0, _share(whole.get("fused start"), whole.get("own"))))
+    share = _share(parts.get("fused 3 start"), parts.get("own"))
+    found.append(_claim(f"{text}, the parts beside the net", 1.0, share))
+    return found
+
+
+def _share(value: Optional[float], other: Optional[float]) -> Optional[float]:
+    return None if value is None or not other else digits(value / other)
+
+
+def _memory(rows: List[Dict[str, Any]]) -> List[Claim]:
+    by_batch: Dict[int, Dict[str, Dict[str, Any]]] = {}
+    for row in rows:
+        by_batch.setdefault(row["batch"], {})[row["method"]] = row
+    batches = sorted(by_batch)
+    small = by_batch[batches[0]] if batches else {}
+    large = by_batch[batches[-1]] if len(batches) > 1 else {}
+    above = [row["buffers_above_float"] for row in rows if row["method"].startswith("fused")]
+    own = small.get("own", {}).get("peak_mb")
+    fused = small.get("fused 3", {}).get("peak_mb")
+    return [
+        _claim(
+            "memory above float, in buffers of the weights' size, most of fused K=1..5 and batches",
+            2.0,
+            max(above, default=None),
+        ),
+        _claim(
+            "peak memory of DQA K=3, fused, to float's, largest batch",
+            1.10,
+            large.get("fused 3", {}).get("to_float"),
+        ),
+        _claim(
+            "peak memory of DQA K=3, fused, to NNabla's own quantized layers'",
+            1.0,
+            _share(fused, own),
+        ),
+    ]
+
+
+def _kernels(rows: List[Dict[str, Any]]) -> List[Claim]:
+    worst: Dict[Any, float] = {}
+    for row in rows:
+        if row["how"] != "fused" or row["threads"] != 1:
+            continue
+        key = (row["layout"], row["quantizers"].startswith("MinMax"))
+        for direction in ("forward", "backward"):
+            value = row[f"{direction}_to_copy"]["median"]
+            worst[key] = max(worst.get(key, 0.0), value)
+    found = []
+    for layout in ("per tensor", "rows", "last axis"):
+        for minmax, limit, text in ((True, 2.0, "min-max"), (False, 3.0, "other quantizers")):
+            title = f"fused kernels, {text}, {layout}, 1 thread: slowest pass to such a copy"
+            found.append(_claim(title, limit, worst.get((layout, minmax))))
+    return found

@@ -1,0 +1,158 @@
+"""What is measured, how often, and how long that takes."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Dict, Tuple
+
+BITS: Dict[int, Tuple[int, ...]] = {
+    1: (2,),
+    2: (2, 8),
+    3: (2, 4, 8),
+    4: (2, 3, 4, 8),
+    5: (2, 3, 4, 6, 8),
+}
+"""The min-max quantizers for each K."""
+
+Condition = Tuple[str, str]
+"""A method and the phase of the schedule: ``("fused", "hard")``."""
+
+SHORT: Tuple[Condition, ...] = (
+    ("float", ""),
+    ("own", ""),
+    ("plain", ""),
+    ("portable", "start"),
+    ("fused", "start"),
+)
+LONG: Tuple[Condition, ...] = (*SHORT, ("portable", "hard"), ("fused", "hard"))
+ALL: Tuple[Condition, ...] = (*LONG, ("fused", "late"))
+
+
+@dataclasses.dataclass(frozen=True)
+class NetPlan:
+    """Whole updates of one net.
+
+    Attributes:
+        model: One of ``nnabla_dqa.models.MODELS``.
+        width: Of the model.
+        batch: Images.
+        rounds: In which every condition makes one update.
+        warm_up: Rounds before them that do not count.
+        prime: Updates of the float net before all others, which fill the pool
+            of memory that all nets use.
+        conditions: What takes turns.
+        seconds: What one update takes on a core of 2026, for the estimate.
+    """
+
+    model: str
+    width: float
+    batch: int
+    rounds: int
+    warm_up: int
+    prime: int
+    conditions: Tuple[Condition, ...]
+    seconds: float
+
+    @property
+    def key(self) -> str:
+        """Names it in the results."""
+        return f"{self.model}, width {self.width:g}, batch {self.batch}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A whole run.
+
+    Attributes:
+        nets: Those whose updates are timed.
+        alone_rounds: Of the mixtures alone, of one net for each model.
+        memory: Model, width, batch and methods whose memory is measured: a
+            method is ``float``, ``own``, or ``fused`` or ``portable`` and K.
+        kernel_shape: Of the weights for the kernels.
+        kernel_rounds: Of the kernels.
+        beside: Numbers that are written between two passes of the kernels.
+        files: Model and width of nets that are converted and deployed.
+        import_rounds: Processes that import.
+        gpu: Model, width, batch, steps, those before them.
+        reduced: Too small for its figures to mean anything.
+    """
+
+    nets: Tuple[NetPlan, ...]
+    alone_rounds: int
+    memory: Tuple[Tuple[str, float, int, Tuple[str, ...]], ...]
+    kernel_shape: Tuple[int, ...]
+    kernel_rounds: int
+    beside: int
+    files: Tuple[Tuple[str, float], ...]
+    import_rounds: int
+    gpu: Tuple[str, float, int, int, int]
+    reduced: bool = False
+
+
+_FUSED = tuple(f"fused {count}" for count in BITS)
+
+FULL = Plan(
+    nets=(
+        NetPlan("resnet18_32", 1.0, 16, 4, 1, 0, LONG, 3.2),
+        NetPlan("resnet18_32", 1.0, 64, 2, 0, 1, SHORT, 13.0),
+        NetPlan("mobilenetv2_32", 0.25, 16, 7, 1, 0, ALL, 0.45),
+    ),
+    alone_rounds=5,
+    memory=(
+        (
+            "resnet18_32",
+            1.0,
+            16,
+            ("float", "own", *_FUSED, "portable 1", "portable 3", "portable 5"),
+        ),
+        ("resnet18_32", 1.0, 128, ("float", "fused 3")),
+    ),
+    kernel_shape=(512, 512, 3, 3),
+    kernel_rounds=6,
+    beside=1 << 24,
+    files=(
+        ("resnet8_32", 1.0),
+        ("resnet20_32", 1.0),
+        ("resnet20_32", 2.0),
+        ("resnet18_32", 0.5),
+        ("resnet18_32", 1.0),
+    ),
+    import_rounds=5,
+    gpu=("resnet18_32", 1.0, 128, 30, 10),
+)
+
+QUICK = Plan(
+    nets=(
+        NetPlan("resnet8_32", 0.25, 2, 2, 1, 0, ALL, 0.02),
+        NetPlan("mobilenetv2_32", 0.05, 1, 1, 0, 1, SHORT, 0.02),
+    ),
+    alone_rounds=1,
+    memory=(("resnet8_32", 0.25, 2, ("float", "own", "fused 1", "fused 3", "portable 3")),),
+    kernel_shape=(64, 32, 3, 3),
+    kernel_rounds=2,
+    beside=1 << 12,
+    files=(("resnet8_32", 0.25),),
+    import_rounds=1,
+    gpu=("resnet8_32", 0.5, 2, 2, 1),
+    reduced=True,
+)
+
+
+def estimate(plan: Plan) -> Dict[str, float]:
+    """Seconds that each section takes on two cores, very roughly."""
+    fixed = 0.0 if plan.reduced else 1.0
+    updates = sum(
+        n.seconds * ((n.rounds + n.warm_up) * len(n.conditions) + n.prime) for n in plan.nets
+    )
+    image = plan.nets[0].seconds / plan.nets[0].batch
+    memory = 0.0
+    for _, _, batch, methods in plan.memory:
+        memory += (4.0 + 2 * image * batch) * ((len(methods) + 1) // 2)
+    return {
+        "steps": updates + 10 * fixed,
+        "alone": plan.alone_rounds * 9 * fixed + 4,
+        "memory": memory,
+        "kernels": plan.kernel_rounds * 7 * fixed + 1,
+        "files": 15 * fixed + 2,
+        "imports": 2.5 * plan.import_rounds,
+    }
