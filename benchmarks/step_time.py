@@ -77,6 +77,7 @@ class Net:
             with in_float32():
                 self.loss = F.mean(F.softmax_cross_entropy(y, self.t))
                 self.solver = self._solver(mixture)
+            self.release = dqa.release_mixtures(self.loss)
 
     def _solver(self, mixture: Optional[Mixture]) -> Any:
         solver = S.Momentum(1e-4, 0.9)
@@ -96,7 +97,8 @@ class Net:
         self.solver.zero_grad()
         self.loss.forward(clear_no_need_grad=True)
         loss = F.mul_scalar(self.loss.data, 1.0)
-        self.loss.backward(SCALE if self.half else 1.0, clear_buffer=True)
+        scale = SCALE if self.half else 1.0
+        self.loss.backward(scale, clear_buffer=True, function_post_hook=self.release)
         if self.half:
             if self.solver.check_inf_or_nan_grad():
                 raise SystemExit("a gradient overflowed; these times would mean nothing")

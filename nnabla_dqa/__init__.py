@@ -14,6 +14,7 @@ from nnabla_dqa.functions import (
     available_backends,
     backend,
     current_backend,
+    release_mixtures,
 )
 from nnabla_dqa.graph.deploy import Deployment, deploy
 from nnabla_dqa.layers import AttentionWarning, Layer, Mixture, find_layers
@@ -146,6 +147,7 @@ __all__ = [
     "quantizers",
     "register_quantizer",
     "regularizer",
+    "release_mixtures",
     "report",
     "summarize",
     "temperature",

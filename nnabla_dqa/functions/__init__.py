@@ -8,6 +8,7 @@ from nnabla_dqa.functions.backends import (
     current_backend,
 )
 from nnabla_dqa.functions.choice import mixture
+from nnabla_dqa.functions.release import release_mixtures
 
 __all__ = [
     "BackendError",
@@ -16,4 +17,5 @@ __all__ = [
     "backend",
     "current_backend",
     "mixture",
+    "release_mixtures",
 ]

@@ -22,8 +22,10 @@ const int64_t WORTH_A_THREAD = 1 << 17;
 // A tensor with one range is cut into pieces of this size, whatever the number of threads is, so
 // that sums do not depend on it.
 const int64_t PIECE = 1 << 16;
-// Numbers that are gathered at once where the rows do not lie one after the other.
+// Numbers of several short rows that are worked on together.
 const int64_t TILE = 1 << 16;
+// Numbers that are copied together where the rows do not lie one after the other.
+const int64_t COPIES = 1 << 18;
 
 // The quantizers that take part for one row, with their shares already in `scale` and `offset`.
 struct Active {
@@ -54,10 +56,19 @@ struct Kernels {
                  double* sums);
     void (*pass_on)(const float* dq, float* dw, bool add, int64_t n);
     void (*encode)(const Op&, const Grid&, const float* x, float* codes, int64_t n);
+    void (*gather)(const float* from, int64_t outer, int64_t step, int64_t count, int64_t inner,
+                   float* to);
+    void (*scatter)(const float* from, int64_t outer, int64_t step, int64_t count, int64_t inner,
+                    float* to);
 };
 
 #if defined(__GNUC__) && !defined(DQA_NO_VECTORS)
 #define DQA_VECTORS
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define DQA_SHUFFLES
+#endif
+#endif
 #endif
 
 namespace plain {
@@ -277,53 +288,74 @@ Active make_active(const Layer& layer, const float* shares, const int* chosen, i
     return active;
 }
 
+// Rows that are worked on together. Those that have to be copied are so many that whole cache lines
+// and pages are used, and that their copies fit into the cache.
+int64_t rows_at_once(const Layer& layer) {
+    int64_t most = TILE / (size_of(layer) + 1) + 1;
+    if (layer.outer > 1) {
+        most = COPIES / size_of(layer) / 16 * 16;
+        most = most < 16 ? 16 : (most > 128 ? 128 : most);
+    }
+    return most < layer.rows ? most : layer.rows;
+}
+
+// Memory of this thread for `count` numbers. What is large is given back by `done`.
+class Scratch {
+  public:
+    float* at_least(int64_t count) {
+        if (static_cast<int64_t>(values_.size()) < count) values_.resize(count);
+        return values_.data();
+    }
+
+    void done() {
+        if (values_.size() > 4 * COPIES) std::vector<float>().swap(values_);
+    }
+
+  private:
+    std::vector<float> values_;
+};
+
+thread_local Scratch scratch_x, scratch_q;
+
 // Some rows of a layer as contiguous memory: as they lie, or copied.
 class Rows {
   public:
     Rows(const Layer& layer, int64_t begin, int64_t end) : layer_(layer), begin_(begin), end_(end) {}
 
-    const float* read(const float* array, std::vector<float>* copy) const {
-        if (layer_.outer == 1) return array + begin_ * layer_.inner;
-        copy->resize((end_ - begin_) * size_of(layer_));
-        each([&](int64_t there, int64_t here) {
-            memcpy(copy->data() + here, array + there, layer_.inner * sizeof(float));
-        });
-        return copy->data();
+    const float* read(const float* array, Scratch* scratch) const {
+        const float* from = array + begin_ * layer_.inner;
+        if (layer_.outer == 1) return from;
+        float* copy = scratch->at_least(count() * size_of(layer_));
+        kernels().gather(from, layer_.outer, step(), count(), layer_.inner, copy);
+        return copy;
     }
 
-    float* place(float* array, std::vector<float>* copy) const {
+    float* place(float* array, Scratch* scratch) const {
         if (layer_.outer == 1) return array + begin_ * layer_.inner;
-        copy->resize((end_ - begin_) * size_of(layer_));
-        return copy->data();
+        return scratch->at_least(count() * size_of(layer_));
     }
 
-    void write(float* array, const std::vector<float>& copy) const {
+    void write(float* array, const float* copy) const {
         if (layer_.outer == 1) return;
-        each([&](int64_t there, int64_t here) {
-            memcpy(array + there, copy.data() + here, layer_.inner * sizeof(float));
-        });
+        kernels().scatter(copy, layer_.outer, step(), count(), layer_.inner,
+                          array + begin_ * layer_.inner);
     }
 
-    // f(position in the tensor, position in the copy) of each stretch of `inner` numbers.
+    // f(position in the tensor, length) of each stretch that belongs to these rows.
     template <class F>
     void each(F f) const {
         for (int64_t o = 0; o < layer_.outer; ++o)
-            for (int64_t r = begin_; r < end_; ++r)
-                f((o * layer_.rows + r) * layer_.inner,
-                  (r - begin_) * size_of(layer_) + o * layer_.inner);
+            f((o * layer_.rows + begin_) * layer_.inner, count() * layer_.inner);
     }
+
+    int64_t count() const { return end_ - begin_; }
+
+    int64_t step() const { return layer_.rows * layer_.inner; }
 
   private:
     const Layer& layer_;
     int64_t begin_, end_;
 };
-
-// Rows that are worked on together.
-int64_t rows_at_once(const Layer& layer) {
-    const int64_t fitting = TILE / (size_of(layer) + 1) + 1;
-    const int64_t most = layer.outer == 1 ? fitting : (fitting < 16 ? fitting : 16);
-    return most < layer.rows ? most : layer.rows;
-}
 
 template <class F>
 void each_tile(const Layer& layer, F f) {
@@ -331,6 +363,8 @@ void each_tile(const Layer& layer, F f) {
     run(ceil_div(layer.rows, step), threads_for(layer), [&](int64_t tile) {
         const int64_t begin = tile * step;
         f(begin, begin + step < layer.rows ? begin + step : layer.rows);
+        scratch_x.done();
+        scratch_q.done();
     });
 }
 
@@ -379,9 +413,9 @@ void forward(const Layer& layer, const float* w, const float* shares, float leas
     const int needs = needs_of(layer);
     each_tile(layer, [&](int64_t begin, int64_t end) {
         Rows rows(layer, begin, end);
-        std::vector<float> copy, mixed, values;
-        const float* x = rows.read(w, &copy);
-        float* to = q ? rows.place(q, &mixed) : nullptr;
+        std::vector<float> values;
+        const float* x = rows.read(w, &scratch_x);
+        float* const to = q ? rows.place(q, &scratch_q) : nullptr;
         Sample sample = sample_of(layer);
         if (needs & NEEDS_SAMPLE) values.resize(sample.strata * sample.count);
         sample.values = values.data();
@@ -394,7 +428,7 @@ void forward(const Layer& layer, const float* w, const float* shares, float leas
             const Active active = make_active(layer, shares, chosen, count, r, own);
             kernels().mix(active, x, to + (r - begin) * size, size);
         }
-        if (q) rows.write(q, mixed);
+        if (q) rows.write(q, to);
     });
 }
 
@@ -420,9 +454,8 @@ void share_gradients(const Layer& layer, const float* w, const float* dq, const 
     }
     each_tile(layer, [&](int64_t begin, int64_t end) {
         Rows rows(layer, begin, end);
-        std::vector<float> copy, gradients;
-        const float* x = rows.read(w, &copy);
-        const float* d = rows.read(dq, &gradients);
+        const float* x = rows.read(w, &scratch_x);
+        const float* d = rows.read(dq, &scratch_q);
         // Where rows are copied, the gradient is handed on as it lies.
         float* to = dw && layer.outer == 1 ? dw + begin * layer.inner : nullptr;
         for (int64_t r = begin; r < end; ++r, x += size, d += size) {
@@ -433,8 +466,8 @@ void share_gradients(const Layer& layer, const float* w, const float* dq, const 
             finish(own, sums, parts->data() + r * count);
         }
         if (dw && !to)
-            rows.each([&](int64_t there, int64_t) {
-                kernels().pass_on(dq + there, dw + there, add, layer.inner);
+            rows.each([&](int64_t there, int64_t n) {
+                kernels().pass_on(dq + there, dw + there, add, n);
             });
     });
 }

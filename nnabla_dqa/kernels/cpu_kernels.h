@@ -437,7 +437,85 @@ static void encode(const Op& op, const Grid& g, const float* x, float* codes, in
 #undef DQA_CALL
 }
 
+// to[c * to_step + r] = from[r * from_step + c] for 8 times 8 numbers.
+static inline void transpose_eight(const float* from, int64_t from_step, float* to,
+                                   int64_t to_step) {
+#ifdef DQA_SHUFFLES
+    Eight a[8], b[8];
+    for (int j = 0; j < 8; ++j) a[j] = eight(from + j * from_step);
+    for (int j = 0; j < 8; j += 2) {
+        b[j] = __builtin_shufflevector(a[j], a[j + 1], 0, 8, 2, 10, 4, 12, 6, 14);
+        b[j + 1] = __builtin_shufflevector(a[j], a[j + 1], 1, 9, 3, 11, 5, 13, 7, 15);
+    }
+    for (int j = 0; j < 8; j += 4) {
+        for (int k = 0; k < 2; ++k) {
+            a[j + k] = __builtin_shufflevector(b[j + k], b[j + k + 2], 0, 1, 8, 9, 4, 5, 12, 13);
+            a[j + k + 2] =
+                __builtin_shufflevector(b[j + k], b[j + k + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+        }
+    }
+    for (int k = 0; k < 4; ++k) {
+        b[k] = __builtin_shufflevector(a[k], a[k + 4], 0, 1, 2, 3, 8, 9, 10, 11);
+        b[k + 4] = __builtin_shufflevector(a[k], a[k + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+    }
+    for (int j = 0; j < 8; ++j) memcpy(to + j * to_step, &b[j], sizeof(Eight));
+#else
+    for (int j = 0; j < 8; ++j)
+        for (int k = 0; k < 8; ++k) to[k * to_step + j] = from[j * from_step + k];
+#endif
+}
+
+// to[c * to_step + r] = from[r * from_step + c], 0 <= r < rows, 0 <= c < columns.
+static void transpose(const float* from, int64_t from_step, int64_t rows, int64_t columns,
+                      float* to, int64_t to_step) {
+    const int64_t whole_rows = rows / 8 * 8, whole_columns = columns / 8 * 8;
+    for (int64_t r = 0; r < whole_rows; r += 8)
+        for (int64_t c = 0; c < whole_columns; c += 8)
+            transpose_eight(from + r * from_step + c, from_step, to + c * to_step + r, to_step);
+    for (int64_t r = 0; r < rows; ++r)
+        for (int64_t c = r < whole_rows ? whole_columns : 0; c < columns; ++c)
+            to[c * to_step + r] = from[r * from_step + c];
+}
+
+// Numbers that are copied at once although fewer are wanted; what is too much is overwritten by
+// what comes next.
+const int64_t STRETCH = 16;
+
+static inline void copy_stretch(float* to, const float* from, int64_t inner, bool room) {
+    if (room)
+        memcpy(to, from, STRETCH * sizeof(float));
+    else
+        memcpy(to, from, inner * sizeof(float));
+}
+
+// `count` rows of weights of shape (outer, step / inner, inner), one after the other.
+static void gather(const float* from, int64_t outer, int64_t step, int64_t count, int64_t inner,
+                   float* to) {
+    if (inner == 1) return transpose(from, step, outer, count, to, outer);
+    const int64_t size = outer * inner;
+    for (int64_t o = 0; o < outer; ++o) {
+        const bool room = inner <= STRETCH && step >= STRETCH && o + 1 < outer &&
+                          o * inner + STRETCH <= size;
+        for (int64_t r = 0; r < count; ++r)
+            copy_stretch(to + r * size + o * inner, from + o * step + r * inner, inner, room);
+    }
+}
+
+// The way back.
+static void scatter(const float* from, int64_t outer, int64_t step, int64_t count, int64_t inner,
+                    float* to) {
+    if (inner == 1) return transpose(from, outer, count, outer, to, step);
+    const int64_t size = outer * inner;
+    for (int64_t o = 0; o < outer; ++o) {
+        for (int64_t r = 0; r < count; ++r) {
+            const bool room = inner <= STRETCH && r * inner + STRETCH <= count * inner &&
+                              r * size + o * inner + STRETCH <= count * size;
+            copy_stretch(to + o * step + r * inner, from + r * size + o * inner, inner, room);
+        }
+    }
+}
+
 #undef DQA_FOR_KIND
 
 static const Kernels kernels = {extremes, means, take_sample, searched_clip,
-                                mix, dots, pass_on, encode};
+                                mix, dots, pass_on, encode, gather, scatter};

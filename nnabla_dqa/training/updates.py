@@ -8,6 +8,7 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
+from nnabla_dqa.functions.release import release_mixtures
 from nnabla_dqa.half import in_float32
 from nnabla_dqa.training.diagnosis import first_non_finite
 from nnabla_dqa.training.guard import NonFiniteError
@@ -27,6 +28,7 @@ class Updater:
     def __init__(self, job: Job, scaler: Optional[LossScaler] = None) -> None:
         self.job = job
         self.scaler = scaler
+        self._release = release_mixtures(job.loss)
 
     def __call__(
         self, batch: Mapping[str, np.ndarray], rate: float, step: int, shared: nn.NdArray
@@ -55,7 +57,8 @@ class Updater:
         # waited for before it has got the work of backward too.
         with in_float32():
             value = F.mul_scalar(job.loss.data, 1.0)
-        job.loss.backward(1.0 if self.scaler is None else self.scaler.scale, clear_buffer=True)
+        scale = 1.0 if self.scaler is None else self.scaler.scale
+        job.loss.backward(scale, clear_buffer=True, function_post_hook=self._release)
         if comm.size > 1:
             gradients = [v.grad for v in job.solver.get_parameters().values()]
             comm.average([*gradients, value, shared])
