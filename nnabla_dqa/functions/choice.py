@@ -47,6 +47,7 @@ def _fused(
     from nnabla_dqa.functions.fused import fused_mixture, with_array_class
     from nnabla_dqa.functions.operations import Problem
     from nnabla_dqa.functions.saving import teach_nnabla
+    from nnabla_dqa.functions.searches import spare_searches
 
     problem = Problem.of(w.shape, quantizers)
     if problem is None:
@@ -54,6 +55,7 @@ def _fused(
         without(f"not all of {listed} have kernels for weights of shape {w.shape}")
         return None
     teach_nnabla()
+    spare_searches()
     context = with_array_class(context)
     try:
         made = kernels(problem, context)

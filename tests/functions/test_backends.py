@@ -211,3 +211,28 @@ def test_the_mixture_is_faster_than_standard_functions():
             q.backward(1, clear_buffer=True)
             least[name] = min(least[name], time.perf_counter() - start)
     assert least["fused"] < least["portable"] / 2
+
+
+def test_modules_that_do_not_exist_are_not_searched_for():
+    """NNabla asks for them at each call of a function written in Python."""
+    script = (
+        "import sys, nnabla as nn, numpy as np, nnabla_dqa as dqa\n"
+        "w = nn.Variable.from_numpy_array(np.ones((3, 4)), need_grad=True)\n"
+        "q = dqa.functions.mixture(w, [dqa.MinMax(2)], None)\n"
+        "w.grad.zero()\n"
+        "q.forward()\n"
+        "q.backward()\n"
+        "class Search:\n"
+        "    def find_spec(self, name, path=None, target=None):\n"
+        "        sys.exit(f'{name} was searched for')\n"
+        "sys.meta_path.insert(0, Search())\n"
+        "q.forward()\n"
+        "q.backward()\n"
+        "sys.meta_path.pop(0)\n"
+        "try:\n"
+        "    import nnabla.gc\n"
+        "except ImportError:\n"
+        "    print('right')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
+    assert done.stdout.strip().endswith("right"), done.stdout + done.stderr
