@@ -18,6 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 import nnabla_dqa as dqa
+from nnabla_dqa.functions.backends import mixtures_by
 
 HERE = Path(__file__).resolve().parent
 Tick = Callable[[], None]
@@ -84,6 +85,7 @@ def environment() -> Dict[str, Any]:
     """The machine and the versions a figure belongs to."""
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "mixtures": mixtures_by(nn.get_current_context()),
         "versions": {
             "python": platform.python_version(),
             "nnabla": nn.__version__,

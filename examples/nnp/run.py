@@ -162,7 +162,7 @@ def format_results(content: Dict[str, Any]) -> str:
     lines += [
         "",
         f"`{content['command']}`: mean ± sd over the seeds, 10,000 test images, "
-        f"{epochs} epochs; {content['machine']}; {versions}.",
+        f"{epochs} epochs; {content['machine']}; mixtures {content['mixtures']}; {versions}.",
     ]
     return "\n".join(lines)
 
