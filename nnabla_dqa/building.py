@@ -104,7 +104,7 @@ def mix_weights(
             w = apply_w(w)
         shares = mixture.shares({name: lift(v, inp) for name, v in state.items()})
         try:
-            return mix(w, mixture.quantizers, shares)
+            return mix(w, mixture.quantizers, shares, mixture.mixing.negligible)
         except BackendError as error:
             raise BackendError(f"layer {path}: {error}") from None
 

@@ -17,9 +17,11 @@ from benchmarks.bench.measuring import Figures, clock, ratio, summary, take_turn
 from benchmarks.bench.nets import own_quantizer
 from nnabla_dqa.functions import mixture
 from nnabla_dqa.functions.cpu import CpuKernels, threads
-from nnabla_dqa.functions.fused import LEAST_SHARE
 from nnabla_dqa.functions.operations import Problem
+from nnabla_dqa.mixing import Attention
 from nnabla_dqa.quantization import BWN, SAWB, TWN, FullPrecision, MinMax, Quantizer
+
+LEAST_SHARE = Attention.negligible
 
 LAYOUTS: Dict[str, Optional[int]] = {"per tensor": None, "rows": 0, "last axis": 1}
 """The channel axis by the name of the layout; see :func:`shape_of`."""

@@ -148,7 +148,12 @@ class Mixtures:
             return
         with nn.auto_forward(False), in_float32(), dqa.backend(backend):
             self.graphs[backend] = [
-                mixture(e.weight, e.mixture.quantizers, e.mixture.shares(e.state))
+                mixture(
+                    e.weight,
+                    e.mixture.quantizers,
+                    e.mixture.shares(e.state),
+                    e.mixture.mixing.negligible,
+                )
                 for e in self.layers
             ]
 

@@ -12,13 +12,20 @@ from nnabla_dqa.graph_ops import Variable
 from nnabla_dqa.quantization import FullPrecision, Quantizer
 
 
-def mixture(w: Variable, quantizers: Sequence[Quantizer], shares: Optional[Variable]) -> Variable:
+def mixture(
+    w: Variable,
+    quantizers: Sequence[Quantizer],
+    shares: Optional[Variable],
+    negligible: float = 0.0,
+) -> Variable:
     """``q = sum_k a_k Q_k(w)`` (DQA eq. 2) with ``dq/dw = 1`` and ``dq/da_k = Q_k(w)``.
 
     Args:
         w: Weights of any shape.
         quantizers: K of them, with one common channel axis.
         shares: ``a`` of shape (1, K); None for K = 1.
+        negligible: The fused kernels may leave out quantizers whose share is
+            below this; see :attr:`nnabla_dqa.MixingRule.negligible`.
 
     Returns:
         A variable shaped like ``w``. Where ``a`` is one-hot its forward value
@@ -27,17 +34,26 @@ def mixture(w: Variable, quantizers: Sequence[Quantizer], shares: Optional[Varia
     Raises:
         BackendError: :func:`nnabla_dqa.backend` asks for fused kernels and
             there are none for this context or one of the quantizers.
-        ValueError: The quantizers differ in their channel axis.
+        ValueError: The quantizers differ in their channel axis, or the shares
+            are not (1, K).
     """
     portable.common_axis(quantizers)
+    count = len(quantizers)
+    shape = None if shares is None else tuple(shares.shape)
+    if shape != (None if count == 1 else (1, count)):
+        wanted = "None" if count == 1 else f"shape (1, {count})"
+        raise ValueError(f"the shares of {count} quantizers must be {wanted}; got {shape}")
     if isinstance(w, nn.ProtoVariable) or all(isinstance(q, FullPrecision) for q in quantizers):
         return portable.mixture(w, quantizers, shares)
-    fused = _fused(w, quantizers, shares)
+    fused = _fused(w, quantizers, shares, negligible)
     return portable.mixture(w, quantizers, shares) if fused is None else fused
 
 
 def _fused(
-    w: nn.Variable, quantizers: Sequence[Quantizer], shares: Optional[nn.Variable]
+    w: nn.Variable,
+    quantizers: Sequence[Quantizer],
+    shares: Optional[nn.Variable],
+    negligible: float,
 ) -> Optional[nn.Variable]:
     context = nn.get_current_context()
     kernels, _ = fused_kernels(context)
@@ -63,4 +79,4 @@ def _fused(
         # They are there, and the device does not take them.
         without(f"on {device_of(context)}: {error}", warn=True)
         return None
-    return fused_mixture(w, quantizers, shares, made, context)
+    return fused_mixture(w, quantizers, shares, made, context, negligible)

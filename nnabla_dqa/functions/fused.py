@@ -23,13 +23,6 @@ from nnabla.function import PythonFunction
 from nnabla_dqa.functions.gradients import register_gradient
 from nnabla_dqa.quantization import Quantizer, quantizer_from_json
 
-LEAST_SHARE = 1e-6
-"""A quantizer whose share is below this takes no part.
-
-What is left out changes q by less than this times its range. Its share gets
-the mean of the other gradients, so that attention is not moved by it.
-"""
-
 _PREFIX = "DQAMixture "
 
 
@@ -59,17 +52,28 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
     Args:
         context: Of the device and with an array class, in float32.
         quantizers: K of them, for the name.
-        kernels: What computes.
+        kernels: What computes, made for weights of ``shape``.
+        shape: Of the weights.
+        negligible: A quantizer whose share is below this takes no part, which
+            changes q by less than this times its range. Its share gets the
+            mean of the other gradients, so that a softmax is not moved by it.
     """
 
     def __init__(
-        self, context: nn.Context, quantizers: Sequence[Quantizer], kernels: Kernels
+        self,
+        context: nn.Context,
+        quantizers: Sequence[Quantizer],
+        kernels: Kernels,
+        shape: Tuple[int, ...],
+        negligible: float = 0.0,
     ) -> None:
         super().__init__(context)
         self._context = context
         self._kernels = kernels
         self._name = _PREFIX + json.dumps([q.to_json() for q in quantizers])
         self._shared = len(quantizers) > 1
+        self._shapes = [tuple(shape)] + ([(1, len(quantizers))] if self._shared else [])
+        self._least = negligible
 
     @property
     def name(self) -> str:
@@ -83,13 +87,16 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
         outputs[0].reset_shape(inputs[0].shape, True)
 
     def forward_impl(self, inputs: List[Any], outputs: List[Any]) -> None:
-        shares = self._address(inputs[1].data) if self._shared else None
+        self._check(inputs)
+        arrays = [self._float32(v.data) for v in inputs]
+        w, shares, *_ = [*(self._address(array) for array in arrays), None]
         q = self._address(outputs[0].data, write_only=True)
-        self._kernels.forward(self._address(inputs[0].data), shares, LEAST_SHARE, q)
+        self._kernels.forward(w, shares, self._least, q)
 
     def backward_impl(
         self, inputs: List[Any], outputs: List[Any], propagate_down: List[bool], accum: List[bool]
     ) -> None:
+        self._check(inputs)
         dq = self._address(outputs[0].grad)
         dw, add_w = self._target(inputs[0], propagate_down[0], accum[0])
         if not (self._shared and propagate_down[1]):
@@ -97,14 +104,30 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
                 self._kernels.backward(None, dq, None, 0.0, dw, add_w, None, False)
             return
         dshares, add_shares = self._target(inputs[1], True, accum[1])
-        w, shares = self._address(inputs[0].data), self._address(inputs[1].data)
-        self._kernels.backward(w, dq, shares, LEAST_SHARE, dw, add_w, dshares, add_shares)
+        arrays = [self._float32(v.data) for v in inputs]
+        w, shares = (self._address(array) for array in arrays)
+        self._kernels.backward(w, dq, shares, self._least, dw, add_w, dshares, add_shares)
 
     def grad_depends_output_data(self, i: int, o: int) -> bool:
         return False
 
     def grad_depends_input_data(self, i: int, j: int) -> bool:
         return self._shared
+
+    def _check(self, inputs: List[Any]) -> None:
+        """The kernels were made for these shapes and would touch foreign memory for others."""
+        for v, shape in zip(inputs, self._shapes):
+            if v.shape != shape:
+                raise ValueError(
+                    f"the mixture was built for an array of shape {shape}, which has {v.shape} "
+                    f"now; build the layer again"
+                )
+
+    def _float32(self, array: nn.NdArray) -> nn.NdArray:
+        """``array``, or a copy where it is kept in another type, which then stays its own."""
+        if array.dtype == np.float32:
+            return array
+        return nn.NdArray.from_numpy_array(array.get_data("r", dtype=np.float32).copy())
 
     def _address(self, array: nn.NdArray, write_only: bool = False) -> int:
         address: int = array.data_ptr(np.float32, self._context, write_only)
@@ -125,9 +148,10 @@ def fused_mixture(
     shares: Optional[nn.Variable],
     kernels: Kernels,
     context: nn.Context,
+    negligible: float = 0.0,
 ) -> nn.Variable:
     """:func:`nnabla_dqa.functions.portable.mixture` as one function."""
-    function = FusedMixture(context, quantizers, kernels)
+    function = FusedMixture(context, quantizers, kernels, w.shape, negligible)
     register_gradient(function.name, quantizers)
     return function(w) if shares is None else function(w, shares)
 

@@ -27,8 +27,8 @@ def release_mixtures(loss: nn.Variable) -> Callable[[Any], None]:
             through afterwards.
 
     Returns:
-        The hook. Mixtures of standard functions and everything else are left
-        to NNabla.
+        The hook. Mixtures of standard functions, persistent variables and
+        everything else are left to NNabla.
     """
     users: Dict[nn.Variable, List[Any]] = {}
 
@@ -58,4 +58,5 @@ class _Release:
 
     def __call__(self, function: Any) -> None:
         for q in self._after.get(function, ()):
-            q.data.clear()
+            if not q.persistent:
+                q.data.clear()

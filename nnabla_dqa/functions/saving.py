@@ -31,11 +31,18 @@ def teach_nnabla() -> None:
         if quantizers is None:
             write(self, function)
             return
-        inputs = [_end(v) for v in function.inputs]
+        given = function.inputs
+        inputs = [_end(v) for v in given]
         with nn.context_scope(function.context), nn.auto_forward(False):
             q = portable.mixture(inputs[0], quantizers, inputs[1] if inputs[1:] else None)
         q.data = function.outputs[0].data
         q.visit(functools.partial(write, self))
+        # In auto-forward mode NNabla frees what the last variable of a graph leaves behind, and
+        # these arrays are still the live graph's.
+        q.data = nn.NdArray(q.shape)
+        for leaf, v in zip(inputs, given):
+            if v.parent is not None:
+                leaf.data = nn.NdArray(v.shape)
 
     generator.__call__ = write_portable
 

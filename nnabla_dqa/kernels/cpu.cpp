@@ -77,13 +77,13 @@ namespace plain {
 
 #if defined(__clang__) && defined(__x86_64__)
 #define DQA_X86
-#pragma clang attribute push(__attribute__((target("avx2,bmi2"))), apply_to = function)
+#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
 namespace avx2 {
 #include "cpu_kernels.h"
 }
 #pragma clang attribute pop
 #pragma clang attribute push( \
-    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl,bmi2"))), apply_to = function)
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
 namespace avx512 {
 #include "cpu_kernels.h"
 }
@@ -91,13 +91,13 @@ namespace avx512 {
 #elif defined(__GNUC__) && defined(__x86_64__)
 #define DQA_X86
 #pragma GCC push_options
-#pragma GCC target("avx2,bmi2")
+#pragma GCC target("avx2")
 namespace avx2 {
 #include "cpu_kernels.h"
 }
 #pragma GCC pop_options
 #pragma GCC push_options
-#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,bmi2,prefer-vector-width=512")
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
 namespace avx512 {
 #include "cpu_kernels.h"
 }
@@ -264,7 +264,7 @@ int taking_part(const Layer& layer, const float* shares, float least, int* chose
         if (shares[k] > shares[largest]) largest = k;
     for (int k = 0; k < layer.count; ++k)
         // Written so that NaN takes part and is seen.
-        if (k == largest || !(shares[k] < least)) chosen[count++] = k;
+        if (k == largest || !(fabsf(shares[k]) < least)) chosen[count++] = k;
     return count;
 }
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Dict, Mapping, Sequence, Tuple, Union
+from typing import Any, ClassVar, Dict, Mapping, Sequence, Tuple, Union
 
 import nnabla.functions as F
 import numpy as np
@@ -43,6 +43,8 @@ class Attention(MixingRule):
     gets no gradient and the shares follow the schedule alone. Such a layer
     warns; ``normalize="none"`` makes its attention learn.
     """
+
+    negligible: ClassVar[float] = 1e-6
 
     init: Union[str, Tuple[float, ...]] = "eq14"
     normalize: str = "std"

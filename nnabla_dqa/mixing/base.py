@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, Dict, Mapping, NamedTuple, Sequence
+from typing import Any, ClassVar, Dict, Mapping, NamedTuple, Sequence
 
 import nnabla as nn
 import numpy as np
@@ -27,6 +27,13 @@ class MixingRule(abc.ABC):
 
     The rule itself is an immutable value. What changes during training lives
     in the parameter scope as the arrays that :meth:`state` names.
+    """
+
+    negligible: ClassVar[float] = 0.0
+    """Quantizers whose share is below this may be left out, and so may their gradients.
+
+    Right only where the gradient of a share is proportional to the share, as
+    softmax's is, or where nothing is learned.
     """
 
     @abc.abstractmethod

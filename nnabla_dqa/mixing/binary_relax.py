@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Dict, Mapping, Sequence
+from typing import ClassVar, Dict, Mapping, Sequence
 
 import nnabla.functions as F
 import numpy as np
@@ -21,6 +21,8 @@ class BinaryRelax(MixingRule):
     With the quantizers (Q, FullPrecision()) this is the original relaxation
     ``(omega Q(w) + w) / (omega + 1)`` of arXiv 1801.06313.
     """
+
+    negligible: ClassVar[float] = 1e-6
 
     def state(self, quantizers: Sequence[Quantizer]) -> Dict[str, StateEntry]:
         if len(quantizers) == 1:

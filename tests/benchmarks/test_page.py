@@ -12,7 +12,7 @@ import nnabla_dqa as dqa
 from benchmarks.bench import tables
 from benchmarks.bench.__main__ import parse
 from nnabla_dqa.functions.backends import VARIABLE
-from nnabla_dqa.functions.fused import LEAST_SHARE
+from nnabla_dqa.mixing import Attention
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = (ROOT / "docs" / "performance.md").read_text("utf-8")
@@ -32,7 +32,7 @@ def test_commands_and_names_exist():
     assert parse(options.split()).only == ["kernels"]
     assert f"{VARIABLE}=portable" in PAGE
     assert "NNABLA_DQA_THREADS" in _read("nnabla_dqa/functions/cpu.py")
-    assert f"{LEAST_SHARE:.0e}".replace("e-0", "e-") in PAGE
+    assert f"{Attention.negligible:.0e}".replace("e-0", "e-") in PAGE
     assert "dqa.available_backends()" in PAGE
     with dqa.backend("portable"):
         assert dqa.current_backend() == "portable"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 import nnabla_dqa as dqa
 from nnabla_dqa import BWN, SAWB, TWN, FullPrecision, MinMax
 from nnabla_dqa.functions import cpu, mixture, portable
-from nnabla_dqa.functions.fused import LEAST_SHARE, quantizers_of
+from nnabla_dqa.functions.fused import quantizers_of
 from nnabla_dqa.functions.operations import Problem
 from nnabla_dqa.quantization.base import RowLayout
 
@@ -108,12 +108,12 @@ def test_codes_of_large_weights(instructions, family, shape, axis):
     assert_encoded_alike(weights("normal", shape, 0), FAMILIES[family](axis))
 
 
-def run(backend, w, quantizers, shares, upstream):
+def run(backend, w, quantizers, shares, upstream, negligible=0.0):
     """Value and the gradients of weights and shares."""
     v = nn.Variable.from_numpy_array(w, need_grad=True)
     a = nn.Variable.from_numpy_array(np.asarray(shares, np.float32).reshape(1, -1), need_grad=True)
     with dqa.backend(backend):
-        q = mixture(v, quantizers, a if len(quantizers) > 1 else None)
+        q = mixture(v, quantizers, a if len(quantizers) > 1 else None, negligible)
     v.g = a.g = 0
     q.forward()
     q.backward(upstream)
@@ -172,9 +172,9 @@ def test_shares_below_the_least_take_no_part(family):
     """Their gradient is the others' mean: nothing that attention would be moved by."""
     w, upstream = weights("normal", (40, 50), 0), weights("normal", (40, 50), 1)
     quantizers = FAMILIES[family](None)[:4]
-    tiny = LEAST_SHARE / 4
+    tiny = 2.5e-7
     shares = np.array([0.6, tiny, 0.4 - 2 * tiny, tiny], np.float32)
-    q, dw, da = run("fused", w, quantizers, shares, upstream)
+    q, dw, da = run("fused", w, quantizers, shares, upstream, 1e-6)
     parts = [quantizer.quantize(w).astype(np.float64) for quantizer in quantizers]
     expected = shares[0] * parts[0] + shares[2] * parts[2]
     np.testing.assert_allclose(q, expected, rtol=0, atol=1e-6 * np.abs(expected).max())
@@ -182,6 +182,57 @@ def test_shares_below_the_least_take_no_part(family):
     exact = [(upstream * part).sum() for part in parts]
     mean = (shares[0] * exact[0] + shares[2] * exact[2]) / (shares[0] + shares[2])
     np.testing.assert_allclose(da, [exact[0], mean, exact[2], mean], rtol=1e-4)
+    # Unless it is said that they may be left out, all take part, also with a share of 0.
+    shares[1] = 0.0
+    _, _, da = run("fused", w, quantizers, shares, upstream)
+    np.testing.assert_allclose(da, exact, rtol=1e-4)
+
+
+def test_only_rules_that_may_leave_quantizers_out():
+    class Own(dqa.MixingRule):
+        """Any rule."""
+
+    assert dqa.Attention().negligible == dqa.BinaryRelax().negligible == 1e-6
+    assert Own.negligible == 0.0
+
+
+@pytest.mark.parametrize("backend", ["fused", "portable"])
+def test_shares_of_another_shape_are_refused(backend):
+    w = nn.Variable((4, 5))
+    three = [MinMax(2), MinMax(4), MinMax(8)]
+    with dqa.backend(backend):
+        for shape in ((3, 1), (1, 1), (4, 3), (3,)):
+            with pytest.raises(ValueError, match=r"3 quantizers must be shape \(1, 3\); got"):
+                mixture(w, three, nn.Variable(shape))
+        with pytest.raises(ValueError, match="must be shape"):
+            mixture(w, three, None)
+        with pytest.raises(ValueError, match="of 1 quantizers must be None"):
+            mixture(w, three[:1], nn.Variable((1, 1)))
+
+
+def test_weights_of_another_shape_are_refused():
+    """The kernels would read and write foreign memory."""
+    w = nn.Variable.from_numpy_array(np.ones((40, 50), np.float32))
+    with dqa.backend("fused"):
+        q = mixture(w, [MinMax(2)], None)
+    q.forward()
+    w.reset_shape((2, 3), True)
+    w.data = nn.NdArray.from_numpy_array(np.ones((2, 3), np.float32))
+    with pytest.raises((SystemError, ValueError)) as error:
+        q.forward()
+    assert "built for an array of shape (40, 50)" in str(error.value.__cause__ or error.value)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32])
+def test_weights_of_another_type_stay_as_they_are(dtype):
+    w = np.array([[1, 2, 3], [-1, 5, 7]], dtype)
+    v = nn.Variable.from_numpy_array(np.zeros(w.shape), need_grad=True)
+    v.data.cast(dtype)[...] = w
+    with dqa.backend("fused"):
+        q = mixture(v, [MinMax(2)], None)
+    q.forward()
+    np.testing.assert_array_equal(q.d, MinMax(2).quantize(w))
+    assert v.data.dtype == dtype
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -98,3 +98,15 @@ def test_graphs_without_mixtures_and_portable_ones():
     found = gradients(loss, function_post_hook=dqa.release_mixtures(loss))
     for name, g in expected.items():
         np.testing.assert_array_equal(found[name], g)
+
+
+def test_persistent_mixed_weights_are_kept():
+    """They were marked to be read after the update."""
+    loss = net("fused")
+    mixed = []
+    loss.visit(lambda f: mixed.extend(f.outputs if quantizers_of(f) else []))
+    mixed[0].persistent = True
+    loss.forward()
+    expected = mixed[0].d.copy()
+    gradients(loss, function_post_hook=dqa.release_mixtures(loss))
+    np.testing.assert_array_equal(mixed[0].d, expected)

@@ -115,3 +115,21 @@ def test_other_graphs_are_saved_as_ever():
     y = PF.affine(x, 4)
     graph = nn.graph_def.create_graph_from_variable("net", y, names={"x": x, "y": y})
     assert [f.type for f in graph.as_proto().network[0].function] == ["Affine"]
+
+
+def test_saving_in_auto_forward_mode_takes_nothing_from_the_live_graph():
+    x, y = build("fused")
+    x.d = np.random.RandomState(1).randn(*x.shape)
+    results = []
+    for saved in (False, True):
+        for v in nn.get_parameters().values():
+            v.grad.zero()
+        y.forward()
+        with nn.auto_forward():
+            if saved:
+                definition(y, x=x)
+        y.backward(1)
+        results.append({name: v.g.copy() for name, v in nn.get_parameters().items()})
+    for name, g in results[0].items():
+        np.testing.assert_array_equal(results[1][name], g)
+        assert np.abs(g).max() > 0
