@@ -69,6 +69,7 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
     ) -> None:
         super().__init__(context)
         self._context = context
+        self._own_memory = outside_the_pool(context)
         self._kernels = kernels
         self._name = _PREFIX + json.dumps([q.to_json() for q in quantizers])
         self._shared = len(quantizers) > 1
@@ -90,7 +91,7 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
         self._check(inputs)
         arrays = [self._float32(v.data) for v in inputs]
         w, shares, *_ = [*(self._address(array) for array in arrays), None]
-        q = self._address(outputs[0].data, write_only=True)
+        q = outputs[0].data.data_ptr(np.float32, self._own_memory, True)
         self._kernels.forward(w, shares, self._least, q)
 
     def backward_impl(
@@ -162,6 +163,18 @@ def quantizers_of(function: Any) -> Optional[List[Quantizer]]:
     if not name.startswith(_PREFIX):
         return None
     return [quantizer_from_json(content) for content in json.loads(name[len(_PREFIX) :])]
+
+
+def outside_the_pool(context: nn.Context) -> nn.Context:
+    """``context`` with memory from the system, where that is the CPU's.
+
+    Arrays of the weights' size among those of activations break up NNabla's
+    pool: a training of ResNet-18 with mini-batches of 128 took 2.8 buffers of
+    the weights' size more than the float net, and takes 1.7 so.
+    """
+    if context.array_class != "CpuCachedArray":
+        return context
+    return nn.Context(list(context.backend), "CpuArray", context.device_id)
 
 
 def with_array_class(context: nn.Context) -> nn.Context:
