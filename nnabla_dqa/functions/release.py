@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Optional
 
 import nnabla as nn
 
 from nnabla_dqa.functions.fused import quantizers_of
 
 
-def release_mixtures(loss: nn.Variable) -> Callable[[Any], None]:
+def release_mixtures(loss: nn.Variable, least: int = 2**20) -> Optional[Callable[[Any], None]]:
     """A hook for ``backward`` that frees each layer's mixed weights once they have been used.
 
     NNabla goes back through the mixtures last, and keeps until then the mixed
@@ -25,9 +25,11 @@ def release_mixtures(loss: nn.Variable) -> Callable[[Any], None]:
         loss: From which ``backward`` starts, always with ``clear_buffer=True``.
             Another graph over the same mixed variables must not be gone back
             through afterwards.
+        least: With fewer mixed weights than this in all there is no hook:
+            memory is little then, and NNabla calls it after every function.
 
     Returns:
-        The hook. Mixtures of standard functions, persistent variables and
+        The hook, or None, which ``backward`` takes too. Mixtures of standard functions, persistent variables and
         everything else are left to NNabla.
     """
     users: Dict[nn.Variable, List[Any]] = {}
@@ -40,6 +42,8 @@ def release_mixtures(loss: nn.Variable) -> Callable[[Any], None]:
                 users[v].append(function)
 
     loss.visit(visit)
+    if sum(q.size for q in users) < least:
+        return None
     after: Dict[Any, List[nn.Variable]] = {}
     for q, functions in users.items():
         if not functions:

@@ -36,7 +36,7 @@ def gradients(loss, **options):
 def test_gradients_stay_the_same_for_every_update():
     loss = net("fused")
     expected = gradients(loss)
-    release = dqa.release_mixtures(loss)
+    release = dqa.release_mixtures(loss, 0)
     for _ in range(3):
         found = gradients(loss, function_post_hook=release)
         for name, g in expected.items():
@@ -50,7 +50,7 @@ def test_mixed_weights_are_gone_when_the_next_layer_is_reached(hooked):
     loss = net("fused")
     mixed = []
     loss.visit(lambda f: mixed.extend(f.outputs if quantizers_of(f) else []))
-    release = dqa.release_mixtures(loss) if hooked else lambda f: None
+    release = dqa.release_mixtures(loss, 0) if hooked else lambda f: None
     held = []
 
     def look(function):
@@ -78,7 +78,7 @@ def test_weights_that_are_used_more_than_once():
         # Two of the same rank.
         z = F.add2(F.affine(x, r), F.affine(F.identity(x), r))
         loss = F.sum(F.add2(F.mul2(y, y), F.mul2(z, z)))
-        options = {"function_post_hook": dqa.release_mixtures(loss)} if hooked else {}
+        options = {"function_post_hook": dqa.release_mixtures(loss, 0)} if hooked else {}
         for _ in range(2):
             results[hooked] = gradients(loss, **options)
     for name, g in results[False].items():
@@ -91,13 +91,23 @@ def test_graphs_without_mixtures_and_portable_ones():
     y = F.sum(F.relu(x))
     x.grad.zero()
     y.forward()
-    y.backward(clear_buffer=True, function_post_hook=dqa.release_mixtures(y))
+    y.backward(clear_buffer=True, function_post_hook=dqa.release_mixtures(y, 0))
     assert (x.g == 1).all()
     loss = net("portable")
     expected = gradients(loss)
-    found = gradients(loss, function_post_hook=dqa.release_mixtures(loss))
+    found = gradients(loss, function_post_hook=dqa.release_mixtures(loss, 0))
     for name, g in expected.items():
         np.testing.assert_array_equal(found[name], g)
+
+
+def test_small_nets_have_no_hook():
+    loss = net("fused")
+    mixed = []
+    loss.visit(lambda f: mixed.extend(f.outputs if quantizers_of(f) else []))
+    count = sum(q.size for q in mixed)
+    assert dqa.release_mixtures(loss) is None
+    assert dqa.release_mixtures(loss, count + 1) is None
+    assert dqa.release_mixtures(loss, count) is not None
 
 
 def test_persistent_mixed_weights_are_kept():
@@ -108,5 +118,5 @@ def test_persistent_mixed_weights_are_kept():
     mixed[0].persistent = True
     loss.forward()
     expected = mixed[0].d.copy()
-    gradients(loss, function_post_hook=dqa.release_mixtures(loss))
+    gradients(loss, function_post_hook=dqa.release_mixtures(loss, 0))
     np.testing.assert_array_equal(mixed[0].d, expected)
