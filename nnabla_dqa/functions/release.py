@@ -29,8 +29,8 @@ def release_mixtures(loss: nn.Variable, least: int = 2**20) -> Optional[Callable
             memory is little then, and NNabla calls it after every function.
 
     Returns:
-        The hook, or None, which ``backward`` takes too. Mixtures of standard functions, persistent variables and
-        everything else are left to NNabla.
+        The hook, or None, which ``backward`` takes too. Mixtures of standard
+        functions, persistent variables and everything else are left to NNabla.
     """
     users: Dict[nn.Variable, List[Any]] = {}
 
