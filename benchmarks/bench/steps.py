@@ -27,6 +27,9 @@ def whole_steps(plan: NetPlan) -> Dict[str, Any]:
     for _ in range(plan.prime):
         nets["float"].update()
     times = take_turns(calls, plan.rounds, plan.warm_up)
+    often = {name_of(c): calls[name_of(c)] for c in plan.often}
+    for name, values in take_turns(often, plan.more_rounds, 0).items():
+        times[name] += values
     enter(nets["fused"].solver.annealer, "start")
     solvers = {m: partial(clock, nets[m].solver.update) for m in ("float", "plain", "fused")}
     solver_times = take_turns(solvers, SOLVER_ROUNDS)
@@ -34,7 +37,9 @@ def whole_steps(plan: NetPlan) -> Dict[str, Any]:
         "net": plan.key,
         "weights": sum(layer.weight.size for layer in nets["fused"].solver.layers),
         "ms": {name: summary(values) for name, values in times.items()},
-        "to_float": {name: ratio(values, times["float"]) for name, values in times.items()},
+        "to_float": {
+            name: ratio(values, times["float"][: len(values)]) for name, values in times.items()
+        },
         "solver_ms": {name: summary(values) for name, values in solver_times.items()},
     }
 

@@ -65,11 +65,15 @@ def steps(content: Content) -> str:
     parts = []
     for net in content["sections"]["steps"]:
         rows = [
-            [named(name), spread(figures, "{:,.0f}"), spread(net["to_float"][name], "{:.3f}")]
+            [
+                named(name),
+                str(figures["runs"]),
+                spread(figures, "{:,.0f}"),
+                spread(net["to_float"][name], "{:.3f}"),
+            ]
             for name, figures in net["ms"].items()
         ]
-        runs = net["ms"]["float"]["runs"]
-        head = [f"{net['net']} ({net['weights']:,} weights)", f"ms, {runs} updates", "to float"]
+        head = [f"{net['net']} ({net['weights']:,} weights)", "updates", "ms", "to float"]
         parts.append(markdown(head, rows))
     return "\n\n".join(parts)
 
