@@ -354,6 +354,7 @@ static void dot_minmax(const Active& active, const float* __restrict x,
     const float a = active.grid[0].a, b = active.grid[0].b;
     float top[N], lanes[N][LANES] = {}, plain[LANES] = {};
     for (int k = 0; k < N; ++k) top[k] = active.op[k].top;
+    double whole = 0.0;
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES) {
         for (int j = 0; j < LANES; ++j) {
@@ -367,13 +368,14 @@ static void dot_minmax(const Active& active, const float* __restrict x,
     for (; i < n; ++i) {
         const float unit = (x[i] + a) * b;
         for (int k = 0; k < N; ++k) lanes[k][0] += dq[i] * round_positive(unit * top[k]);
-        plain[0] += dq[i];
+        whole += dq[i];
         if (GIVE) dw[i] = ADD ? dw[i] + dq[i] : dq[i];
     }
     for (int j = 0; j < LANES; ++j) {
         for (int k = 0; k < N; ++k) sums[k] += lanes[k][j];
-        sums[N] += plain[j];
+        whole += plain[j];
     }
+    sums[N] += whole;
 }
 
 template <int N>
@@ -409,9 +411,7 @@ static void dots(const Active& active, const float* x, const float* dq, float* d
     for (int64_t i = 0; i < n; i += BLOCK) {
         const int64_t m = n - i < BLOCK ? n - i : BLOCK;
         float* to = dw ? dw + i : nullptr;
-        if (active.minmax && active.count == 1) {
-            dot_minmax<1>(active, x + i, dq + i, to, add, m, sums);
-        } else if (active.minmax && active.count == 2) {
+        if (active.minmax && active.count == 2) {
             dot_minmax<2>(active, x + i, dq + i, to, add, m, sums);
         } else if (active.minmax && active.count == 3) {
             dot_minmax<3>(active, x + i, dq + i, to, add, m, sums);
