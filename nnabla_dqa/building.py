@@ -77,7 +77,8 @@ def mix_weights(
         name: What messages call the layer; default: the path of the scope.
 
     Raises:
-        ValueError: The layer exists with another mixture, or has no such channel axis.
+        ValueError: The layer exists with another mixture, has no such channel axis, or
+            its rule gives shares of another shape.
         BackendError: Fused kernels were asked for and cannot be used.
     """
     scope = nn.parameter.get_current_parameter_scope()
@@ -105,8 +106,9 @@ def mix_weights(
         shares = mixture.shares({name: lift(v, inp) for name, v in state.items()})
         try:
             return mix(w, mixture.quantizers, shares, mixture.mixing.negligible)
-        except BackendError as error:
-            raise BackendError(f"layer {path}: {error}") from None
+        except (BackendError, ValueError) as error:
+            kind = BackendError if isinstance(error, BackendError) else ValueError
+            raise kind(f"layer {path}: {error}") from None
 
 
 def _resolve(quantizers: Quantizers, mixing: Optional[MixingRule]) -> Mixture:

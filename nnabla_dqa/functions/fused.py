@@ -97,6 +97,7 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
     def backward_impl(
         self, inputs: List[Any], outputs: List[Any], propagate_down: List[bool], accum: List[bool]
     ) -> None:
+        """The closed form; see the module."""
         self._check(inputs)
         dq = self._address(outputs[0].grad)
         dw, add_w = self._target(inputs[0], propagate_down[0], accum[0])
@@ -169,8 +170,8 @@ def outside_the_pool(context: nn.Context) -> nn.Context:
     """``context`` with memory from the system, where that is the CPU's.
 
     Arrays of the weights' size among those of activations break up NNabla's
-    pool: a training of ResNet-18 with mini-batches of 128 took 2.8 buffers of
-    the weights' size more than the float net, and takes 1.7 so.
+    pool: with large mini-batches a training then needs more memory than they
+    have themselves.
     """
     if context.array_class != "CpuCachedArray":
         return context

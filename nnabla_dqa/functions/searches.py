@@ -15,8 +15,8 @@ def spare_searches() -> None:
     ``nnabla.nnabla_ext``, by the rules of Python 2, whenever it hands an array
     to a function written in Python, and only then takes ``nnabla``, ``gc`` and
     ``nnabla_ext``. Python searches the disk
-    each time, about ten times for a layer and update: more than half of the
-    time that a small layer's mixture takes. None in ``sys.modules`` is
+    each time, about ten times for a layer and update, which takes longer than a
+    small layer's kernels. None in ``sys.modules`` is
     Python's way to say that there is no such module.
     """
     for name in _NAMES:

@@ -82,6 +82,21 @@ def test_a_layer_that_cannot_be_fused_is_named():
         PF.dqa_affine(nn.Variable((2, 3)), 4, quantizers=[Halved(2)], name="fc")
 
 
+@dataclasses.dataclass(frozen=True)
+class Upright(dqa.BinaryRelax):
+    """Gives its shares as a column."""
+
+    def shares(self, state, count):
+        return nn.functions.reshape(super().shares(state, count), (count, 1))
+
+
+@pytest.mark.parametrize("name", ["fused", "portable"])
+def test_a_layer_whose_rule_gives_other_shares_is_named(name):
+    two = [dqa.MinMax(2), dqa.MinMax(4)]
+    with dqa.backend(name), pytest.raises(ValueError, match="layer fc/affine: the shares of 2"):
+        PF.dqa_affine(nn.Variable((2, 3)), 4, quantizers=two, mixing=Upright(), name="fc")
+
+
 def test_without_kernels_it_is_said_once(monkeypatch):
     monkeypatch.setattr(cpu, "why_not", lambda: "its kernels were not compiled: install g++")
     with pytest.warns(dqa.BackendWarning, match="not compiled: install g\\+\\+"):
