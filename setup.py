@@ -22,7 +22,7 @@ NNABLA = ">=1.39,<1.40"
 CUDA = {f"cuda{v}": [f"nnabla-ext-cuda{v}{NNABLA}"] for v in ("110", "116", "120")}
 
 # The kernels of the fused mixture. Without a C++ compiler the package installs without them.
-KERNELS = "nnabla_dqa/kernels"
+KERNELS = "nnabla_dqa/backends/kernels"
 SOURCES = [f"{KERNELS}/{name}" for name in ("cpu.cpp", "cpu_kernels.h", "grid.h")]
 CHECKSUM = 0
 for path in SOURCES:
@@ -56,10 +56,10 @@ setup(
     packages=find_packages(include=["nnabla_dqa", "nnabla_dqa.*"]),
     py_modules=["nnabla_dqa_command"],
     entry_points={"console_scripts": ["nnabla-dqa=nnabla_dqa_command:main"]},
-    package_data={"nnabla_dqa": ["py.typed", "kernels/*"]},
+    package_data={"nnabla_dqa": ["py.typed", "backends/kernels/*"]},
     ext_modules=[
         Extension(
-            "nnabla_dqa.functions._cpu",
+            "nnabla_dqa.backends._cpu",
             sources=SOURCES[:1],
             depends=SOURCES[1:],
             define_macros=[("DQA_SOURCES", str(CHECKSUM & 0x7FFFFFFF))],

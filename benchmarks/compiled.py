@@ -39,10 +39,10 @@ from compiled_start import START, install, starts  # noqa: E402
 from runner import environment  # noqa: E402
 
 import nnabla_dqa as dqa  # noqa: E402
-from nnabla_dqa.files import write_atomically  # noqa: E402
-from nnabla_dqa.functions import cpu  # noqa: E402
-from nnabla_dqa.functions.operations import Problem  # noqa: E402
-from nnabla_dqa.reporting.summary import format_table  # noqa: E402
+from nnabla_dqa._util.files import write_atomically  # noqa: E402
+from nnabla_dqa.backends import cpu  # noqa: E402
+from nnabla_dqa.backends.kernel_args import Problem  # noqa: E402
+from nnabla_dqa.layers.report import format_table  # noqa: E402
 
 SHAPES = ((512, 512, 3, 3), (16, 16, 3, 3))
 LAYERS = ("workqueue", "omp")

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import Any, Dict, List, Optional
 
-from nnabla_dqa.functions import cpu
+from nnabla_dqa.backends import cpu
 
 ROOT = Path(__file__).resolve().parents[1]
 START = 5
@@ -30,8 +30,8 @@ print(1000 * (time.perf_counter() - start))
 """
 _CODE = {
     "kernels": """
-from nnabla_dqa.functions.cpu import CpuKernels
-from nnabla_dqa.functions.operations import Problem
+from nnabla_dqa.backends.cpu import CpuKernels
+from nnabla_dqa.backends.kernel_args import Problem
 kernels = CpuKernels(Problem.of((16, 16, 3, 3), [dqa.MinMax(b) for b in (2, 4, 8)]))
 w, dq, dw, q, shares, dshares = (a.ctypes.data for a in (w, dq, dw, q, shares, dshares))
 kernels.forward(w, shares, 0.0, q)

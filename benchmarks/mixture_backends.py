@@ -19,9 +19,9 @@ import numpy as np
 from nnabla.ext_utils import import_extension_module
 
 import nnabla_dqa as dqa
-from nnabla_dqa.functions import available_backends, mixture
-from nnabla_dqa.reporting.summary import format_table
-from nnabla_dqa.training.precision import make_context
+from nnabla_dqa.backends import available_backends, mixture
+from nnabla_dqa.layers.report import format_table
+from nnabla_dqa.training.loss_scaler import make_context
 
 BACKENDS = ("fused", "portable")
 SHAPES = [(64, 64, 3, 3), (512, 512, 3, 3), (4096, 4096)]

@@ -37,7 +37,7 @@ from pipeline_photos import decode_all, deliver, enlarge, plain_loop, rates_of
 from nnabla_dqa.data import CropFlip, open_data, open_photos
 from nnabla_dqa.data.dali import DaliPhotos
 from nnabla_dqa.data.photos import READERS
-from nnabla_dqa.reporting.summary import format_table
+from nnabla_dqa.layers.report import format_table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))

@@ -29,14 +29,14 @@ import nnabla.solvers as S
 import numpy as np
 
 import nnabla_dqa as dqa
-from nnabla_dqa.contexts import make_mixture
-from nnabla_dqa.files import write_atomically
-from nnabla_dqa.half import in_float32, is_half
-from nnabla_dqa.layers import Mixture
+from nnabla_dqa._util.devices import in_float32, is_half
+from nnabla_dqa._util.files import write_atomically
+from nnabla_dqa.layers.report import format_table
+from nnabla_dqa.layers.scopes import make_mixture
+from nnabla_dqa.layers.tensors import Mixture
 from nnabla_dqa.models import MODELS, build
 from nnabla_dqa.quantization.notation import parse_quantizers
-from nnabla_dqa.reporting.summary import format_table
-from nnabla_dqa.training.precision import TYPES, make_context
+from nnabla_dqa.training.loss_scaler import TYPES, make_context
 
 SCALE = 1024.0
 """Of the loss in half precision."""

@@ -32,9 +32,9 @@ from sklearn.datasets import load_digits
 
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
-from nnabla_dqa.files import write_atomically
+from nnabla_dqa._util.files import write_atomically
+from nnabla_dqa.layers.report import format_table
 from nnabla_dqa.reporting import AttentionHistory, plot_attention
-from nnabla_dqa.reporting.summary import format_table
 
 HERE = Path(__file__).resolve().parent
 BATCH = 64

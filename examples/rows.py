@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Sequence
 
 from nnabla_dqa.cli import main as nnabla_dqa
-from nnabla_dqa.reporting.summary import format_table
-from nnabla_dqa.training.experiment import Experiment
-from nnabla_dqa.training.recipe_files import is_experiment
+from nnabla_dqa.layers.report import format_table
+from nnabla_dqa.recipes.experiment import Experiment
+from nnabla_dqa.recipes.yaml_files import is_experiment
 
 
 def rows_in(folder: Path) -> Dict[str, Path]:

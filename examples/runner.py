@@ -18,7 +18,7 @@ import numpy as np
 from tqdm import tqdm
 
 import nnabla_dqa as dqa
-from nnabla_dqa.functions.backends import mixtures_by
+from nnabla_dqa.backends.select import mixtures_by
 
 HERE = Path(__file__).resolve().parent
 Tick = Callable[[], None]

@@ -7,8 +7,7 @@ Importing this package also makes the ``dqa_`` layers available from
 import importlib
 from typing import TYPE_CHECKING, Any, List
 
-from nnabla_dqa.contexts import hard, make_mixture, quantizers
-from nnabla_dqa.functions import (
+from nnabla_dqa.backends import (
     BackendError,
     BackendWarning,
     available_backends,
@@ -17,7 +16,9 @@ from nnabla_dqa.functions import (
     release_mixtures,
 )
 from nnabla_dqa.graph.deploy import Deployment, deploy
-from nnabla_dqa.layers import AttentionWarning, Layer, Mixture, find_layers
+from nnabla_dqa.layers.report import Report, report
+from nnabla_dqa.layers.scopes import hard, make_mixture, quantizers
+from nnabla_dqa.layers.tensors import AttentionWarning, Layer, Mixture, find_layers
 from nnabla_dqa.mixing import Attention, BinaryRelax, MixingRule, Single
 from nnabla_dqa.parametric_functions import install
 from nnabla_dqa.quantization import (
@@ -31,50 +32,49 @@ from nnabla_dqa.quantization import (
     register_quantizer,
 )
 from nnabla_dqa.regularization import regularizer
-from nnabla_dqa.reporting import Report, report
 from nnabla_dqa.schedules import RelaxSchedule, TemperatureSchedule, temperature
-from nnabla_dqa.training import Annealer, AttachedSolver, NonFiniteError, attach, check_finite
+from nnabla_dqa.solver import Annealer, AttachedSolver, NonFiniteError, attach, check_finite
 
 if TYPE_CHECKING:
-    from nnabla_dqa.graph.archive import NNPError
-    from nnabla_dqa.graph.check import Check, check_file
-    from nnabla_dqa.graph.convert import Conversion, NothingToConvertError, convert_file
-    from nnabla_dqa.graph.deploy_file import FileDeployment, deploy_file
-    from nnabla_dqa.graph.file_summary import FileSummary, summarize
-    from nnabla_dqa.graph.live_convert import convert
-    from nnabla_dqa.graph.rules import Rule, Rules
-    from nnabla_dqa.training.evaluation import Score, evaluate_file
-    from nnabla_dqa.training.file_training import train
-    from nnabla_dqa.training.outcome import Epoch, Training, TrainingStopped
-    from nnabla_dqa.training.recipe import DataRecipe, Recipe, RecipeError
+    from nnabla_dqa.graph.convert import convert
+    from nnabla_dqa.layers.rules import Rule, Rules
+    from nnabla_dqa.nnp.archive import NNPError
+    from nnabla_dqa.nnp.check import Check, check_file
+    from nnabla_dqa.nnp.convert import Conversion, NothingToConvertError, convert_file
+    from nnabla_dqa.nnp.deploy import FileDeployment, deploy_file
+    from nnabla_dqa.nnp.summary import FileSummary, summarize
+    from nnabla_dqa.recipes.recipe import DataRecipe, Recipe, RecipeError
+    from nnabla_dqa.training.result import Epoch, Training, TrainingStopped
+    from nnabla_dqa.training.tasks.evaluation import Score, evaluate_file
+    from nnabla_dqa.training.tasks.nnp import train
 
 __version__ = "0.1.0"
 
 install()
 
 _LATER = {
-    "NNPError": "nnabla_dqa.graph.archive",
-    "Check": "nnabla_dqa.graph.check",
-    "check_file": "nnabla_dqa.graph.check",
-    "Conversion": "nnabla_dqa.graph.convert",
-    "NothingToConvertError": "nnabla_dqa.graph.convert",
-    "convert_file": "nnabla_dqa.graph.convert",
-    "FileDeployment": "nnabla_dqa.graph.deploy_file",
-    "deploy_file": "nnabla_dqa.graph.deploy_file",
-    "FileSummary": "nnabla_dqa.graph.file_summary",
-    "summarize": "nnabla_dqa.graph.file_summary",
-    "convert": "nnabla_dqa.graph.live_convert",
-    "Rule": "nnabla_dqa.graph.rules",
-    "Rules": "nnabla_dqa.graph.rules",
-    "Score": "nnabla_dqa.training.evaluation",
-    "evaluate_file": "nnabla_dqa.training.evaluation",
-    "train": "nnabla_dqa.training.file_training",
-    "Epoch": "nnabla_dqa.training.outcome",
-    "Training": "nnabla_dqa.training.outcome",
-    "TrainingStopped": "nnabla_dqa.training.outcome",
-    "DataRecipe": "nnabla_dqa.training.recipe",
-    "Recipe": "nnabla_dqa.training.recipe",
-    "RecipeError": "nnabla_dqa.training.recipe",
+    "NNPError": "nnabla_dqa.nnp.archive",
+    "Check": "nnabla_dqa.nnp.check",
+    "check_file": "nnabla_dqa.nnp.check",
+    "Conversion": "nnabla_dqa.nnp.convert",
+    "NothingToConvertError": "nnabla_dqa.nnp.convert",
+    "convert_file": "nnabla_dqa.nnp.convert",
+    "FileDeployment": "nnabla_dqa.nnp.deploy",
+    "deploy_file": "nnabla_dqa.nnp.deploy",
+    "FileSummary": "nnabla_dqa.nnp.summary",
+    "summarize": "nnabla_dqa.nnp.summary",
+    "convert": "nnabla_dqa.graph.convert",
+    "Rule": "nnabla_dqa.layers.rules",
+    "Rules": "nnabla_dqa.layers.rules",
+    "Score": "nnabla_dqa.training.tasks.evaluation",
+    "evaluate_file": "nnabla_dqa.training.tasks.evaluation",
+    "train": "nnabla_dqa.training.tasks.nnp",
+    "Epoch": "nnabla_dqa.training.result",
+    "Training": "nnabla_dqa.training.result",
+    "TrainingStopped": "nnabla_dqa.training.result",
+    "DataRecipe": "nnabla_dqa.recipes.recipe",
+    "Recipe": "nnabla_dqa.recipes.recipe",
+    "RecipeError": "nnabla_dqa.recipes.recipe",
 }
 """Names for NNP files: loaded when they are first asked for, model code does not need them."""
 

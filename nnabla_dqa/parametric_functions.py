@@ -9,7 +9,7 @@ imported, these are available from ``nnabla.parametric_functions`` too.
 A ``dqa_`` layer takes all arguments of its float counterpart with their
 meaning and registers ``W`` and ``b`` under the same names, so that a float
 checkpoint loads into it and the other way round. Its state is registered
-beside them in a scope ``dqa``; see :mod:`nnabla_dqa.layers`.
+beside them in a scope ``dqa``; see :mod:`nnabla_dqa.layers.tensors`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from nnabla.initializer import ConstantInitializer, UniformInitializer, calc_uni
 from nnabla.parameter import get_parameter_or_create
 from nnabla.parametric_functions import *  # noqa: F403
 
-from nnabla_dqa.building import Apply, Quantizers, mixer
-from nnabla_dqa.graph_ops import Variable
+from nnabla_dqa.layers.build import Apply, Quantizers, mixer
 from nnabla_dqa.mixing import MixingRule
+from nnabla_dqa.quantization.graph_ops import Variable
 
 Initializer = Any
 

@@ -9,9 +9,9 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
-from nnabla_dqa.graph_ops import Variable, lift
-from nnabla_dqa.half import in_float32
-from nnabla_dqa.layers import Layer, find_layers
+from nnabla_dqa._util.devices import in_float32
+from nnabla_dqa.layers.tensors import Layer, find_layers
+from nnabla_dqa.quantization.graph_ops import Variable, lift
 
 _PENALTIES = ("powers_of_4", "squared_bits")
 _WEIGHTINGS = ("network", "layer", "none")

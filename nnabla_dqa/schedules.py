@@ -9,8 +9,8 @@ import dataclasses
 import math
 from typing import Any, Dict, Protocol
 
+from nnabla_dqa._util.registry import Registry, to_json
 from nnabla_dqa.quantization.validation import is_int
-from nnabla_dqa.serialization import Registry, to_json
 
 
 def temperature(b: int, steps: int, start: float = 100.0, end: float = 0.03) -> float:

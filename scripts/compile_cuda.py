@@ -1,4 +1,4 @@
-"""Compile the CUDA kernels: nnabla_dqa/kernels/mixture.cu into mixture.ptx beside it.
+"""Compile the CUDA kernels: nnabla_dqa/backends/kernels/mixture.cu into mixture.ptx beside it.
 
     python -m venv /tmp/cuda
     /tmp/cuda/bin/pip install nvidia-cuda-nvrtc-cu11==11.8.89 nvidia-cuda-nvcc-cu11==11.8.89
@@ -24,9 +24,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-KERNELS = Path(__file__).resolve().parent.parent / "nnabla_dqa" / "kernels"
-sys.path.insert(0, str(KERNELS.parent / "functions"))
-from cuda_ptx import CAPABILITY, SOURCES, marked  # noqa: E402
+KERNELS = Path(__file__).resolve().parent.parent / "nnabla_dqa" / "backends" / "kernels"
+sys.path.insert(0, str(KERNELS.parent / "cuda"))
+from ptx import CAPABILITY, SOURCES, marked  # noqa: E402
 
 COMPILER = (11, 8)
 OPTIONS = [

@@ -15,8 +15,8 @@ import pytest
 import yaml
 
 from nnabla_dqa.cli import main
-from nnabla_dqa.commands.telling import epoch_line
-from nnabla_dqa.training.outcome import Epoch
+from nnabla_dqa.commands._format import epoch_line
+from nnabla_dqa.training.result import Epoch
 from tests.training.experiments import recipe, result_of
 
 COMMAND = [sys.executable, "-c", "import nnabla_dqa_command as c, sys; sys.exit(c.main())"]

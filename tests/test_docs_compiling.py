@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import nnabla_dqa as dqa
-from nnabla_dqa.functions.backends import VARIABLE
+from nnabla_dqa.backends.select import VARIABLE
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "compiling.md").read_text("utf-8")

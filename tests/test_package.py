@@ -19,9 +19,9 @@ import pytest
 import setuptools
 
 import nnabla_dqa as dqa
-from nnabla_dqa.layers import Mixture
+from nnabla_dqa._util.registry import Registry
+from nnabla_dqa.layers.tensors import Mixture
 from nnabla_dqa.quantization import quantizer_from_json
-from nnabla_dqa.serialization import Registry
 
 ROOT = Path(__file__).resolve().parent.parent
 QUANTIZERS = [
@@ -141,7 +141,9 @@ def test_setup_says_in_one_line_what_to_install(tmp_path):
     (copy / "scripts").mkdir(parents=True)
     for name in ("scripts/setup.sh", "setup.py", "pyproject.toml"):
         (copy / name).write_bytes((ROOT / name).read_bytes())
-    shutil.copytree(ROOT / "nnabla_dqa" / "kernels", copy / "nnabla_dqa" / "kernels")
+    shutil.copytree(
+        ROOT / "nnabla_dqa" / "backends" / "kernels", copy / "nnabla_dqa" / "backends" / "kernels"
+    )
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("sh", "cat", "cksum", "ls", "awk", "dirname", "rm"):
@@ -166,7 +168,7 @@ def test_setup_says_in_one_line_what_to_install(tmp_path):
 
 def test_setup_does_nothing_the_second_time():
     stamp = ROOT / ".venv" / ".installed"
-    kernels = sorted(ROOT.glob("nnabla_dqa/kernels/*"))
+    kernels = sorted(ROOT.glob("nnabla_dqa/backends/kernels/*"))
     described = b"".join(
         path.read_bytes() for path in (ROOT / "setup.py", ROOT / "pyproject.toml", *kernels)
     )

@@ -13,7 +13,7 @@ import nnabla as nn
 import pytest
 
 from nnabla_dqa.models import build
-from nnabla_dqa.training.experiment import Experiment
+from nnabla_dqa.recipes.experiment import Experiment
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SETS = {

@@ -30,7 +30,7 @@ import nnabla_dqa as dqa  # noqa: E402
 from benchmarks.bench import files, gpu, kernels, memory, steps, tables  # noqa: E402
 from benchmarks.bench.claims import claims  # noqa: E402
 from benchmarks.bench.plan import FULL, QUICK, Plan, estimate  # noqa: E402
-from nnabla_dqa.files import write_atomically  # noqa: E402
+from nnabla_dqa._util.files import write_atomically  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[2]
 BUSY = 0.3

@@ -29,7 +29,7 @@ middle = time.process_time()
 import nnabla_dqa
 end = time.process_time()
 clock = time.perf_counter()
-from nnabla_dqa.functions.cpu import library
+from nnabla_dqa.backends.cpu import library
 library()
 print(middle - start, end - middle, time.perf_counter() - clock)
 """

@@ -10,8 +10,8 @@ import nnabla as nn
 from benchmarks import step_time
 from benchmarks.bench.plan import Plan
 from benchmarks.bench.steps import mixtures_alone
-from nnabla_dqa.functions.cuda import expected
-from nnabla_dqa.training.precision import ContextError, make_context
+from nnabla_dqa.backends.cuda.launch import expected
+from nnabla_dqa.training.loss_scaler import ContextError, make_context
 
 KINDS = (("float", False), ("half", True))
 """The type and whether the channels are last."""

@@ -15,9 +15,9 @@ import numpy as np
 import nnabla_dqa as dqa
 from benchmarks.bench.measuring import Figures, clock, ratio, summary, take_turns
 from benchmarks.bench.nets import own_quantizer
-from nnabla_dqa.functions import mixture
-from nnabla_dqa.functions.cpu import CpuKernels, threads
-from nnabla_dqa.functions.operations import Problem
+from nnabla_dqa.backends import mixture
+from nnabla_dqa.backends.cpu import CpuKernels, threads
+from nnabla_dqa.backends.kernel_args import Problem
 from nnabla_dqa.mixing import Attention
 from nnabla_dqa.quantization import BWN, SAWB, TWN, FullPrecision, MinMax, Quantizer
 

@@ -17,10 +17,10 @@ import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
 from benchmarks.bench.plan import BITS
 from benchmarks.step_time import Net
-from nnabla_dqa.contexts import make_mixture
-from nnabla_dqa.functions import mixture
-from nnabla_dqa.half import in_float32
-from nnabla_dqa.layers import Mixture
+from nnabla_dqa._util.devices import in_float32
+from nnabla_dqa.backends import mixture
+from nnabla_dqa.layers.scopes import make_mixture
+from nnabla_dqa.layers.tensors import Mixture
 from nnabla_dqa.models import build
 
 

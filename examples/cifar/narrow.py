@@ -27,7 +27,7 @@ import numpy as np
 import yaml
 
 from nnabla_dqa.data import open_data
-from nnabla_dqa.training.experiment import Experiment
+from nnabla_dqa.recipes.experiment import Experiment
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

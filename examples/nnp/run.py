@@ -28,8 +28,8 @@ import numpy as np  # noqa: E402
 from runner import Tick, environment, measure, run_all  # noqa: E402
 
 from nnabla_dqa.cli import main as nnabla_dqa  # noqa: E402
-from nnabla_dqa.graph.file_summary import summarize  # noqa: E402
-from nnabla_dqa.training.recipe import Recipe  # noqa: E402
+from nnabla_dqa.nnp.summary import summarize  # noqa: E402
+from nnabla_dqa.recipes.recipe import Recipe  # noqa: E402
 
 RESULTS = HERE.parent.parent / "results" / "nnp.json"
 

@@ -18,7 +18,7 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """One line for each kind of device, and the choice that holds; 0."""
-    from nnabla_dqa.functions import available_backends, current_backend
+    from nnabla_dqa.backends import available_backends, current_backend
 
     chosen = current_backend()
     for device, description in available_backends().items():

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Callable
 
-from nnabla_dqa.graph.check import check_file
+from nnabla_dqa.nnp.check import check_file
 
 HELP = "prove that a deployed NNP's weights lie on the grids it states"
 EXAMPLE = """example:

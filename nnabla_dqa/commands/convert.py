@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Callable, List
 
-from nnabla_dqa.commands.output import add_output, beside, check_output
-from nnabla_dqa.graph.convert import NothingToConvertError, convert_file
-from nnabla_dqa.graph.rules import DEFAULT, Rule, Rules, mixing_by_name
+from nnabla_dqa.commands._arguments import add_output, beside, check_output
+from nnabla_dqa.layers.rules import DEFAULT, Rule, Rules, mixing_by_name
+from nnabla_dqa.nnp.convert import NothingToConvertError, convert_file
 from nnabla_dqa.quantization.notation import EXAMPLES
 
 HELP = "rewrite an NNP so that its weights can learn to live with few bits"

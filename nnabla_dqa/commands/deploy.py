@@ -9,12 +9,12 @@ from typing import Callable, Dict, Iterator, Optional
 
 import numpy as np
 
-from nnabla_dqa.commands.output import add_columns, add_output, beside, check_output, columns_of
+from nnabla_dqa.commands._arguments import add_columns, add_output, beside, check_output, columns_of
 from nnabla_dqa.data import open_data
-from nnabla_dqa.graph.deploy_file import deploy_file
-from nnabla_dqa.graph.network_file import NetworkFile
-from nnabla_dqa.training.recipe import DataRecipe, Recipe
-from nnabla_dqa.training.task import input_batches
+from nnabla_dqa.nnp.deploy import deploy_file
+from nnabla_dqa.nnp.file import NetworkFile
+from nnabla_dqa.recipes.recipe import DataRecipe, Recipe
+from nnabla_dqa.training.tasks.objective import input_batches
 
 HELP = "bake the quantized weights into a small NNP of standard functions"
 EXAMPLE = """examples:

@@ -6,9 +6,9 @@ import argparse
 from pathlib import Path
 from typing import Callable
 
-from nnabla_dqa.commands.output import add_columns, columns_of
-from nnabla_dqa.training.evaluation import evaluate_file
-from nnabla_dqa.training.recipe import DataRecipe
+from nnabla_dqa.commands._arguments import add_columns, columns_of
+from nnabla_dqa.recipes.recipe import DataRecipe
+from nnabla_dqa.training.tasks.evaluation import evaluate_file
 
 HELP = "measure any NNP on data: accuracy, or mean squared error"
 EXAMPLE = """examples:

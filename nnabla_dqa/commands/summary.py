@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Callable
 
-from nnabla_dqa.graph.file_summary import summarize
+from nnabla_dqa.nnp.summary import summarize
 
 HELP = "show the layers of an NNP with their bits, bytes and attention"
 EXAMPLE = """examples:

@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Callable, List
 
 from nnabla_dqa.commands import train_experiment
+from nnabla_dqa.commands._arguments import OutputError, add_output, beside, check_output
+from nnabla_dqa.commands._format import epoch_line, tell_stopped
 from nnabla_dqa.commands.gpus import refuse_gpu_options
-from nnabla_dqa.commands.output import OutputError, add_output, beside, check_output
-from nnabla_dqa.commands.telling import epoch_line, tell_stopped
+from nnabla_dqa.recipes.recipe import Recipe
+from nnabla_dqa.recipes.yaml_files import is_experiment
 from nnabla_dqa.training.checkpoint import checkpoint_path
-from nnabla_dqa.training.file_training import train
-from nnabla_dqa.training.outcome import TrainingStopped
-from nnabla_dqa.training.precision import make_context
-from nnabla_dqa.training.recipe import Recipe
-from nnabla_dqa.training.recipe_files import is_experiment
+from nnabla_dqa.training.loss_scaler import make_context
+from nnabla_dqa.training.result import TrainingStopped
+from nnabla_dqa.training.tasks.nnp import train
 
 HELP = "train a converted NNP, or a model of this package, by a recipe"
 EXAMPLE = """examples:

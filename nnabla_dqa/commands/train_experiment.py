@@ -9,15 +9,15 @@ from typing import Any, Callable, Dict
 
 import yaml
 
+from nnabla_dqa.commands._format import epoch_line, tell_stopped
 from nnabla_dqa.commands.gpus import check_own_gpu, choose_device, refuse_gpu_options
-from nnabla_dqa.commands.telling import epoch_line, tell_stopped
 from nnabla_dqa.parallel import Communicator, launched, open_communicator
 from nnabla_dqa.parallel.opening import KINDS
-from nnabla_dqa.training.experiment import Experiment
-from nnabla_dqa.training.experiment_run import ExperimentResult, run_experiment
-from nnabla_dqa.training.outcome import TrainingStopped
-from nnabla_dqa.training.precision import TYPES, make_context
-from nnabla_dqa.training.recipe_files import is_experiment
+from nnabla_dqa.recipes.experiment import Experiment
+from nnabla_dqa.recipes.yaml_files import is_experiment
+from nnabla_dqa.training.loss_scaler import TYPES, make_context
+from nnabla_dqa.training.result import TrainingStopped
+from nnabla_dqa.training.run import ExperimentResult, run_experiment
 from nnabla_dqa.training.run_folder import RunFolder
 
 SAVE_MINUTES = 10.0

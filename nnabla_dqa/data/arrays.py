@@ -10,8 +10,8 @@ from typing import IO, Any, Dict, Mapping, Optional
 
 import numpy as np
 
+from nnabla_dqa._util.messages import one_line
 from nnabla_dqa.data.base import ColumnData, DataError, Raw, Shape, check_scale, scaled
-from nnabla_dqa.messages import one_line
 
 # Deflate cannot shrink data by more than this, so a larger claim is a false one.
 _DEFLATE_LIMIT = 1032

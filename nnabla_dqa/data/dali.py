@@ -10,10 +10,10 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 from PIL import Image
 
+from nnabla_dqa._util.messages import one_line
 from nnabla_dqa.data.base import DataError, View
 from nnabla_dqa.data.crops import Box
 from nnabla_dqa.data.photos import How, Photos
-from nnabla_dqa.messages import one_line
 from nnabla_dqa.quantization.validation import is_int
 
 

@@ -8,10 +8,10 @@ from typing import Any, Callable, Optional, Tuple
 
 import numpy as np
 
+from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.data.base import DataError
 from nnabla_dqa.data.crops import Box
 from nnabla_dqa.data.images import JPEG_START, decoding_step, read_content, unreadable
-from nnabla_dqa.files import PathLike
 
 PACKAGE = "opencv-python-headless>=4.11,<4.12"
 

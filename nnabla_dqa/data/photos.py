@@ -11,6 +11,7 @@ from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.data import opencv
 from nnabla_dqa.data.base import Data, DataError, Shape, check_scale, check_seed
 from nnabla_dqa.data.buffers import Buffers
@@ -18,7 +19,6 @@ from nnabla_dqa.data.crops import BOX_NUMBERS, Box, centre_box, random_box
 from nnabla_dqa.data.draws import draws
 from nnabla_dqa.data.folders import ClassFiles, class_files
 from nnabla_dqa.data.images import read_crop
-from nnabla_dqa.files import PathLike
 from nnabla_dqa.quantization.validation import is_int
 
 CORRUPT = ("error", "skip")

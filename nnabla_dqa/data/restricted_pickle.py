@@ -16,8 +16,8 @@ from typing import Callable, NoReturn, Optional
 
 import numpy as np
 
+from nnabla_dqa._util.messages import one_line
 from nnabla_dqa.data.base import DataError
-from nnabla_dqa.messages import one_line
 
 _TUPLES = frozenset(["EMPTY_TUPLE", "TUPLE", "TUPLE1", "TUPLE2", "TUPLE3"])
 

@@ -1,148 +1,203 @@
-"""NNP in, NNP out: the weights of its layers go through DQA mixtures."""
+"""A live graph whose weights go through DQA mixtures: model code stays as it is."""
 
 from __future__ import annotations
 
 import dataclasses
-from pathlib import Path
-from typing import Any, List, Optional, Set, Tuple
+import warnings
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
-from nnabla_dqa.files import PathLike
-from nnabla_dqa.graph.archive import NNPError, check_output
-from nnabla_dqa.graph.network_file import CONVERTED, DEPLOYED, NetworkFile
-from nnabla_dqa.graph.program import NORMALIZATION, normalization_of
-from nnabla_dqa.graph.rules import Rules, RulesLike
-from nnabla_dqa.reporting.summary import format_table, short_name
+import nnabla as nn
+import nnabla.function
 
+from nnabla_dqa.graph.traverse import LiveGraph
+from nnabla_dqa.layers.build import mix_weights
+from nnabla_dqa.layers.rules import Rules, RulesLike
+from nnabla_dqa.layers.tensors import Mixture, find_layers, layer_name
+from nnabla_dqa.nnp.layers import CHANNEL_AXIS, WEIGHT_INPUT
+from nnabla_dqa.quantization.graph_ops import Variable
 
-class NothingToConvertError(NNPError):
-    """A file has no layer whose weights can be quantized."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Conversion:
-    """What :func:`convert_file` wrote; ``str()`` of it tells it layer by layer.
-
-    ``messages`` name what was left as it is, and every changed
-    BatchNormalization.
-    """
-
-    path: Path
-    file: NetworkFile = dataclasses.field(repr=False)
-    file_bytes: int
-    messages: Tuple[str, ...]
-
-    def __str__(self) -> str:
-        head = ("layer", "function", "shape", "weights", "rule", "quantizers")
-        rows = [
-            (
-                layer.name,
-                layer.function,
-                "x".join(map(str, layer.shape)),
-                f"{layer.size:,}",
-                self.file.assigned[layer.name].rule,
-                " ".join(short_name(q) for q in self.file.mixtures[layer.name].quantizers),
-            )
-            for layer in self.file.quantized
-        ]
-        networks = ", ".join(self.file.networks)
-        return "\n".join(
-            [
-                format_table([head, *rows]),
-                *self.messages,
-                f"{self.path}: {self.file_bytes:,} bytes; networks: {networks}",
-            ]
-        )
+Variables = Union[Variable, Sequence[Variable]]
 
 
-def convert_file(
-    source: PathLike, target: PathLike, rules: Optional[RulesLike] = None
-) -> Conversion:
-    """Rewrite an NNP so that its layers' weights go through mixtures of quantizers.
+class _Found(NamedTuple):
+    """A layer of a live graph, as rules see it."""
 
-    All networks of the file are rewritten over the shared parameters, with
-    standard functions only: the result opens in any NNabla. Weights start as
-    they are in the file; weights shared by functions or networks get one
-    attention. Names, inputs, outputs, executors, optimizers, data sets,
-    training configuration and other members of the file are kept.
-    BatchNormalization is set to batch statistics in networks that an optimizer
-    of the file trains, and to running statistics in those that an executor or
-    monitor runs; what had to be changed is reported.
+    weight: str
+    variable: Variable
+    functions: Tuple[Any, ...]
+
+    @property
+    def name(self) -> str:
+        return layer_name(self.weight)
+
+    @property
+    def names(self) -> Tuple[str, ...]:
+        return (self.name, self.weight)
+
+    @property
+    def shape(self) -> Tuple[int, ...]:
+        return tuple(self.variable.shape)
+
+    @property
+    def channel_axis(self) -> int:
+        return _axis(self.functions[0])
+
+
+def convert(outputs: Variables, rules: Optional[RulesLike] = None) -> Any:
+    """Rebuild a graph so that its layers' weights go through mixtures of quantizers.
+
+    The weights of Convolution, Affine, DepthwiseConvolution, Deconvolution,
+    DepthwiseDeconvolution and Embed are the registered parameters they were;
+    attention and temperature are registered beside them, as the ``dqa_``
+    layers of model code do. Weights used several times get one attention.
+    ``outputs`` and its graph stay as they are; inputs and parameters are
+    shared. Convert the training and the evaluation graph with the same rules.
 
     Args:
-        source: The file to read; it is not changed.
-        target: The file to write, replaced atomically if it exists.
+        outputs: A variable, or several of one graph, made of parameters of the
+            current scope.
         rules: A notation such as ``"minmax:2,4,8"`` (the default), quantizers,
-            a list of :class:`Rule`, or :class:`Rules`.
+            a list of :class:`Rule`, or :class:`Rules`. They see the layers'
+            names (``conv1/conv``) and their weights' (``conv1/conv/W``).
+
+    Returns:
+        The new variable, or a tuple of them if several were given.
 
     Raises:
-        NNPError: The file is broken, or converted or deployed already.
-        NothingToConvertError: It has no layer; nothing is written.
-        ValueError: A rule matches no layer or two match the same.
-        OSError: A file cannot be read or written.
+        ValueError: The graph has no layer or is converted already, a rule
+            matches no layer or two match the same, or a function of Python
+            follows a layer (it cannot be built anew).
+
+    Warns:
+        UserWarning: For each such function whose weights are left as they are.
+
+    Example:
+        y = model(x)                       # plain NNabla
+        y = dqa.convert(y, [dqa.Rule("conv1*", "float"), dqa.Rule("conv[2-9]*", "minmax:2,4,8")])
+        loss = F.mean(F.softmax_cross_entropy(y, t)) + dqa.regularizer(strength=5)
     """
-    check_output(target, [source])
-    file = NetworkFile.read(source)
-    if file.kind == CONVERTED:
-        raise NNPError(
-            f"{source}: is converted already (layer {file.quantized[0].name} has "
-            f"{file.mixtures[file.quantized[0].name]}); convert the file it came from"
+    several = not isinstance(outputs, nn.Variable)
+    roots: List[Variable] = list(outputs) if several else [outputs]
+    graph = LiveGraph.of({str(i): v for i, v in enumerate(roots)})
+    _check_plain(graph)
+    found, untouched = _discover(graph)
+    if not found:
+        listed = "; ".join(untouched)
+        raise ValueError(
+            "convert: the graph has no layer whose weights are parameters of the current scope"
+            + (f" ({listed})" if listed else "")
         )
-    if file.kind == DEPLOYED:
-        raise NNPError(
-            f"{source}: is a deployed file, whose weights are quantized for good; convert the "
-            f"file it came from"
-        )
-    if not file.layers:
-        left = "; ".join(str(entry) for entry in file.untouched)
-        raise NothingToConvertError(
-            f"{source}: no layer to convert, nothing written" + (f" ({left})" if left else "")
-        )
-    result = file.converted(Rules.of(rules or ()).assign(file.layers))
-    messages = [f"left as it is: {entry}" for entry in file.untouched]
-    messages += _set_statistics(result.archive.definition)
-    messages += [
-        f"network {network.name}: a {function.type} has no name; NNabla cannot compute the network"
-        for network in result.archive.definition.network
-        for function in network.function
-        if not function.name
-    ]
-    if not result.rewritten:
-        messages.append("all layers stay float: there is nothing to train or to deploy small")
-    for name, mixture in result.mixtures.items():
-        warning = mixture.mixing.check(mixture.quantizers)
-        messages += [f"layer {name}: {warning}"] if warning else []
-    size = result.save(target)
-    return Conversion(Path(target), result, size, tuple(messages))
+    assigned = Rules.of(rules or ()).assign(found)
+    for message in untouched:
+        warnings.warn(f"convert: left as it is: {message}", UserWarning, stacklevel=2)
+    mixtures = {layer.variable.data: assigned[layer.name].mixture for layer in found}
+    made = _Rebuild({layer.variable.data: layer for layer in found}, mixtures).run(graph)
+    results = tuple(made.get(v, v) for v in roots)
+    return results if several else results[0]
 
 
-def _set_statistics(definition: Any) -> List[str]:
-    """Batch statistics where the file trains, running statistics where it only runs."""
-    frozen: Set[str] = set()
-    trained: Set[str] = set()
-    for optimizer in definition.optimizer:
-        trained.add(optimizer.network_name)
-        for listed in optimizer.parameter_variable:
-            if not listed.learning_rate_multiplier:
-                frozen.add(listed.variable_name)
-    runs = {section.network_name for section in (*definition.executor, *definition.monitor)}
-    messages = []
-    for network in definition.network:
-        if network.name not in trained | runs:
-            continue
-        for function in network.function:
-            field = NORMALIZATION.get(function.type)
-            # Frozen scale and shift: normalization that its author does not train.
-            own = normalization_of(function)
-            learned = [] if own is None else [n for n in own[:2] if n is not None]
-            if field is None or (learned and all(name in frozen for name in learned)):
+@dataclasses.dataclass
+class _Rebuild:
+    layers: Mapping[Any, _Found]
+    mixtures: Mapping[Any, Mixture]
+    mixed: Dict[Any, Variable] = dataclasses.field(default_factory=dict)
+
+    def run(self, graph: LiveGraph) -> Dict[Variable, Variable]:
+        """New variables by the old ones they stand for."""
+        made: Dict[Variable, Variable] = {}
+        for function in graph.functions:
+            inputs = [made.get(v, v) for v in function.inputs]
+            is_layer = _weight(function) is not None and (inputs[WEIGHT_INPUT].data in self.layers)
+            if is_layer:
+                inputs[WEIGHT_INPUT] = self._weights(function)
+            elif not any(v in made for v in function.inputs):
                 continue
-            arguments = getattr(function, field)
-            wanted = network.name in trained
-            if arguments.batch_stat != wanted:
-                arguments.batch_stat = wanted
-                kind = "batch" if wanted else "running"
-                messages.append(
-                    f"network {network.name}: {function.name} normalizes by {kind} statistics now, "
-                    f"because the network {'is trained' if wanted else 'is only run'}"
+            results = _again(function, inputs)
+            made.update(zip(function.outputs, results))
+        return made
+
+    def _weights(self, function: Any) -> Variable:
+        w = function.inputs[WEIGHT_INPUT]
+        if w.data not in self.mixed:
+            layer = self.layers[w.data]
+            path, _, key = layer.weight.rpartition("/")
+            scope = None if path else nn.parameter.get_current_parameter_scope()
+            with nn.parameter_scope(path, scope), nn.auto_forward(False):
+                kinds = "+".join(dict.fromkeys(f.info.type_name for f in layer.functions))
+                mixture = self.mixtures[w.data]
+                fixed = not w.need_grad
+                self.mixed[w.data] = mix_weights(
+                    w, w, kinds, mixture, fixed, key=key, name=layer.name
                 )
-    return messages
+        return self.mixed[w.data]
+
+
+def _again(function: Any, inputs: List[Variable]) -> Tuple[Variable, ...]:
+    """The same function on other inputs."""
+    kind = getattr(nnabla.function, function.info.type_name, None)
+    if kind is None:
+        raise ValueError(
+            f"convert: function {function.info.type_name} is not one of NNabla's own and cannot be "
+            f"built anew; convert the parts before and after it"
+        )
+    made = kind(function.context, **function.info.args)
+    results = made(*inputs, n_outputs=len(function.outputs), auto_forward=False)
+    results = results if isinstance(results, tuple) else (results,)
+    for old, new in zip(function.outputs, results):
+        if not old.need_grad and new.need_grad:
+            new.need_grad = False  # the user has cut the gradient here
+    return tuple(results)
+
+
+def _check_plain(graph: LiveGraph) -> None:
+    for layer in find_layers():
+        if layer.weight.data not in graph.leaves:
+            continue
+        if any(v.parent is not None for v in graph.weights_of(layer)):
+            raise ValueError(
+                f"convert: layer {layer.name} of the graph is a DQA layer already ({layer.mixture})"
+            )
+
+
+def _discover(graph: LiveGraph) -> Tuple[List[_Found], List[str]]:
+    names = {v.data: name for name, v in nn.get_parameters(grad_only=False).items()}
+    uses: Dict[Any, List[Any]] = {}
+    others: Dict[Any, str] = {}
+    untouched: List[str] = []
+    for function in graph.functions:
+        w = _weight(function)
+        for i, v in enumerate(function.inputs):
+            if not (w is not None and i == WEIGHT_INPUT):
+                others.setdefault(v.data, function.info.type_name)
+        if w is None:
+            continue
+        if w.parent is None and w.data in names:
+            uses.setdefault(w.data, []).append(function)
+        else:
+            what = "computed" if w.parent is not None else "not a parameter of the current scope"
+            untouched.append(
+                f"a {function.info.type_name} whose weights of shape {w.shape} are {what}"
+            )
+    found = []
+    for array, functions in uses.items():
+        axes: Set[int] = {_axis(f) % len(f.inputs[WEIGHT_INPUT].shape) for f in functions}
+        if array in others:
+            untouched.append(f"{names[array]}, which is also an input of a {others[array]}")
+        elif len(axes) > 1:
+            untouched.append(f"{names[array]}, shared by functions with other output channels")
+        else:
+            w = functions[0].inputs[WEIGHT_INPUT]
+            found.append(_Found(names[array], w, tuple(functions)))
+    return found, untouched
+
+
+def _weight(function: Any) -> Optional[Variable]:
+    if function.info.type_name in CHANNEL_AXIS and len(function.inputs) > WEIGHT_INPUT:
+        return function.inputs[WEIGHT_INPUT]
+    return None
+
+
+def _axis(function: Any) -> int:
+    kind = function.info.type_name
+    last = kind == "Deconvolution" and function.info.args.get("channel_last")
+    return -1 if last else CHANNEL_AXIS[kind]

@@ -10,14 +10,20 @@ from typing import Any, Dict, List, Mapping, Tuple
 import nnabla as nn
 import numpy as np
 
-from nnabla_dqa.files import PathLike
-from nnabla_dqa.graph.claims import claim, distinct_values, grid_of
-from nnabla_dqa.graph.live import LiveGraph
-from nnabla_dqa.graph.nnp import save_network
-from nnabla_dqa.graph_ops import Variable
-from nnabla_dqa.layers import STATE_SCOPE, AttentionWarning, Layer, find_layers, scopes_around
+from nnabla_dqa._util.files import PathLike
+from nnabla_dqa.graph.save import save_network
+from nnabla_dqa.graph.traverse import LiveGraph
+from nnabla_dqa.layers.report import LayerReport, Report, format_table, report, short_name
+from nnabla_dqa.layers.tensors import (
+    STATE_SCOPE,
+    AttentionWarning,
+    Layer,
+    find_layers,
+    scopes_around,
+)
+from nnabla_dqa.nnp.metadata import claim, distinct_values, grid_of
 from nnabla_dqa.quantization import FullPrecision, Quantizer
-from nnabla_dqa.reporting.summary import LayerReport, Report, format_table, report, short_name
+from nnabla_dqa.quantization.graph_ops import Variable
 
 FORMAT = 1
 

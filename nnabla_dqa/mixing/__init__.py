@@ -1,10 +1,10 @@
 """Mixing rules: how the quantizers of a layer are combined. One module each."""
 
+from nnabla_dqa._util.registry import Registry
 from nnabla_dqa.mixing.attention import Attention
 from nnabla_dqa.mixing.base import MixingRule, StateEntry
 from nnabla_dqa.mixing.binary_relax import BinaryRelax
 from nnabla_dqa.mixing.single import Single
-from nnabla_dqa.serialization import Registry
 
 MIXING_RULES: Registry[MixingRule] = Registry("mixing rule")
 for _cls in (Attention, BinaryRelax, Single):

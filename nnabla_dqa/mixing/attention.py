@@ -8,9 +8,9 @@ from typing import Any, ClassVar, Dict, Mapping, Sequence, Tuple, Union
 import nnabla.functions as F
 import numpy as np
 
-from nnabla_dqa.graph_ops import Variable, detach
 from nnabla_dqa.mixing.base import MixingRule, StateEntry
 from nnabla_dqa.quantization import Quantizer
+from nnabla_dqa.quantization.graph_ops import Variable, detach
 
 _NORMALIZE = ("std", "detached_std", "project", "none")
 _INIT = ("eq14", "inverse_bits", "uniform")

@@ -9,9 +9,9 @@ from typing import Any, ClassVar, Dict, Mapping, NamedTuple, Sequence
 import nnabla as nn
 import numpy as np
 
-from nnabla_dqa.graph_ops import Variable
+from nnabla_dqa._util.registry import to_json
 from nnabla_dqa.quantization import Quantizer
-from nnabla_dqa.serialization import to_json
+from nnabla_dqa.quantization.graph_ops import Variable
 
 
 class StateEntry(NamedTuple):

@@ -8,9 +8,9 @@ from typing import ClassVar, Dict, Mapping, Sequence
 import nnabla.functions as F
 import numpy as np
 
-from nnabla_dqa.graph_ops import Variable
 from nnabla_dqa.mixing.base import MixingRule, StateEntry
 from nnabla_dqa.quantization import Quantizer
+from nnabla_dqa.quantization.graph_ops import Variable
 
 
 @dataclasses.dataclass(frozen=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 from typing import Dict, Mapping, Sequence
 
-from nnabla_dqa.graph_ops import Variable
 from nnabla_dqa.mixing.base import MixingRule, StateEntry
 from nnabla_dqa.quantization import Quantizer
+from nnabla_dqa.quantization.graph_ops import Variable
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,11 +8,11 @@ from typing import Callable, Dict, Optional
 
 import numpy as np
 
-from nnabla_dqa.graph_ops import Variable
-from nnabla_dqa.layers import Mixture
+from nnabla_dqa.layers.tensors import Mixture
 from nnabla_dqa.models.builder import Builder, Normalization, batch_normalization
 from nnabla_dqa.models.mobilenet import mobilenetv2_32, mobilenetv2_224
 from nnabla_dqa.models.resnet import cifar_resnet, resnet18_32, resnet18_224
+from nnabla_dqa.quantization.graph_ops import Variable
 
 _MODELS_32: Dict[str, Callable[..., Variable]] = {
     "resnet8_32": functools.partial(cifar_resnet, depth=8),

@@ -12,8 +12,8 @@ import numpy as np
 from nnabla.initializer import NormalInitializer, UniformInitializer, calc_normal_std_he_backward
 
 import nnabla_dqa.parametric_functions as PF
-from nnabla_dqa.graph_ops import Variable
-from nnabla_dqa.layers import Mixture
+from nnabla_dqa.layers.tensors import Mixture
+from nnabla_dqa.quantization.graph_ops import Variable
 
 Normalization = Callable[[Variable, bool, int], Variable]
 """``normalization(h, train, channel_axis)``, called in the parameter scope of its layer."""

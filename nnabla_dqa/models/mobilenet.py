@@ -7,9 +7,9 @@ from typing import Callable, Sequence, Tuple
 import nnabla as nn
 import nnabla.functions as F
 
-from nnabla_dqa.graph_ops import Variable
 from nnabla_dqa.models.builder import Builder
 from nnabla_dqa.models.resnet import projection
+from nnabla_dqa.quantization.graph_ops import Variable
 
 Stage = Tuple[int, int, int, int]
 """Expansion t, channels c, blocks n, stride s of the first block: the paper's table 2."""

@@ -7,8 +7,8 @@ from typing import Callable, Sequence
 import nnabla as nn
 import nnabla.functions as F
 
-from nnabla_dqa.graph_ops import Variable
 from nnabla_dqa.models.builder import Builder
+from nnabla_dqa.quantization.graph_ops import Variable
 
 Shortcut = Callable[[Builder, Variable, int, int], Variable]
 """``shortcut(b, h, maps, stride)``: the input of a block in the shape of its output."""

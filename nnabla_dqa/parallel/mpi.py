@@ -10,7 +10,7 @@ from typing import Any, List, Optional, Sequence
 import nnabla as nn
 import numpy as np
 
-from nnabla_dqa.messages import one_line
+from nnabla_dqa._util.messages import one_line
 from nnabla_dqa.parallel.base import ParallelError
 from nnabla_dqa.parallel.buckets import buckets, pack, unpack
 from nnabla_dqa.parallel.launch import Launch

@@ -9,9 +9,9 @@ import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
-from nnabla_dqa.graph_ops import Variable, scale_rows, shift_rows
+from nnabla_dqa._util.registry import to_json
+from nnabla_dqa.quantization.graph_ops import Variable, scale_rows, shift_rows
 from nnabla_dqa.quantization.statistics import Statistics
-from nnabla_dqa.serialization import to_json
 
 
 class Grid(NamedTuple):

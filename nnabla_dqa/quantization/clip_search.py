@@ -7,7 +7,7 @@ from typing import Tuple
 
 import nnabla.functions as F
 
-from nnabla_dqa.graph_ops import Variable, difference
+from nnabla_dqa.quantization.graph_ops import Variable, difference
 from nnabla_dqa.quantization.statistics import Statistics
 
 SAMPLE = 1024

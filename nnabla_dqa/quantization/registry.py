@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from nnabla_dqa._util.registry import Registry
 from nnabla_dqa.quantization.base import Quantizer
-from nnabla_dqa.serialization import Registry
 
 QUANTIZERS: Registry[Quantizer] = Registry("quantizer")
 register_quantizer = QUANTIZERS.register

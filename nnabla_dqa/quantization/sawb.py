@@ -7,9 +7,9 @@ from typing import Optional
 
 import nnabla.functions as F
 
-from nnabla_dqa.graph_ops import Variable, scale_rows
 from nnabla_dqa.quantization.base import Grid, Quantizer
 from nnabla_dqa.quantization.clip_search import best_clip
+from nnabla_dqa.quantization.graph_ops import Variable, scale_rows
 from nnabla_dqa.quantization.statistics import Statistics
 from nnabla_dqa.quantization.validation import check_bits, check_channel_axis
 

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import nnabla.functions as F
 
-from nnabla_dqa.graph_ops import Variable, scale_rows, shift_rows
+from nnabla_dqa.quantization.graph_ops import Variable, scale_rows, shift_rows
 
 TINY = 1e-30
 """Ranges below this count as zero: their inverse times 255 would leave float32."""

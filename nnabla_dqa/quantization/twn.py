@@ -7,8 +7,8 @@ from typing import ClassVar, Optional
 
 import nnabla.functions as F
 
-from nnabla_dqa.graph_ops import scale_rows
 from nnabla_dqa.quantization.base import Grid, Quantizer
+from nnabla_dqa.quantization.graph_ops import scale_rows
 from nnabla_dqa.quantization.statistics import TINY, Statistics
 from nnabla_dqa.quantization.validation import check_channel_axis
 

@@ -7,8 +7,8 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from nnabla_dqa.layers import find_layers
-from nnabla_dqa.reporting.summary import short_name
+from nnabla_dqa.layers.report import short_name
+from nnabla_dqa.layers.tensors import find_layers
 
 
 @dataclasses.dataclass

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any, Optional
 
-from nnabla_dqa.files import PathLike, write_atomically
+from nnabla_dqa._util.files import PathLike, write_atomically
 from nnabla_dqa.reporting.history import AttentionHistory
 
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9")

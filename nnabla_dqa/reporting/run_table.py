@@ -8,10 +8,10 @@ import re
 import statistics
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
-from nnabla_dqa.files import PathLike
+from nnabla_dqa._util.files import PathLike
+from nnabla_dqa.layers.report import format_table
+from nnabla_dqa.recipes.experiment import Experiment
 from nnabla_dqa.reporting.runs import Run, Unfinished, read_runs
-from nnabla_dqa.reporting.summary import format_table
-from nnabla_dqa.training.experiment import Experiment
 
 MARKS = {
     "e": "fewer epochs than the paper",

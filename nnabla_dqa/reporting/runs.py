@@ -11,13 +11,13 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 import nnabla as nn
 
-from nnabla_dqa.files import PathLike
-from nnabla_dqa.half import is_half
-from nnabla_dqa.messages import one_line
+from nnabla_dqa._util.devices import is_half
+from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._util.messages import one_line
+from nnabla_dqa.recipes.checks import RecipeError
+from nnabla_dqa.recipes.experiment import Experiment
 from nnabla_dqa.training.checkpoint import read_checkpoint
-from nnabla_dqa.training.experiment import Experiment
 from nnabla_dqa.training.run_folder import RECIPE, RESULT, RunError, RunFolder
-from nnabla_dqa.training.values import RecipeError
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,8 +11,8 @@ from typing import Any, Dict, Mapping, NamedTuple
 
 import numpy as np
 
-from nnabla_dqa.files import PathLike, replacing
-from nnabla_dqa.messages import one_line
+from nnabla_dqa._util.files import PathLike, replacing
+from nnabla_dqa._util.messages import one_line
 
 FORMAT = 2
 _SHOWN = 80

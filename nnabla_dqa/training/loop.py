@@ -10,26 +10,26 @@ import nnabla as nn
 import numpy as np
 from tqdm import tqdm
 
+from nnabla_dqa._util.files import PathLike, remove_parts
 from nnabla_dqa.data.iteration import batches_of
 from nnabla_dqa.data.prefetch import Prefetcher
-from nnabla_dqa.files import PathLike, remove_parts
-from nnabla_dqa.layers import Layer
+from nnabla_dqa.layers.tensors import Layer
 from nnabla_dqa.parallel import Communicator, check_equal, critical
+from nnabla_dqa.solver.attached import AttachedSolver
+from nnabla_dqa.solver.finite_check import check_arrays
 from nnabla_dqa.training.checkpoint import (
     CheckpointError,
     difference,
     read_checkpoint,
     write_checkpoint,
 )
-from nnabla_dqa.training.guard import check_arrays
-from nnabla_dqa.training.interrupt import InterruptGuard, StopRequested
-from nnabla_dqa.training.job import Job
+from nnabla_dqa.training.loss_scaler import LossScaler
 from nnabla_dqa.training.monitors import Monitors
-from nnabla_dqa.training.outcome import Epoch, TrainingStopped
-from nnabla_dqa.training.precision import LossScaler
-from nnabla_dqa.training.progress import Progress
-from nnabla_dqa.training.solver import AttachedSolver
-from nnabla_dqa.training.updates import Updater
+from nnabla_dqa.training.result import Epoch, TrainingStopped
+from nnabla_dqa.training.signals import InterruptGuard, StopRequested
+from nnabla_dqa.training.state import Progress
+from nnabla_dqa.training.trainable import Job
+from nnabla_dqa.training.update import Updater
 
 OnEpoch = Optional[Callable[[Epoch], None]]
 SAVE_SECONDS = 600.0

@@ -7,8 +7,8 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, Dict, Iterable, List, Optional
 
-from nnabla_dqa.files import PathLike
-from nnabla_dqa.training.outcome import Epoch
+from nnabla_dqa._util.files import PathLike
+from nnabla_dqa.training.result import Epoch
 
 
 def _error(score: Optional[float], metric: str) -> Optional[float]:

@@ -14,13 +14,13 @@ import nnabla as nn
 import numpy as np
 import yaml
 
-from nnabla_dqa.files import PathLike, read_yaml, write_atomically
-from nnabla_dqa.functions.backends import mixtures_by
-from nnabla_dqa.half import is_half
+from nnabla_dqa._util.devices import is_half
+from nnabla_dqa._util.files import PathLike, read_yaml, write_atomically
+from nnabla_dqa.backends.select import mixtures_by
 from nnabla_dqa.parallel import Communicator
+from nnabla_dqa.recipes.checks import RecipeError
+from nnabla_dqa.recipes.experiment import Experiment
 from nnabla_dqa.training.checkpoint import difference
-from nnabla_dqa.training.experiment import Experiment
-from nnabla_dqa.training.values import RecipeError
 
 RECIPE, RUN, RESULT = "recipe.yaml", "run.json", "result.json"
 

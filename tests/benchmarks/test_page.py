@@ -11,7 +11,7 @@ import pytest
 import nnabla_dqa as dqa
 from benchmarks.bench import tables
 from benchmarks.bench.__main__ import parse
-from nnabla_dqa.functions.backends import VARIABLE
+from nnabla_dqa.backends.select import VARIABLE
 from nnabla_dqa.mixing import Attention
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,7 +31,7 @@ def test_commands_and_names_exist():
     (options,) = re.findall(r"python -m benchmarks\.bench (--only [^`]*)`", PAGE)
     assert parse(options.split()).only == ["kernels"]
     assert f"{VARIABLE}=portable" in PAGE
-    assert "NNABLA_DQA_THREADS" in _read("nnabla_dqa/functions/cpu.py")
+    assert "NNABLA_DQA_THREADS" in _read("nnabla_dqa/backends/cpu.py")
     assert f"{Attention.negligible:.0e}".replace("e-0", "e-") in PAGE
     assert "dqa.available_backends()" in PAGE
     with dqa.backend("portable"):

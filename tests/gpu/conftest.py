@@ -10,7 +10,7 @@ import functools
 import nnabla as nn
 import pytest
 
-from nnabla_dqa.training.precision import ContextError, make_context
+from nnabla_dqa.training.loss_scaler import ContextError, make_context
 
 CPU = nn.Context(["cpu:float"], "CpuCachedArray", "0")
 CPU_HALF = nn.Context(["cpu:half", "cpu:float"], "CpuCachedArray", "0")

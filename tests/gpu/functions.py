@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnabla_dqa.functions.fused import quantizers_of
+from nnabla_dqa.backends.fused import quantizers_of
 from tests.gpu.conftest import on_cpu
 
 WITHOUT_CUDA = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnabla_dqa.training.experiment import Experiment
+from nnabla_dqa.recipes.experiment import Experiment
 
 CLASSES = 4
 TRAIN, VALIDATION = 100, 40

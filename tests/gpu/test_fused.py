@@ -9,8 +9,8 @@ import pytest
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
 from nnabla_dqa import BWN, SAWB, TWN, FullPrecision, MinMax
-from nnabla_dqa.functions import backend, mixture
-from nnabla_dqa.functions.fused import quantizers_of
+from nnabla_dqa.backends import backend, mixture
+from nnabla_dqa.backends.fused import quantizers_of
 from tests.gpu.test_quantizers import is_tie
 
 SETS = {

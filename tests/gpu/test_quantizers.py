@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import nnabla_dqa as dqa
-from nnabla_dqa.functions import mixture
+from nnabla_dqa.backends import mixture
 from nnabla_dqa.quantization.base import RowLayout
 from nnabla_dqa.quantization.statistics import Statistics
 from tests.gpu.conftest import on_cpu

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 
 import nnabla_dqa as dqa
+from nnabla_dqa.backends.fused import quantizers_of
 from nnabla_dqa.data import open_data
-from nnabla_dqa.functions.fused import quantizers_of
+from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training.checkpoint import read_checkpoint
-from nnabla_dqa.training.classifier import Classifier
-from nnabla_dqa.training.experiment_run import run_experiment
-from nnabla_dqa.training.file_training import train
-from nnabla_dqa.training.guard import NonFiniteError
-from nnabla_dqa.training.outcome import TrainingStopped
+from nnabla_dqa.training.result import TrainingStopped
+from nnabla_dqa.training.run import run_experiment
+from nnabla_dqa.training.tasks.classifier import Classifier
+from nnabla_dqa.training.tasks.nnp import train
 from tests.gpu.conftest import CPU, get, on_cpu
 from tests.gpu.functions import foreign_functions
 from tests.gpu.runs import experiment

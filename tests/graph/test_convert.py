@@ -1,188 +1,229 @@
-"""Conversion: what changes, what stays, and that other NNablas run the result."""
+"""A live graph rebuilt with mixtures: same names, same numbers, same training as dqa_ layers."""
 
 from __future__ import annotations
 
-import re
+import warnings
 
 import nnabla as nn
+import nnabla.functions as F
+import nnabla.parametric_functions as NPF
+import nnabla.solvers as S
 import numpy as np
 import pytest
-from nnabla.utils.load import load
-from nnabla.utils.nnp_graph import NnpLoader
+from nnabla.function import PythonFunction
 
-from nnabla_dqa.graph.archive import Archive, NNPError
-from nnabla_dqa.graph.convert import NothingToConvertError, convert_file
-from nnabla_dqa.graph.network_file import NetworkFile
-from tests.graph.networks import Net, assert_equal_outputs, outputs, samples, shared_files, small
-
-WITHOUT_LAYERS = ("03", "04", "05")
-WITH_LAYERS = [f"{i:02}" for i in range(1, 26) if f"{i:02}" not in WITHOUT_LAYERS]
-UNNAMED = "02"
-"""Its function has no name: it opens, but no loader of NNabla 1.39 runs it."""
-SETS = ["minmax:2,4,8", "sawb:2", "bwn/twn/float", "minmax:2@channel"]
+import nnabla_dqa as dqa
+import nnabla_dqa.parametric_functions as PF
 
 
-@pytest.mark.parametrize("path", shared_files(*(p for p in WITH_LAYERS if p != UNNAMED)))
-def test_float_leaves_every_output_as_it_was(path, tmp_path):
-    result = convert_file(path, tmp_path / "f.nnp", "float")
-    assert result.file.layers
-    assert not [m for m in result.messages if "statistics" in m]
-    assert_equal_outputs(path, tmp_path / "f.nnp")
+def model(x, train=False, layers=NPF, prefix=""):
+    """All kinds of layers, a shared one, in-place functions and two outputs."""
+    make = {kind: getattr(layers, f"{prefix}{kind}") for kind in KINDS}
+    h = make["convolution"](x, 6, (3, 3), pad=(1, 1), name="c1")
+    h = F.relu(NPF.batch_normalization(h, batch_stat=train, name="bn"), inplace=True)
+    for _ in range(2):
+        h = F.tanh(make["convolution"](h, 6, (1, 1), with_bias=False, name="shared"))
+    h = make["depthwise_convolution"](h, (3, 3), pad=(1, 1), name="dw") + h
+    h = make["deconvolution"](h, 4, (2, 2), stride=(2, 2), name="up")
+    h = make["depthwise_deconvolution"](h, (2, 2), name="dwup")
+    return make["affine"](h, 5, name="fc"), F.sum(h, axis=(1, 2, 3))
 
 
-@pytest.mark.parametrize("path", shared_files(*WITHOUT_LAYERS))
-def test_files_without_layers_are_refused(path, tmp_path):
-    with pytest.raises(
-        NothingToConvertError, match="no layer to convert, nothing written"
-    ) as error:
-        convert_file(path, tmp_path / "f.nnp")
-    assert "\n" not in str(error.value)
-    assert not list(tmp_path.iterdir())
+KINDS = (
+    "convolution",
+    "affine",
+    "depthwise_convolution",
+    "deconvolution",
+    "depthwise_deconvolution",
+)
+NAMES = ["c1/conv", "shared/conv", "dw/depthwise_conv", "up/deconv", "dwup/depthwise_deconv"]
+NAMES.append("fc/affine")
 
 
-def opened(path):
-    """What of a file opens in NNabla's older loaders: networks, and all at once."""
-    found = set()
-    loader = NnpLoader(str(path))
-    for name in loader.get_network_names():
-        try:
-            nn.clear_parameters()
-            network = loader.get_network(name, batch_size=2)
-        except (RuntimeError, ValueError, AssertionError):
-            continue
-        found.add((name, tuple(network.inputs), tuple(network.outputs)))
+def variable(seed=0):
+    return nn.Variable.from_numpy_array(np.random.RandomState(seed).randn(2, 3, 6, 6))
+
+
+def values(outputs):
+    nn.forward_all(list(outputs))
+    return [v.d.copy() for v in outputs]
+
+
+def test_full_precision_alone_changes_nothing():
+    plain = model(variable())
+    converted = dqa.convert(plain, "float")
+    for a, b in zip(values(plain), values(converted)):
+        np.testing.assert_array_equal(a, b)
+    assert [layer.name for layer in dqa.find_layers()] == NAMES
+
+
+@pytest.mark.parametrize("notation", ["minmax:2,4,8", "sawb:2", "bwn/twn/float", "minmax:2@0"])
+def test_it_trains_as_dqa_layers_do(notation):
+    """The parameters after some updates are the same."""
+    from nnabla_dqa.quantization.notation import parse_quantizers
+
+    results = []
+    for converted in (True, False):
+        nn.clear_parameters()
+        nn.seed(0)
+        x = variable()
+        if converted:
+            y = dqa.convert(model(x, train=True), notation)
+        else:
+            with dqa.quantizers(*parse_quantizers(notation).quantizers):
+                y = model(x, train=True, layers=PF, prefix="dqa_")
+        loss = F.mean(F.tanh(y[0])) + F.mean(F.tanh(y[1]))
+        mixed = any(layer.state for layer in dqa.find_layers())
+        solver = dqa.attach(S.Momentum(0.01), dqa.TemperatureSchedule(20) if mixed else None)
+        solver.set_parameters(nn.get_parameters())
+        for _ in range(3):
+            loss.forward()
+            solver.zero_grad()
+            loss.backward()
+            solver.update()
+        results.append({k: v.d.copy() for k, v in nn.get_parameters(grad_only=False).items()})
+    assert set(results[0]) == set(results[1])
+    for name, value in results[0].items():
+        # Shared weights are mixed once here and twice there: their gradients add up otherwise.
+        np.testing.assert_allclose(value, results[1][name], rtol=1e-6, atol=1e-7, err_msg=name)
+
+
+def test_names_and_parameters_stay_and_state_comes_beside():
+    y = model(variable())
+    before = nn.get_parameters(grad_only=False)
+    dqa.convert(y, [dqa.Rule("c1/*", "float"), dqa.Rule("fc/affine/W", "sawb:2,4,8")])
+    after = nn.get_parameters(grad_only=False)
+    assert [name for name in after if "/dqa/" not in name] == list(before)
+    assert all(after[name].data == v.data for name, v in before.items())
+    assert not any(name.startswith("c1/") and "dqa" in name for name in after)
+    quantizers = {layer.name: str(layer.mixture.target) for layer in dqa.find_layers()}
+    assert quantizers["c1/conv"] == "FullPrecision()"
+    assert quantizers["fc/affine"].startswith("SAWB(bits=2")
+    assert quantizers["shared/conv"].startswith("MinMax(bits=2")
+
+
+def test_shared_weights_get_one_attention_and_are_mixed_once():
+    y = dqa.convert(model(variable()), "minmax:2,4,8")
+    kinds = []
+    y[0].visit(lambda f: kinds.append(f.info.type_name))
+    single = dqa.convert(NPF.affine(variable(), 5, name="one"), "minmax:2,4,8")
+    inside = []
+    single.visit(lambda f: inside.append(f.info.type_name))
+    assert kinds.count("Softmax") == len(NAMES)
+    assert inside.count("Softmax") == 1
+
+
+def test_the_original_graph_stays_and_what_nothing_changed_is_shared():
+    x = variable()
+    early = F.tanh(x)
+    y = NPF.affine(early, 5, name="fc")
+    before = values([y])[0]
+    new = dqa.convert(y, "minmax:2")
+    assert new is not y
+    assert new.parent.inputs[0] == early
+    assert isinstance(dqa.convert([F.relu(y)], "minmax:2"), tuple)
+    np.testing.assert_array_equal(values([y])[0], before)
+    nn.forward_all([new])
+    assert len(np.unique(new.parent.inputs[1].d)) == 4
+
+
+def test_training_and_evaluation_graph_share_attention_and_deploy(tmp_path):
+    x = variable()
+    dqa.convert(model(x, train=True), "minmax:2,4,8")
+    y = dqa.convert(model(x), "minmax:2,4,8")
+    states = [name for name in nn.get_parameters(grad_only=False) if name.endswith("/alpha")]
+    assert len(states) == len(NAMES)
+    path = tmp_path / "d.nnp"
+    dqa.deploy(path, {"x": x}, {"y": y[0]}, allow_untrained=True)
+    assert dqa.check_file(path).ok
+    with dqa.hard():
+        hard = dqa.convert(model(x), "minmax:2,4,8")
+    loaded = nn.graph_def.load(str(path))(x)
+    np.testing.assert_array_equal(values([loaded])[0], values([hard[0]])[0])
+
+
+def test_fixed_weights_and_embed():
+    x = nn.Variable((2, 3))
+    h = NPF.embed(x, 7, 4, name="e")
+    y = NPF.affine(h, 2, fix_parameters=True, name="fc")
+    dqa.convert(y, "minmax:2,4,8")
+    layers = {layer.name: layer for layer in dqa.find_layers()}
+    assert layers["e/embed"].function == "Embed"
+    assert layers["fc/affine"].fixed
+    assert not layers["e/embed"].fixed
+
+
+def test_what_is_left_alone_is_named():
+    x = variable()
+    w = F.tanh(nn.parameter.get_parameter_or_create("w", (108, 5)))
+    tied = nn.parameter.get_parameter_or_create("tied", (108, 5))
+    y = (
+        F.affine(x, w)
+        + F.affine(x, tied)
+        + F.sum(tied, axis=0, keepdims=True)
+        + NPF.affine(x, 5, name="fc")
+    )
+    with pytest.warns(UserWarning, match="left as it is") as caught:
+        dqa.convert(y, "minmax:2")
+    told = " ".join(str(entry.message) for entry in caught)
+    assert "computed" in told
+    assert "tied" in told
+    assert [layer.name for layer in dqa.find_layers()] == ["fc/affine"]
+
+
+class Double(PythonFunction):
+    """A function of Python."""
+
+    name = "Double"
+
+    def min_outputs(self):
+        return 1
+
+    def setup_impl(self, inputs, outputs):
+        outputs[0].reset_shape(inputs[0].shape, True)
+
+    def forward_impl(self, inputs, outputs):
+        outputs[0].d = 2 * inputs[0].d
+
+    def grad_depends_output_data(self, i, o):
+        return False
+
+    def grad_depends_input_data(self, i, j):
+        return False
+
+    def backward_impl(self, inputs, outputs, propagate_down, accum):
+        inputs[0].g = 2 * outputs[0].g
+
+
+def test_errors():
+    x = variable()
+    with pytest.raises(ValueError, match="no layer"):
+        dqa.convert(F.relu(x), "minmax:2")
+    y = NPF.affine(x, 5, name="fc")
+    with pytest.raises(ValueError, match=r"matches no layer; the layers are: fc/affine"):
+        dqa.convert(y, [dqa.Rule("nix", "minmax:2")])
+    with pytest.raises(ValueError, match="both match layer fc/affine"):
+        dqa.convert(y, [dqa.Rule("f*", "minmax:2"), dqa.Rule("*c/*", "bwn")])
+    with pytest.raises(ValueError, match="Double is not one of NNabla's own"):
+        dqa.convert(Double()(y), "minmax:2")
     nn.clear_parameters()
-    try:
-        info = load([str(path)], prepare_data_iterator=False, batch_size=2)
-    except (RuntimeError, ValueError, AssertionError):
-        return found
-    found |= {("load", name) for name in info.networks}
-    return found | {("executor", name) for name in info.executors}
+    converted = dqa.convert(NPF.affine(x, 5, name="fc"), "minmax:2,4,8")
+    with pytest.raises(ValueError, match="layer fc/affine of the graph is a DQA layer already"):
+        dqa.convert(converted, "minmax:2,4,8")
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="exists already with"):
+        dqa.convert(NPF.affine(x, 5, name="fc"), "sawb:2")
 
 
-@pytest.mark.parametrize("path", shared_files(*WITH_LAYERS))
-def test_other_loaders_open_what_they_opened(path, tmp_path):
-    before = opened(path)
-    assert before
-    every = path.name[:2] in ("02", "12")
-    for i, quantizers in enumerate(SETS if every else [SETS[int(path.name[:2]) % len(SETS)]]):
-        convert_file(path, tmp_path / f"{i}.nnp", quantizers)
-        assert opened(tmp_path / f"{i}.nnp") == before
-
-
-@pytest.mark.parametrize("quantizers", SETS)
-@pytest.mark.parametrize("path", shared_files("02", "07", "21"))
-def test_reading_takes_the_mixtures_out_and_saving_writes_them_again(path, quantizers, tmp_path):
-    original = Archive.read(path)
-    written = convert_file(path, tmp_path / "c.nnp", quantizers).file
-    in_file = Archive.read(tmp_path / "c.nnp")
-    count = {n.name: len(n.function) for n in original.definition.network}
-    assert all(len(n.function) > count[n.name] for n in in_file.definition.network)
-    file = NetworkFile.read(tmp_path / "c.nnp")
-    assert file.archive.definition == original.definition
-    assert file.archive.others == original.others
-    assert file.kind == "converted"
-    assert file.mixtures == written.mixtures
-    assert file.layers == written.layers
-    for name, (array, need_grad) in original.parameters.items():
-        assert file.archive.parameters[name].need_grad == need_grad
-        np.testing.assert_array_equal(file.archive.parameters[name].array, array)
-    file.save(tmp_path / "again.nnp")
-    assert (tmp_path / "again.nnp").read_bytes() == (tmp_path / "c.nnp").read_bytes()
-
-
-@pytest.mark.parametrize("path", shared_files("20"))
-def test_every_section_keeps_its_entries(path, tmp_path):
-    original = Archive.read(path).definition
-    convert_file(path, tmp_path / "c.nnp")
-    found = Archive.read(tmp_path / "c.nnp").definition
-    for section in ("global_config", "training_config", "dataset", "monitor"):
-        assert getattr(found, section) == getattr(original, section)
-    for section in ("executor", "optimizer"):
-        for before, after in zip(getattr(original, section), getattr(found, section)):
-            listed = [v.variable_name for v in after.parameter_variable]
-            names = [v.variable_name for v in before.parameter_variable]
-            assert listed[: len(names)] == names
-            state = {v.variable_name: v.learning_rate_multiplier for v in after.parameter_variable}
-            added = listed[len(names) :]
-            assert {n.rpartition("/")[2] for n in added} == {"alpha", "temperature", "hard"}
-            assert all(state[n] == n.endswith("/alpha") for n in added)
-            del after.parameter_variable[len(names) :]
-            assert after == before
-
-
-def test_refused_twice_and_after_deploying(tmp_path):
-    from nnabla_dqa.graph.deploy_file import deploy_file
-
-    source = small().save(tmp_path / "m.nnp")
-    convert_file(source, tmp_path / "c.nnp")
-    deploy_file(tmp_path / "c.nnp", tmp_path / "d.nnp", allow_untrained=True)
-    for name, reason in (("c", "is converted already"), ("d", "is a deployed file")):
-        with pytest.raises(NNPError, match=reason) as caught:
-            convert_file(tmp_path / f"{name}.nnp", tmp_path / "e.nnp")
-        assert f"{name}.nnp" in str(caught.value)
-        assert "\n" not in str(caught.value)
-    assert not (tmp_path / "e.nnp").exists()
-
-
-def three_networks():
-    """One set of parameters: trained, monitored and run, each with two uses of one layer."""
-    net = Net("Main")
-    for name in ("Main", "Validation", "Runtime", "Spare"):
-        if name != "Main":
-            net.begin(name)
-        h = net.conv(net.input("x", 2, 4, 4), 2, "shared/conv/W", name="First")
-        h = net.normalize(h, "bn", batch_stat=name != "Main", name="BN")
-        h = net.conv(h, 2, "shared/conv/W", name="Second")
-        h = net.normalize(h, "frozen", batch_stat=name != "Main", name="Frozen")
-        y = net.affine(h, 3, "fc/weight", name="Fc")
-    net.executor("Runtime", ["x"], [y])
-    net.definition.monitor.add(name="valid", network_name="Validation")
-    optimizer = net.definition.optimizer.add(name="opt", network_name="Main")
-    for name in net.parameters:
-        rate = 0.0 if name.startswith("frozen") or name.endswith(("mean", "var")) else 1.0
-        optimizer.parameter_variable.add(variable_name=name, learning_rate_multiplier=rate)
-    return net
-
-
-def test_statistics_follow_what_a_network_is_for(tmp_path):
-    source = three_networks().save(tmp_path / "m.nnp")
-    result = convert_file(source, tmp_path / "c.nnp")
-    found = {
-        (network.name, function.name): function.batch_normalization_param.batch_stat
-        for network in NetworkFile.read(tmp_path / "c.nnp").archive.definition.network
-        for function in network.function
-        if function.type == "BatchNormalization"
-    }
-    assert found == {
-        ("Main", "BN"): True,
-        ("Validation", "BN"): False,
-        ("Runtime", "BN"): False,
-        ("Spare", "BN"): True,
-        ("Main", "Frozen"): False,
-        ("Validation", "Frozen"): True,
-        ("Runtime", "Frozen"): True,
-        ("Spare", "Frozen"): True,
-    }
-    told = [m for m in result.messages if "statistics" in m]
-    assert len(told) == 3
-    assert any(re.search("network Main: BN .* batch statistics.* trained", m) for m in told)
-    assert any(re.search("network Runtime: BN .* running stat.* only run", m) for m in told)
-
-
-def test_weights_shared_by_functions_and_networks_get_one_state(tmp_path):
-    source = three_networks().save(tmp_path / "m.nnp")
-    result = convert_file(source, tmp_path / "c.nnp", "minmax:2,4,8")
-    assert [layer.name for layer in result.file.layers] == ["shared/conv", "fc/weight"]
-    assert len(result.file.layers[0].uses) == 8
-    state = [name for name in Archive.read(tmp_path / "c.nnp").parameters if "dqa/" in name]
-    scopes = ("shared/conv/dqa", "fc/weight.dqa")
-    expected = {f"{s}/{e}" for s in scopes for e in ("alpha", "temperature", "hard", "quantizers")}
-    assert set(state) == expected
-    for network in Archive.read(tmp_path / "c.nnp").definition.network:
-        by_name = {f.name: f for f in network.function}
-        assert by_name["First"].input[1] == by_name["Second"].input[1] == "shared/conv/dqa/W"
-        assert by_name["Fc"].input[1] == "fc/weight.dqa/W"
-    # Frozen attention before any training: both uses see the same mixed weights.
-    values = samples(NetworkFile.read(source).network("Runtime"))
-    outputs(tmp_path / "c.nnp", "Runtime", values)
+def test_a_cut_gradient_stays_cut():
+    """What the user detached stays detached in the rebuilt graph."""
+    h = NPF.convolution(variable(), 4, (3, 3), name="c1")
+    h.need_grad = False
+    y = dqa.convert(NPF.affine(h, 5, name="fc"), "minmax:2")
+    loss = F.sum(y)
+    parameters = nn.get_parameters()
+    for v in parameters.values():
+        v.g = 0
+    loss.forward()
+    loss.backward()
+    assert not parameters["c1/conv/W"].g.any()
+    assert parameters["fc/affine/W"].g.any()

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import nnabla_dqa as dqa
-from nnabla_dqa.layers import Mixture
+from nnabla_dqa.layers.tensors import Mixture
 from nnabla_dqa.models import MODELS, build
 from tests.models.nets import functions, images, multiplications
 

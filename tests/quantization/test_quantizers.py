@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnabla_dqa import BWN, SAWB, TWN, FullPrecision, MinMax, Quantizer
-from nnabla_dqa.functions import mixture
+from nnabla_dqa.backends import mixture
 from tests import reference
 
 CLOSED = [*(MinMax(b) for b in range(1, 9)), SAWB(2), SAWB(3), BWN(), TWN()]

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from nnabla_dqa.cli import main
+from nnabla_dqa.recipes.experiment import Experiment
 from nnabla_dqa.reporting.run_table import MARKS, run_table
 from nnabla_dqa.training.checkpoint import CheckpointError
-from nnabla_dqa.training.experiment import Experiment
 from nnabla_dqa.training.run_folder import RunError, RunFolder, write_json
 
 PAPER = {"table": 1, "accuracy": 94.8, "epochs": 300, "seeds": 1}

@@ -8,11 +8,11 @@ import signal
 import numpy as np
 import pytest
 
-from nnabla_dqa.training.experiment import Experiment
-from nnabla_dqa.training.experiment_run import run_experiment
-from nnabla_dqa.training.outcome import TIMES, TrainingStopped
-from nnabla_dqa.training.recipe_files import merged
-from nnabla_dqa.training.updates import Updater
+from nnabla_dqa.recipes.experiment import Experiment
+from nnabla_dqa.recipes.yaml_files import merged
+from nnabla_dqa.training.result import TIMES, TrainingStopped
+from nnabla_dqa.training.run import run_experiment
+from nnabla_dqa.training.update import Updater
 
 CLASSES = 3
 KINDS = {

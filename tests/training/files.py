@@ -13,13 +13,13 @@ import pytest
 from nnabla.utils import nnabla_pb2
 from nnabla.utils.save import save
 
-from nnabla_dqa.graph.archive import Archive
-from nnabla_dqa.graph.convert import convert_file
-from nnabla_dqa.graph.parameters import Parameter
-from nnabla_dqa.training.file_training import train
-from nnabla_dqa.training.outcome import TrainingStopped
-from nnabla_dqa.training.recipe import Recipe
-from nnabla_dqa.training.updates import Updater
+from nnabla_dqa.nnp.archive import Archive
+from nnabla_dqa.nnp.convert import convert_file
+from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.recipes.recipe import Recipe
+from nnabla_dqa.training.result import TrainingStopped
+from nnabla_dqa.training.tasks.nnp import train
+from nnabla_dqa.training.update import Updater
 
 SAMPLE = (1, 4, 4)
 HEADS = {

@@ -19,10 +19,10 @@ import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
 from nnabla_dqa.data import ArrayData
 from nnabla_dqa.parallel import open_communicator
-from nnabla_dqa.training.job import Job, Scores
+from nnabla_dqa.recipes.settings import Settings
 from nnabla_dqa.training.loop import Loop
-from nnabla_dqa.training.settings import Settings
-from nnabla_dqa.training.updates import Updater
+from nnabla_dqa.training.trainable import Job, Scores
+from nnabla_dqa.training.update import Updater
 
 
 class Smooth(Job):

@@ -16,7 +16,7 @@ import nnabla.solvers as S
 import numpy as np
 import pytest
 
-from nnabla_dqa.files import remove_parts
+from nnabla_dqa._util.files import remove_parts
 from nnabla_dqa.training.checkpoint import (
     CheckpointError,
     checkpoint_path,
@@ -24,7 +24,7 @@ from nnabla_dqa.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from nnabla_dqa.training.file_training import train
+from nnabla_dqa.training.tasks.nnp import train
 from tests.training.files import (
     assert_same_parameters,
     changed,
@@ -38,7 +38,7 @@ from tests.training.files import (
     write_samples,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.AttentionWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
 
 NOTES = {"recipe": {"epochs": 3, "learning_rate": 1e-3}, "epochs": [{"loss": 0.1}], "text": "ä"}
 

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 
 from nnabla_dqa.data import DataError
-from nnabla_dqa.graph.archive import NNPError
-from nnabla_dqa.graph.network_file import CONVERTED, NetworkFile
+from nnabla_dqa.nnp.archive import NNPError
+from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
+from nnabla_dqa.recipes.recipe import Recipe
+from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training.checkpoint import CheckpointError, checkpoint_path, read_checkpoint
-from nnabla_dqa.training.file_training import train
-from nnabla_dqa.training.guard import NonFiniteError
-from nnabla_dqa.training.outcome import TrainingStopped
-from nnabla_dqa.training.recipe import Recipe
-from nnabla_dqa.training.updates import Updater
+from nnabla_dqa.training.result import TrainingStopped
+from nnabla_dqa.training.tasks.nnp import train
+from nnabla_dqa.training.update import Updater
 from tests.training.files import (
     assert_same_parameters,
     changed,
@@ -25,7 +25,7 @@ from tests.training.files import (
     stop_at,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.AttentionWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
 BN = "BatchNormalization/bn"
 
 
@@ -71,7 +71,7 @@ def test_other_heads_learn(head, tmp_path):
 
 
 def test_binary_relax_trains(tmp_path):
-    from nnabla_dqa.graph.rules import Rules
+    from nnabla_dqa.layers.rules import Rules
 
     rules = Rules.from_mapping({"quantizers": "bwn/twn/float", "mixing": "binary_relax"})
     source, recipe = make(tmp_path, rules=rules)
@@ -84,7 +84,7 @@ def test_binary_relax_trains(tmp_path):
 
 
 def test_two_mixing_rules_in_one_file_are_refused(tmp_path):
-    from nnabla_dqa.graph.rules import Rules
+    from nnabla_dqa.layers.rules import Rules
 
     rule = {"layers": "Affine*", "quantizers": "minmax:2,4,8", "mixing": "binary_relax"}
     rules = Rules.from_mapping({"rules": [rule]})
@@ -197,7 +197,7 @@ def test_files_that_cannot_learn_are_refused(kind, tmp_path):
     if kind == "float":
         source = tmp_path / "net.nnp"
     if kind == "deployed":
-        from nnabla_dqa.graph.deploy_file import deploy_file
+        from nnabla_dqa.nnp.deploy import deploy_file
 
         deploy_file(train(source, recipe, tmp_path / "t.nnp").path, tmp_path / "d.nnp")
         source = tmp_path / "d.nnp"

@@ -7,7 +7,7 @@ import os
 import pytest
 
 from nnabla_dqa.training.monitors import Monitors
-from nnabla_dqa.training.outcome import Epoch
+from nnabla_dqa.training.result import Epoch
 
 
 def epoch(number, **options):

@@ -7,16 +7,16 @@ import pytest
 
 from nnabla_dqa.data.iteration import batches_of
 from nnabla_dqa.parallel import Alone, ParallelError
+from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training import loop as loops
 from nnabla_dqa.training.checkpoint import read_checkpoint
-from nnabla_dqa.training.classifier import Classifier
-from nnabla_dqa.training.guard import NonFiniteError
 from nnabla_dqa.training.loop import Loop
-from nnabla_dqa.training.outcome import TrainingStopped
+from nnabla_dqa.training.result import TrainingStopped
+from nnabla_dqa.training.tasks.classifier import Classifier
 from tests.training.experiments import experiment
 from tests.training.files import one_line
 
-pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.AttentionWarning")
+pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
 
 
 class Echo(Alone):

@@ -9,7 +9,7 @@ import subprocess
 import nnabla as nn
 import pytest
 
-from nnabla_dqa.functions import available_backends, backend
+from nnabla_dqa.backends import available_backends, backend
 from nnabla_dqa.training import run_folder
 from nnabla_dqa.training.run_folder import RunError, RunFolder, commit, environment, write_json
 from tests.training.experiments import experiment

@@ -1,0 +1,107 @@
+"""Files that are either whole or not there."""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import os
+import tempfile
+from pathlib import Path
+from typing import IO, Any, Iterator, Union
+
+from nnabla_dqa._util.messages import one_line
+
+PathLike = Union[str, "os.PathLike[str]"]
+
+
+def read_yaml(path: PathLike) -> Any:
+    """The content of a YAML file.
+
+    Raises:
+        ValueError: It is not YAML, or has a key twice; one line that names the file.
+        OSError: It cannot be read.
+    """
+    import yaml
+
+    class Loader(yaml.SafeLoader):  # type: ignore[misc]
+        """PyYAML takes the last of two equal keys without a word."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            seen = set()
+            for key, _ in node.value:
+                if isinstance(key, yaml.ScalarNode) and (key.tag, key.value) in seen:
+                    raise yaml.constructor.ConstructorError(
+                        problem=f"key {key.value!r} is there twice", problem_mark=key.start_mark
+                    )
+                seen.add((key.tag, str(key.value)))
+            return super().construct_mapping(node, deep)
+
+    try:
+        # The loader is a safe one.
+        return yaml.load(Path(path).read_text("utf-8"), Loader)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path}: not YAML: {one_line(error)}") from None
+
+
+def check_target(path: PathLike) -> Path:
+    """``path`` if a file can be there.
+
+    Raises:
+        OSError: It is a folder, or its folder does not exist or cannot be written to.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise IsADirectoryError(f"cannot write {target}: it is a folder")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"cannot write {target}: there is no folder {target.parent}")
+    if not os.access(target.parent, os.W_OK):
+        raise PermissionError(f"cannot write {target}: {target.parent} cannot be written to")
+    return target
+
+
+def write_atomically(path: PathLike, data: bytes) -> None:
+    """Write ``data`` to ``path``: after a crash it holds the old bytes or the new ones.
+
+    Raises:
+        OSError: The folder does not exist or cannot be written to.
+    """
+    with replacing(path) as stream:
+        stream.write(data)
+
+
+@contextlib.contextmanager
+def replacing(path: PathLike) -> Iterator[IO[bytes]]:
+    """A stream whose content takes the place of ``path`` when the block ends without an error.
+
+    After a crash ``path`` holds the old content or the new one, and a file
+    ``.<name>.*.part`` may be left beside it; :func:`remove_parts` removes those.
+
+    Raises:
+        OSError: The folder does not exist or cannot be written to.
+    """
+    target = check_target(path)
+    # The same folder, because renaming is atomic only within a file system.
+    handle, temporary = tempfile.mkstemp(".part", f".{target.name}.", target.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            yield stream
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, 0o666 & ~_umask())
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def remove_parts(path: PathLike) -> None:
+    """Remove what killed processes left of their attempts to write ``path``."""
+    target = Path(path)
+    for part in target.parent.glob(f".{glob.escape(target.name)}.*.part"):
+        part.unlink()
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

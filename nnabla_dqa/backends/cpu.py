@@ -1,0 +1,174 @@
+"""The compiled kernels for the CPU: ``kernels/cpu.cpp`` by way of ctypes."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.machinery
+import os
+import sys
+import zlib
+from pathlib import Path
+from typing import Optional
+
+import nnabla as nn
+
+from nnabla_dqa.backends.kernel_args import Op, Problem
+
+_FOLDER = Path(__file__).resolve().parent
+_SOURCES = ("cpu.cpp", "cpu_kernels.h", "grid.h")
+
+
+class _Layer(ctypes.Structure):
+    _fields_ = [
+        ("outer", ctypes.c_int64),
+        ("rows", ctypes.c_int64),
+        ("inner", ctypes.c_int64),
+        ("count", ctypes.c_int32),
+        ("threads", ctypes.c_int32),
+        ("ops", ctypes.POINTER(Op)),
+    ]
+
+
+class CpuKernels:
+    """Forward and backward of one layer's mixture, on addresses of float32 arrays.
+
+    Args:
+        problem: The layer.
+        context: Of the functions around; says nothing that matters on the CPU.
+    """
+
+    def __init__(self, problem: Problem, context: Optional[nn.Context] = None) -> None:
+        count = len(problem.ops)
+        self._library = library()
+        self._ops = problem.op_array()
+        self._layer = _Layer(problem.outer, problem.rows, problem.inner, count, threads())
+        self._layer.ops = ctypes.cast(self._ops, ctypes.POINTER(Op))
+        self._grids = (ctypes.c_float * (4 * problem.rows * count))()
+
+    @property
+    def grids(self) -> ctypes.Array:
+        """``a, b, scale, offset`` of the last forward pass, for each row and quantizer."""
+        return self._grids
+
+    def forward(self, w: int, shares: Optional[int], least: float, q: int) -> None:
+        """``q = sum_k a_k Q_k(w)`` without the quantizers whose share is below ``least``."""
+        self._library.dqa_forward(
+            ctypes.byref(self._layer), w, shares, least, q, ctypes.byref(self._grids)
+        )
+
+    def backward(
+        self,
+        w: Optional[int],
+        dq: int,
+        shares: Optional[int],
+        least: float,
+        dw: Optional[int],
+        add_w: bool,
+        dshares: Optional[int],
+        add_shares: bool,
+    ) -> None:
+        """``dw (+)= dq`` and ``dshares_k (+)= <dq, Q_k(w)>``; what is None is left out."""
+        self._library.dqa_backward(
+            ctypes.byref(self._layer),
+            w,
+            dq,
+            shares,
+            least,
+            ctypes.byref(self._grids),
+            dw,
+            add_w,
+            dshares,
+            add_shares,
+        )
+
+
+def threads() -> int:
+    """Threads a layer may use: ``NNABLA_DQA_THREADS``, or all cores this process may run on.
+
+    Results do not depend on it.
+
+    Raises:
+        ValueError: ``NNABLA_DQA_THREADS`` is not a whole number above 0.
+    """
+    given = os.environ.get("NNABLA_DQA_THREADS", "")
+    if not given:
+        try:
+            return len(os.sched_getaffinity(0))
+        except AttributeError:
+            return os.cpu_count() or 1
+    if not given.isdigit() or int(given) < 1:
+        raise ValueError(f"NNABLA_DQA_THREADS={given!r} is not a whole number above 0")
+    return int(given)
+
+
+def expected() -> bool:
+    """Whether a user expects them: always, they are part of the package."""
+    return True
+
+
+@functools.cache
+def why_not() -> str:
+    """Why there are no compiled kernels, in one line; empty if they can be used."""
+    if sys.platform == "win32":
+        return "on Windows NNabla cuts the addresses of its arrays to 32 bits"
+    try:
+        library()
+    except OSError as error:
+        return str(error)
+    return ""
+
+
+def describe() -> str:
+    """What is used, in a few words."""
+    name = library().dqa_instruction_set().decode()
+    return f"compiled, {name}, {threads()} threads"
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The compiled library.
+
+    Raises:
+        OSError: There is none, or it was compiled from other sources.
+    """
+    found = [_FOLDER / f"_cpu{s}" for s in importlib.machinery.EXTENSION_SUFFIXES]
+    found = [path for path in found if path.is_file()]
+    if not found:
+        raise OSError(
+            "its kernels were not compiled: install a C++ compiler (g++ or clang++) and then "
+            "nnabla_dqa again"
+        )
+    loaded = ctypes.CDLL(str(found[0]))
+    if loaded.dqa_sources() != sources():
+        raise OSError(
+            "its kernels were compiled from other sources: install nnabla_dqa again, with a C++ "
+            "compiler (g++ or clang++)"
+        )
+    pointer, number = ctypes.c_void_p, ctypes.c_float
+    loaded.dqa_instruction_set.restype = ctypes.c_char_p
+    loaded.dqa_forward.argtypes = [pointer, pointer, pointer, number, pointer, pointer]
+    loaded.dqa_forward.restype = None
+    loaded.dqa_backward.argtypes = [
+        *[pointer] * 4,
+        number,
+        *[pointer] * 2,
+        ctypes.c_int,
+        pointer,
+        ctypes.c_int,
+    ]
+    loaded.dqa_backward.restype = None
+    loaded.dqa_encode.argtypes = [*[pointer] * 4, ctypes.c_int64]
+    loaded.dqa_encode.restype = None
+    return loaded
+
+
+def sources() -> int:
+    """A checksum of the kernels' sources; setup.py compiles it in."""
+    total = 0
+    for name in _SOURCES:
+        total = zlib.crc32((_FOLDER / "kernels" / name).read_bytes(), total)
+    return total & 0x7FFFFFFF
+
+
+KERNELS = CpuKernels

@@ -1,0 +1,1 @@
+"""The mixture's CUDA kernels."""

@@ -1,0 +1,551 @@
+// The fused mixture on the CPU: what backends/cpu.py calls. See grid.h for the formulas and
+// cpu_kernels.h for the loops.
+#include <atomic>
+#include <condition_variable>
+#include <cstring>
+#include <memory>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <vector>
+
+#include "grid.h"
+
+namespace dqa {
+namespace {
+
+enum Needs { NEEDS_MEAN = 1, NEEDS_UNIT = 2, NEEDS_KEPT = 4, NEEDS_SAMPLE = 8 };
+
+const int MAX_QUANTIZERS = 32;
+// Weights for which it does not pay to start another thread.
+const int64_t WORTH_A_THREAD = 1 << 17;
+// A tensor with one range is cut into pieces of this size, whatever the number of threads is, so
+// that sums do not depend on it.
+const int64_t PIECE = 1 << 16;
+// Numbers of several short rows that are worked on together.
+const int64_t TILE = 1 << 16;
+// Numbers that are copied together where the rows do not lie one after the other.
+const int64_t COPIES = 1 << 18;
+
+// The quantizers that take part for one row, with their shares already in `scale` and `offset`.
+struct Active {
+    int count;
+    bool minmax;
+    float offset;
+    float scale[MAX_QUANTIZERS];
+    Op op[MAX_QUANTIZERS];
+    Grid grid[MAX_QUANTIZERS];
+};
+
+// See clip_search.py; block 0: the row is its own sample, with strata = 1.
+struct Sample {
+    int64_t block;
+    int64_t count;
+    int strata;
+    float weights[2];
+    float* values;
+};
+
+struct Kernels {
+    void (*extremes)(const float*, int64_t, Stats*);
+    void (*means)(const float*, int64_t row, int64_t size, int needs, Stats*);
+    void (*take_sample)(const float*, int64_t size, float scale, Sample*);
+    float (*searched_clip)(const Sample&, int64_t row, const Stats&, float top);
+    void (*mix)(const Active&, const float* x, float* q, int64_t n);
+    void (*dots)(const Active&, const float* x, const float* dq, float* dw, bool add, int64_t n,
+                 double* sums);
+    void (*pass_on)(const float* dq, float* dw, bool add, int64_t n);
+    void (*encode)(const Op&, const Grid&, const float* x, float* codes, int64_t n);
+    void (*gather)(const float* from, int64_t outer, int64_t step, int64_t count, int64_t inner,
+                   float* to);
+    void (*scatter)(const float* from, int64_t outer, int64_t step, int64_t count, int64_t inner,
+                    float* to);
+};
+
+#if defined(__GNUC__) && !defined(DQA_NO_VECTORS)
+#define DQA_VECTORS
+#if defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define DQA_SHUFFLES
+#endif
+#endif
+#endif
+
+namespace plain {
+#include "cpu_kernels.h"
+}
+
+#if defined(__clang__) && defined(__x86_64__)
+#define DQA_X86
+#pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
+namespace avx2 {
+#include "cpu_kernels.h"
+}
+#pragma clang attribute pop
+#pragma clang attribute push( \
+    __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
+namespace avx512 {
+#include "cpu_kernels.h"
+}
+#pragma clang attribute pop
+#elif defined(__GNUC__) && defined(__x86_64__)
+#define DQA_X86
+#pragma GCC push_options
+#pragma GCC target("avx2")
+namespace avx2 {
+#include "cpu_kernels.h"
+}
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+namespace avx512 {
+#include "cpu_kernels.h"
+}
+#pragma GCC pop_options
+#endif
+
+struct Choice {
+    const char* name;
+    bool usable;
+    const Kernels* kernels;
+};
+
+// The best one first.
+int choices(Choice* found) {
+    int count = 0;
+#ifdef DQA_X86
+    __builtin_cpu_init();
+    const bool wide = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
+    found[count++] = {"avx512", wide, &avx512::kernels};
+    found[count++] = {"avx2", __builtin_cpu_supports("avx2") != 0, &avx2::kernels};
+#endif
+    found[count++] = {"plain", true, &plain::kernels};
+    return count;
+}
+
+Choice choose(const char* name) {
+    Choice found[3];
+    const int count = choices(found);
+    for (int i = 0; i < count; ++i)
+        if (found[i].usable && (!name || strcmp(name, found[i].name) == 0)) return found[i];
+    return {nullptr, false, nullptr};
+}
+
+Choice chosen_set = choose(nullptr);
+
+const Kernels& kernels() { return *chosen_set.kernels; }
+
+// What the threads of one call share. It outlives the call where a thread comes too late.
+struct Shared {
+    std::atomic<int64_t> next{0};
+    std::atomic<int64_t> finished{0};
+    std::mutex mutex;
+    std::condition_variable all_finished;
+};
+
+// Runs task(0) .. task(count - 1) on at most `threads` threads, this one included. The others are
+// made for the call, so that nothing is left behind that a fork could lose. Only started tasks are
+// waited for: where other programs have the cores, this thread does the work alone.
+template <class F>
+void run(int64_t count, int threads, F task) {
+    if (threads < 2 || count < 2) {
+        for (int64_t i = 0; i < count; ++i) task(i);
+        return;
+    }
+    const auto shared = std::make_shared<Shared>();
+    // `task` belongs to the call; it is not touched by a thread that finds nothing left to do.
+    F* const own = &task;
+    const auto work = [shared, own, count]() {
+        for (int64_t i = shared->next++; i < count; i = shared->next++) {
+            (*own)(i);
+            if (++shared->finished == count) {
+                std::lock_guard<std::mutex> lock(shared->mutex);
+                shared->all_finished.notify_all();
+            }
+        }
+    };
+    try {
+        for (int i = 1; i < threads && i < count; ++i) std::thread(work).detach();
+    } catch (const std::system_error&) {
+        // No more threads are to be had; those there are do the work.
+    }
+    work();
+    std::unique_lock<std::mutex> lock(shared->mutex);
+    shared->all_finished.wait(lock, [&]() { return shared->finished == count; });
+}
+
+int64_t ceil_div(int64_t x, int64_t y) { return (x + y - 1) / y; }
+
+int64_t next_prime(int64_t number) {
+    for (;; ++number) {
+        bool prime = number >= 2;
+        for (int64_t i = 2; i * i <= number && prime; ++i) prime = number % i != 0;
+        if (prime) return number;
+    }
+}
+
+}  // namespace
+
+// Weights of shape (outer, rows, inner): row r is [:, r, :].
+struct Layer {
+    int64_t outer;
+    int64_t rows;
+    int64_t inner;
+    int32_t count;
+    int32_t threads;
+    const Op* ops;
+};
+
+namespace {
+
+int64_t size_of(const Layer& layer) { return layer.outer * layer.inner; }
+
+int threads_for(const Layer& layer) {
+    const int64_t worth = size_of(layer) * layer.rows / WORTH_A_THREAD + 1;
+    return static_cast<int>(layer.threads < worth ? layer.threads : worth);
+}
+
+int needs_of(const Layer& layer) {
+    int needs = 0;
+    for (int k = 0; k < layer.count; ++k) {
+        const int32_t kind = layer.ops[k].kind;
+        if (kind == BWN || kind == TWN) needs |= NEEDS_MEAN;
+        if (kind == TWN) needs |= NEEDS_KEPT;
+        if (is_sawb(kind)) needs |= NEEDS_UNIT;
+        if (kind == SAWB_SEARCH) needs |= NEEDS_SAMPLE;
+    }
+    return needs;
+}
+
+// The sizes of clip_search.py's sample for rows of this layer.
+Sample sample_of(const Layer& layer) {
+    const int64_t size = size_of(layer);
+    const int64_t share = 1024 / layer.rows;
+    const int64_t budget = share > 64 ? share : 64;
+    Sample sample = {0, size, 1, {static_cast<float>(1.0 / size), 0.0f}, nullptr};
+    if (size > 2 * budget) {
+        sample.block = next_prime(ceil_div(size, budget));
+        sample.count = ceil_div(size, sample.block);
+        sample.strata = 2;
+        const double total = static_cast<double>(sample.count * sample.block);
+        sample.weights[0] = static_cast<float>(1.0 / total);
+        sample.weights[1] = static_cast<float>((sample.block - 1.0) / total);
+    }
+    return sample;
+}
+
+// The grids of one row, whose extremes are known.
+void make_grids(const Layer& layer, int needs, int64_t row, const float* x, Sample* sample,
+                Stats* stats, Grid* grids) {
+    const int64_t size = size_of(layer);
+    if (stats->finite) {
+        kernels().means(x, row, size, needs, stats);
+        if (needs & NEEDS_SAMPLE) kernels().take_sample(x, size, inverse_peak(*stats), sample);
+    }
+    for (int k = 0; k < layer.count; ++k) {
+        const Op& op = layer.ops[k];
+        float clip = 1.0f;
+        if (stats->finite && op.kind == SAWB_CLOSED) clip = closed_clip(op, *stats);
+        if (stats->finite && op.kind == SAWB_SEARCH)
+            clip = kernels().searched_clip(*sample, row, *stats, op.top);
+        grids[k] = make_grid(op, *stats, clip);
+    }
+}
+
+// Which quantizers take part: those whose share is not below `least`, the largest one always.
+int taking_part(const Layer& layer, const float* shares, float least, int* chosen) {
+    if (!shares) {
+        chosen[0] = 0;
+        return 1;
+    }
+    int largest = 0, count = 0;
+    for (int k = 1; k < layer.count; ++k)
+        if (shares[k] > shares[largest]) largest = k;
+    for (int k = 0; k < layer.count; ++k)
+        // Written so that NaN takes part and is seen.
+        if (k == largest || !(fabsf(shares[k]) < least)) chosen[count++] = k;
+    return count;
+}
+
+Active make_active(const Layer& layer, const float* shares, const int* chosen, int count,
+                   int64_t row, const Grid* grids) {
+    Active active;
+    active.count = count;
+    active.minmax = true;
+    float offsets[MAX_QUANTIZERS];
+    for (int i = 0; i < count; ++i) {
+        const int k = chosen[i];
+        const float share = shares ? shares[k] : 1.0f;
+        active.op[i] = layer.ops[k];
+        active.grid[i] = grids[k];
+        active.scale[i] = grids[k].scale * share;
+        offsets[i] = grids[k].offset * share;
+        active.minmax = active.minmax && layer.ops[k].kind == MINMAX;
+    }
+    active.offset = plain::row_sum(offsets, count, plain::unaligned(row, count),
+                                   [](auto v) { return v; });
+    return active;
+}
+
+// Rows that are worked on together. Those that have to be copied are so many that whole cache lines
+// and pages are used, and that their copies fit into the cache.
+int64_t rows_at_once(const Layer& layer) {
+    int64_t most = TILE / (size_of(layer) + 1) + 1;
+    if (layer.outer > 1) {
+        most = COPIES / size_of(layer) / 16 * 16;
+        most = most < 16 ? 16 : (most > 128 ? 128 : most);
+    }
+    return most < layer.rows ? most : layer.rows;
+}
+
+// Memory of this thread for `count` numbers. What is large is given back by `done`.
+class Scratch {
+  public:
+    float* at_least(int64_t count) {
+        if (static_cast<int64_t>(values_.size()) < count) values_.resize(count);
+        return values_.data();
+    }
+
+    void done() {
+        if (values_.size() > 4 * COPIES) std::vector<float>().swap(values_);
+    }
+
+  private:
+    std::vector<float> values_;
+};
+
+thread_local Scratch scratch_x, scratch_q;
+
+// Some rows of a layer as contiguous memory: as they lie, or copied.
+class Rows {
+  public:
+    Rows(const Layer& layer, int64_t begin, int64_t end) : layer_(layer), begin_(begin), end_(end) {}
+
+    const float* read(const float* array, Scratch* scratch) const {
+        const float* from = array + begin_ * layer_.inner;
+        if (layer_.outer == 1) return from;
+        float* copy = scratch->at_least(count() * size_of(layer_));
+        kernels().gather(from, layer_.outer, step(), count(), layer_.inner, copy);
+        return copy;
+    }
+
+    float* place(float* array, Scratch* scratch) const {
+        if (layer_.outer == 1) return array + begin_ * layer_.inner;
+        return scratch->at_least(count() * size_of(layer_));
+    }
+
+    void write(float* array, const float* copy) const {
+        if (layer_.outer == 1) return;
+        kernels().scatter(copy, layer_.outer, step(), count(), layer_.inner,
+                          array + begin_ * layer_.inner);
+    }
+
+    // f(position in the tensor, length) of each stretch that belongs to these rows.
+    template <class F>
+    void each(F f) const {
+        for (int64_t o = 0; o < layer_.outer; ++o)
+            f((o * layer_.rows + begin_) * layer_.inner, count() * layer_.inner);
+    }
+
+    int64_t count() const { return end_ - begin_; }
+
+    int64_t step() const { return layer_.rows * layer_.inner; }
+
+  private:
+    const Layer& layer_;
+    int64_t begin_, end_;
+};
+
+template <class F>
+void each_tile(const Layer& layer, F f) {
+    const int64_t step = rows_at_once(layer);
+    run(ceil_div(layer.rows, step), threads_for(layer), [&](int64_t tile) {
+        const int64_t begin = tile * step;
+        f(begin, begin + step < layer.rows ? begin + step : layer.rows);
+        scratch_x.done();
+        scratch_q.done();
+    });
+}
+
+template <class F>
+void each_piece(const Layer& layer, F f) {
+    const int64_t size = size_of(layer);
+    run(ceil_div(size, PIECE), threads_for(layer), [&](int64_t piece) {
+        const int64_t begin = piece * PIECE;
+        f(piece, begin, begin + PIECE < size ? PIECE : size - begin);
+    });
+}
+
+void one_range(const Layer& layer, const float* w, Grid* grids) {
+    std::vector<Stats> parts(ceil_div(size_of(layer), PIECE));
+    each_piece(layer, [&](int64_t piece, int64_t begin, int64_t n) {
+        kernels().extremes(w + begin, n, &parts[piece]);
+    });
+    Stats stats = parts[0];
+    for (const Stats& part : parts) {
+        stats.minimum = smaller(part.minimum, stats.minimum);
+        stats.maximum = larger(part.maximum, stats.maximum);
+        stats.finite = stats.finite && part.finite;
+    }
+    Sample sample = sample_of(layer);
+    const int needs = needs_of(layer);
+    std::vector<float> values(needs & NEEDS_SAMPLE ? sample.strata * sample.count : 0);
+    sample.values = values.data();
+    make_grids(layer, needs, 0, w, &sample, &stats, grids);
+}
+
+// `q` may be null: then only the grids are made.
+void forward(const Layer& layer, const float* w, const float* shares, float least, float* q,
+             Grid* grids) {
+    int chosen[MAX_QUANTIZERS];
+    const int count = taking_part(layer, shares, least, chosen);
+    const int64_t size = size_of(layer);
+    if (layer.rows == 1) {
+        one_range(layer, w, grids);
+        const Active active = make_active(layer, shares, chosen, count, 0, grids);
+        if (!q) return;
+        each_piece(layer, [&](int64_t, int64_t begin, int64_t n) {
+            kernels().mix(active, w + begin, q + begin, n);
+        });
+        return;
+    }
+    const int needs = needs_of(layer);
+    each_tile(layer, [&](int64_t begin, int64_t end) {
+        Rows rows(layer, begin, end);
+        std::vector<float> values;
+        const float* x = rows.read(w, &scratch_x);
+        float* const to = q ? rows.place(q, &scratch_q) : nullptr;
+        Sample sample = sample_of(layer);
+        if (needs & NEEDS_SAMPLE) values.resize(sample.strata * sample.count);
+        sample.values = values.data();
+        for (int64_t r = begin; r < end; ++r, x += size) {
+            Stats stats = {};
+            Grid* own = grids + r * layer.count;
+            kernels().extremes(x, size, &stats);
+            make_grids(layer, needs, r, x, &sample, &stats, own);
+            if (!q) continue;
+            const Active active = make_active(layer, shares, chosen, count, r, own);
+            kernels().mix(active, x, to + (r - begin) * size, size);
+        }
+        if (q) rows.write(q, to);
+    });
+}
+
+// What dq adds to the gradients of the shares that take part: a row of `parts` for each piece.
+void share_gradients(const Layer& layer, const float* w, const float* dq, const float* shares,
+                     const int* chosen, int count, const Grid* grids, float* dw, bool add,
+                     std::vector<double>* parts) {
+    const int64_t size = size_of(layer);
+    const bool whole = layer.rows == 1;
+    parts->assign((whole ? ceil_div(size, PIECE) : layer.rows) * count, 0.0);
+    auto finish = [&](const Grid* own, const double* sums, double* part) {
+        for (int i = 0; i < count; ++i)
+            part[i] = own[chosen[i]].scale * sums[i] + own[chosen[i]].offset * sums[count];
+    };
+    if (whole) {
+        const Active active = make_active(layer, shares, chosen, count, 0, grids);
+        each_piece(layer, [&](int64_t piece, int64_t begin, int64_t n) {
+            double sums[MAX_QUANTIZERS + 1] = {};
+            kernels().dots(active, w + begin, dq + begin, dw ? dw + begin : nullptr, add, n, sums);
+            finish(grids, sums, parts->data() + piece * count);
+        });
+        return;
+    }
+    each_tile(layer, [&](int64_t begin, int64_t end) {
+        Rows rows(layer, begin, end);
+        const float* x = rows.read(w, &scratch_x);
+        const float* d = rows.read(dq, &scratch_q);
+        // Where rows are copied, the gradient is handed on as it lies.
+        float* to = dw && layer.outer == 1 ? dw + begin * layer.inner : nullptr;
+        for (int64_t r = begin; r < end; ++r, x += size, d += size) {
+            double sums[MAX_QUANTIZERS + 1] = {};
+            const Grid* own = grids + r * layer.count;
+            const Active active = make_active(layer, shares, chosen, count, r, own);
+            kernels().dots(active, x, d, to ? to + (r - begin) * size : nullptr, add, size, sums);
+            finish(own, sums, parts->data() + r * count);
+        }
+        if (dw && !to)
+            rows.each([&](int64_t there, int64_t n) {
+                kernels().pass_on(dq + there, dw + there, add, n);
+            });
+    });
+}
+
+void pass_all_on(const Layer& layer, const float* dq, float* dw, bool add) {
+    const Layer flat = {1, 1, size_of(layer) * layer.rows, 0, layer.threads, nullptr};
+    each_piece(flat, [&](int64_t, int64_t begin, int64_t n) {
+        kernels().pass_on(dq + begin, dw + begin, add, n);
+    });
+}
+
+void backward(const Layer& layer, const float* w, const float* dq, const float* shares,
+              float least, const Grid* grids, float* dw, bool add_w, float* dshares,
+              bool add_shares) {
+    if (!dshares) {
+        if (dw) pass_all_on(layer, dq, dw, add_w);
+        return;
+    }
+    int chosen[MAX_QUANTIZERS];
+    const int count = taking_part(layer, shares, least, chosen);
+    std::vector<double> parts;
+    share_gradients(layer, w, dq, shares, chosen, count, grids, dw, add_w, &parts);
+    double gradients[MAX_QUANTIZERS] = {}, mean = 0.0, total = 0.0;
+    for (size_t i = 0; i < parts.size(); ++i) gradients[i % count] += parts[i];
+    for (int i = 0; i < count; ++i) {
+        mean += shares[chosen[i]] * gradients[i];
+        total += shares[chosen[i]];
+    }
+    // A quantizer that was left out gets the mean of the others: then attention, which sees
+    // differences only, is neither drawn to it nor pushed away.
+    double all[MAX_QUANTIZERS];
+    for (int k = 0; k < layer.count; ++k) all[k] = mean / total;
+    for (int i = 0; i < count; ++i) all[chosen[i]] = gradients[i];
+    for (int k = 0; k < layer.count; ++k)
+        dshares[k] = static_cast<float>(all[k]) + (add_shares ? dshares[k] : 0.0f);
+}
+
+}  // namespace
+}  // namespace dqa
+
+#ifdef _WIN32
+#define DQA_API extern "C" __declspec(dllexport)
+// setuptools links extensions with this name exported.
+DQA_API void* PyInit__cpu() { return nullptr; }
+#else
+#define DQA_API extern "C" __attribute__((visibility("default")))
+#endif
+
+#ifndef DQA_SOURCES
+#define DQA_SOURCES 0
+#endif
+
+// A checksum of the sources, by which a library that is older than they are is known.
+DQA_API int dqa_sources() { return DQA_SOURCES; }
+
+DQA_API int dqa_max_quantizers() { return dqa::MAX_QUANTIZERS; }
+
+DQA_API const char* dqa_instruction_set() { return dqa::chosen_set.name; }
+
+// Takes the loops for "avx512", "avx2" or "plain"; 0 if this machine has no such instructions.
+DQA_API int dqa_use(const char* name) {
+    const dqa::Choice choice = dqa::choose(name);
+    if (choice.usable) dqa::chosen_set = choice;
+    return choice.usable;
+}
+
+DQA_API void dqa_forward(const dqa::Layer* layer, const float* w, const float* shares, float least,
+                         float* q, dqa::Grid* grids) {
+    dqa::forward(*layer, w, shares, least, q, grids);
+}
+
+DQA_API void dqa_backward(const dqa::Layer* layer, const float* w, const float* dq,
+                          const float* shares, float least, const dqa::Grid* grids, float* dw,
+                          int add_w, float* dshares, int add_shares) {
+    dqa::backward(*layer, w, dq, shares, least, grids, dw, add_w != 0, dshares, add_shares != 0);
+}
+
+DQA_API void dqa_encode(const dqa::Op* op, const dqa::Grid* grid, const float* x, float* codes,
+                        int64_t n) {
+    dqa::kernels().encode(*op, *grid, x, codes, n);
+}

@@ -1,0 +1,133 @@
+"""Which code computes the mixture of a layer that is built: fused kernels or standard functions."""
+
+from __future__ import annotations
+
+import contextlib
+import contextvars
+import importlib
+import os
+import warnings
+from typing import Any, Dict, Iterator, Optional, Set, Tuple
+
+import nnabla as nn
+
+NAMES = ("auto", "fused", "portable")
+
+VARIABLE = "NNABLA_DQA_BACKEND"
+"""The environment variable that is asked where no :func:`backend` block is open."""
+
+_MODULES = {"cpu": "nnabla_dqa.backends.cpu", "cuda": "nnabla_dqa.backends.cuda.launch"}
+
+_chosen: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("backend", default=None)
+_told: Set[str] = set()
+
+
+class BackendWarning(UserWarning):
+    """The fused kernels cannot be used; the portable functions compute the same, more slowly."""
+
+
+class BackendError(RuntimeError):
+    """The fused kernels were asked for by name and cannot be used."""
+
+
+@contextlib.contextmanager
+def backend(name: str) -> Iterator[None]:
+    """Choose what computes the mixtures of the layers built in this block.
+
+    Args:
+        name: ``"fused"``: one function of our own a layer, or an error;
+            ``"portable"``: functions of NNabla alone; ``"auto"``: fused where
+            it can be used, else portable with one warning. Outside of all
+            blocks the environment variable ``NNABLA_DQA_BACKEND`` holds, and
+            without it ``"auto"``.
+
+    Both have the same codes; mixtures and gradients agree to float32's
+    rounding. A quantizer of your own has no kernel: its layers are portable
+    under ``"auto"``.
+
+    Raises:
+        ValueError: There is no such backend.
+    """
+    token = _chosen.set(_checked(name, "backend"))
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def current_backend() -> str:
+    """The name that holds for layers built here: ``"auto"``, ``"fused"`` or ``"portable"``.
+
+    Raises:
+        ValueError: ``NNABLA_DQA_BACKEND`` has another value.
+    """
+    return _chosen.get() or _checked(os.environ.get(VARIABLE) or "auto", VARIABLE)
+
+
+def available_backends() -> Dict[str, str]:
+    """What the fused kernels are on each device, or why there are none, in one line each."""
+    described = {}
+    for device, module in _MODULES.items():
+        kernels = importlib.import_module(module)
+        missing = kernels.why_not()
+        described[device] = f"portable: {missing}" if missing else f"fused: {kernels.describe()}"
+    return described
+
+
+def mixtures_by(context: nn.Context) -> str:
+    """What :func:`fused_kernels` would find for a context, in a few words and without a warning."""
+    name, device = current_backend(), device_of(context)
+    if name == "portable" or device not in _MODULES:
+        return "portable"
+    kernels = importlib.import_module(_MODULES[device])
+    return "portable" if kernels.why_not() else f"fused: {kernels.describe()}"
+
+
+def fused_kernels(context: nn.Context) -> Tuple[Optional[Any], str]:
+    """The class of the kernels for a context, or None and why.
+
+    Raises:
+        BackendError: Fused ones were asked for by name and there are none.
+    """
+    name = current_backend()
+    if name == "portable":
+        return None, "the portable backend was chosen"
+    device = device_of(context)
+    if device not in _MODULES:
+        return without(f"there are none for context {list(context.backend)}")
+    module = importlib.import_module(_MODULES[device])
+    missing = module.why_not()
+    if missing:
+        return without(f"on {device}: {missing}", warn=module.expected())
+    return module.KERNELS, ""
+
+
+def without(reason: str, warn: bool = False) -> Tuple[None, str]:
+    """None, once it has been said why, or an error.
+
+    Raises:
+        BackendError: Fused kernels were asked for by name.
+    """
+    if current_backend() == "fused":
+        raise BackendError(f"the fused backend cannot be used: {reason}")
+    if warn and reason not in _told:
+        _told.add(reason)
+        warnings.warn(
+            f"the mixtures are computed by standard functions, which is slower: {reason} "
+            f'(backend("portable") or {VARIABLE}=portable chooses them without this warning)',
+            BackendWarning,
+            stacklevel=2,
+        )
+    return None, reason
+
+
+def device_of(context: nn.Context) -> str:
+    """Where the functions of a context compute: ``"cpu"``, ``"cuda"`` or another backend."""
+    backend = context.backend[0].partition(":")[0]
+    return "cuda" if backend == "cudnn" else backend
+
+
+def _checked(name: str, key: str) -> str:
+    if name not in NAMES:
+        raise ValueError(f"{key}={name!r} is none of {', '.join(NAMES)}")
+    return name

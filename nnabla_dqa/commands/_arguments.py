@@ -1,0 +1,63 @@
+"""Arguments that commands share: outputs, which overwrite nothing, and columns of data."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Dict, Iterable
+
+from nnabla_dqa.nnp.archive import check_output as check_nnp_output
+
+
+class OutputError(ValueError):
+    """An output cannot be written there."""
+
+
+def add_output(parser: argparse.ArgumentParser, default: str) -> None:
+    """Declare ``-o`` and ``--force``."""
+    parser.add_argument(
+        "-o", "--output", metavar="NNP", type=Path, help=f"file to write (default: {default})"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite the output if it exists")
+
+
+def check_output(output: Path, inputs: Iterable[Path], force: bool) -> Path:
+    """``output`` if it may be written.
+
+    Raises:
+        OutputError: It exists, and ``force`` is not given.
+        NNPError, OSError: As of :func:`nnabla_dqa.nnp.archive.check_output`.
+    """
+    check_nnp_output(output, inputs)
+    if output.exists() and not force:
+        raise OutputError(f"{output}: exists; give --force to overwrite it, or another name")
+    return output
+
+
+def beside(source: Path, suffix: str) -> Path:
+    """The default output: ``model.nnp`` and ``_dqa`` give ``model_dqa.nnp``."""
+    return source.with_name(f"{source.stem}{suffix}.nnp")
+
+
+def add_columns(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--input`` and ``--scale`` for a command that reads data."""
+    parser.add_argument(
+        "--input",
+        metavar="INPUT=COLUMN",
+        action="append",
+        default=[],
+        dest="inputs",
+        help="which column of the data feeds an input of the network; can be repeated",
+    )
+    parser.add_argument("--scale", type=float, help="what pixels are multiplied by (1/255)")
+
+
+def columns_of(arguments: argparse.Namespace) -> Dict[str, str]:
+    """What ``--input`` says."""
+    columns = {}
+    for text in arguments.inputs:
+        name, equals, column = text.rpartition("=")
+        if not equals:
+            raise ValueError(f"--input {text!r} is not INPUT=COLUMN, such as Input=image")
+        columns[name] = column
+    return columns

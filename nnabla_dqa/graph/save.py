@@ -1,0 +1,151 @@
+"""Writing a live graph as an NNP file that any NNabla opens."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from typing import Any, Dict, List, Mapping, Optional, Sequence
+
+import nnabla as nn
+import numpy as np
+
+from nnabla_dqa._util.files import PathLike
+from nnabla_dqa.nnp.archive import METADATA, VERSION, write_members
+from nnabla_dqa.nnp.parameters import Parameter, write_parameters
+from nnabla_dqa.quantization.graph_ops import Variable
+
+RUNTIME = "runtime"
+
+
+def save_network(
+    path: PathLike,
+    inputs: Mapping[str, Variable],
+    outputs: Mapping[str, Variable],
+    network: str = "main",
+    baked: Optional[Mapping[str, Sequence[Variable]]] = None,
+    metadata: Optional[Dict[str, Any]] = None,
+    variable_batch_size: bool = True,
+) -> int:
+    """Write the graph between ``inputs`` and ``outputs`` as a deflated NNP.
+
+    Args:
+        path: The file; replaced atomically if it exists.
+        inputs: Input variables by the names they shall have.
+        outputs: Output variables by name.
+        network: Name of the network; its executor is called ``runtime``.
+        baked: Variables whose present values become the parameter of this
+            name, what computed them is left out. Several for one name must
+            have equal values: the uses of shared weights.
+        metadata: JSON to travel inside the file.
+        variable_batch_size: Leave the first axis open, as NNabla's ``save`` does.
+
+    Returns:
+        The size of the file in bytes.
+
+    Raises:
+        ValueError: ``path`` does not end in ``.nnp``, an input of the graph
+            has no name, a baked parameter is also used as it was, or the batch
+            size cannot be left open.
+        OSError: The file cannot be written.
+    """
+    baked = baked or {}
+    # Names that no parameter can have, until the parameters they replace are gone.
+    marks = {
+        f"{name}\n{i}": variable
+        for name, variables in baked.items()
+        for i, variable in enumerate(variables)
+    }
+    graph = nn.graph_def.create_graph_from_variable(
+        network, list(outputs.values()), names={**inputs, **marks, **outputs}
+    )
+    net = graph.default_graph()
+    _bake(net, {mark: variable.d.copy() for mark, variable in marks.items()})
+    _prune(net, list(outputs))
+    unnamed = [v for v in net.variables.values() if v.parent is None and v.name not in inputs]
+    if unnamed:
+        raise ValueError(
+            f"the graph has another input, of shape {tuple(unnamed[0].shape)}, that is not in "
+            f"inputs={sorted(inputs)}; give the variables on which the model was built"
+        )
+    proto = _definition(graph, net, inputs, outputs, variable_batch_size)
+    return write_members(path, _members(proto, _parameters(net), metadata))
+
+
+def _bake(net: Any, values: Dict[str, np.ndarray]) -> None:
+    for mark, value in values.items():
+        name = mark.split("\n")[0]
+        parameter = nn.ProtoVariable(value.shape, name, False, "Parameter")
+        parameter.variable_instance = nn.Variable.from_numpy_array(value, need_grad=False)
+        del net.variables[mark]
+        net.parameters[mark] = parameter
+
+
+def _prune(net: Any, outputs: List[str]) -> None:
+    """Keep only what the outputs need, and give baked parameters their final names."""
+    wanted = set(outputs)
+    for name, function in reversed(list(net.functions.items())):
+        if any(out in wanted and out not in net.parameters for out in function.outputs):
+            wanted.update(function.inputs)
+        else:
+            del net.functions[name]
+    variables = OrderedDict((k, v) for k, v in net.variables.items() if k in wanted)
+    net.variables = variables
+    kept = [(k, v) for k, v in net.parameters.items() if k in wanted]
+    for mark, parameter in kept:
+        if "\n" in mark and parameter.name in wanted:
+            raise ValueError(
+                f"parameter {parameter.name} is used both quantized and as it is (tied weights); "
+                f"one file cannot hold both under one name"
+            )
+    net.parameters = OrderedDict((v.name, v) for _, v in kept)
+    for function in net.functions.values():
+        function.inputs = [name.split("\n")[0] for name in function.inputs]
+
+
+def _definition(
+    graph: Any,
+    net: Any,
+    inputs: Mapping[str, Variable],
+    outputs: Mapping[str, Variable],
+    variable_batch_size: bool,
+) -> Any:
+    from nnabla.core.graph_def import ProtoExecutor
+
+    executor = {
+        "name": RUNTIME,
+        "network": net.name,
+        "data": [name for name in inputs if name in net.variables],
+        "output": list(outputs),
+    }
+    graph.executors = {RUNTIME: ProtoExecutor.create_from_dict(executor, net)}
+    try:
+        proto = graph.as_proto(variable_batch_size=variable_batch_size)
+    except AssertionError:
+        raise ValueError(
+            "the batch size cannot be left open: a Reshape or Broadcast does not keep the first "
+            "axis; use variable_batch_size=False"
+        ) from None
+    for written in proto.network:
+        written.batch_size = next((v.shape[0] for v in inputs.values() if v.shape), 1)
+    return proto
+
+
+def _parameters(net: Any) -> Dict[str, Parameter]:
+    instances = {name: v.variable_instance for name, v in net.parameters.items()}
+    return {name: Parameter(v.d, v.need_grad) for name, v in instances.items()}
+
+
+def _members(
+    definition: Any, parameters: Mapping[str, Parameter], metadata: Optional[Dict[str, Any]]
+) -> Dict[str, bytes]:
+    from google.protobuf import text_format
+    from nnabla.utils.nnp_format import nnp_version
+
+    members = {
+        VERSION: f"{nnp_version()}\n".encode(),
+        "network.nntxt": text_format.MessageToString(definition).encode(),
+        "parameter.protobuf": write_parameters(".protobuf", parameters),
+    }
+    if metadata is not None:
+        members[METADATA] = json.dumps(metadata, indent=1).encode()
+    return members

@@ -1,0 +1,79 @@
+"""A live graph as deploying sees it: its functions, its leaves, the weights its layers use."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Set
+
+import nnabla as nn
+import numpy as np
+
+from nnabla_dqa.layers.tensors import Layer
+from nnabla_dqa.quantization.graph_ops import Variable
+
+
+class LiveGraph(NamedTuple):
+    """The functions above some outputs, in order, and the arrays of their leaf variables."""
+
+    functions: List[Any]
+    leaves: Dict[Any, Any]
+
+    @classmethod
+    def of(cls, outputs: Mapping[str, Variable]) -> LiveGraph:
+        """The graph above ``outputs``."""
+        functions: List[Any] = []
+        leaves: Dict[Any, Any] = {}
+
+        def visit(function: Any) -> None:
+            if function in seen:
+                return
+            seen.add(function)
+            functions.append(function)
+            for v in function.inputs:
+                if v.parent is None:
+                    leaves[v.data] = v
+
+        seen: Set[Any] = set()
+        for output in outputs.values():
+            output.visit(visit)
+        return cls(functions, leaves)
+
+    def parameter_count(self, layers: List[Layer]) -> int:
+        """Numbers in the parameters that remain once the state of ``layers`` is gone."""
+        states = {v.data for layer in layers for v in layer.state.values()}
+        registered = {v.data for v in nn.get_parameters(grad_only=False).values()}
+        return sum(v.size for a, v in self.leaves.items() if a in registered and a not in states)
+
+    def weights_of(self, layer: Layer) -> List[Variable]:
+        """The variables by which functions get ``layer``'s weights; one for each use of them."""
+        # An apply_w such as weight normalization has parameters of its own in the layer's scope.
+        with nn.parameter_scope("", layer.scope):
+            own = {v.data for v in nn.get_parameters(grad_only=False).values()}
+        computed: Set[Any] = set()
+        found: Dict[Any, None] = {}
+        for function in self.functions:
+            mine = [v.data in own if v.parent is None else v in computed for v in function.inputs]
+            if mine and all(mine):
+                computed.update(function.outputs)
+            else:
+                found.update({v: None for v, is_mine in zip(function.inputs, mine) if is_mine})
+        return [v for v in found if v.shape == layer.weight.shape]
+
+    @contextlib.contextmanager
+    def hardened(self, layers: List[Layer], chosen: Dict[str, int]) -> Iterator[None]:
+        """Let the ``hard`` leaves see a one-hot array; the parameters stay as they are."""
+        swapped = []
+        try:
+            for layer in layers:
+                hard = layer.state.get("hard")
+                leaf = None if hard is None else self.leaves.get(hard.data)
+                if leaf is None:
+                    continue
+                one_hot = np.zeros(hard.shape, np.float32)  # type: ignore[union-attr]
+                one_hot[chosen[layer.name]] = 1
+                swapped.append((leaf, leaf.data))
+                leaf.data = nn.NdArray.from_numpy_array(one_hot)
+            yield
+        finally:
+            for leaf, array in swapped:
+                leaf.data = array

@@ -1,0 +1,242 @@
+"""Which layers get which quantizers: rules by name glob."""
+
+from __future__ import annotations
+
+import dataclasses
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
+
+from nnabla_dqa._util.files import PathLike, read_yaml
+from nnabla_dqa.layers.scopes import make_mixture
+from nnabla_dqa.layers.tensors import Mixture
+from nnabla_dqa.mixing import MIXING_RULES, MixingRule, mixing_rule_from_json
+from nnabla_dqa.quantization import Quantizer
+from nnabla_dqa.quantization.base import RowLayout
+from nnabla_dqa.quantization.notation import QuantizerSet, parse_quantizers
+
+DEFAULT = "minmax:2,4,8"
+DEFAULT_RULE = "(default)"
+_LISTED = 30
+
+
+class Candidate(Protocol):
+    """A layer that rules can choose."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def names(self) -> Tuple[str, ...]: ...
+    @property
+    def shape(self) -> Tuple[int, ...]: ...
+    @property
+    def channel_axis(self) -> int: ...
+
+
+class Assignment(NamedTuple):
+    """What a layer's weights go through, and the rule that said so."""
+
+    mixture: Mixture
+    rule: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """The layers whose name matches ``pattern`` get ``quantizers``.
+
+    Args:
+        pattern: A glob (``*``, ``?``, ``[abc]``; case matters) for the layer's
+            name (``conv1/conv``), its weights (``conv1/conv/W``) or, in a
+            file, a function that uses them (``Convolution_2``).
+        quantizers: A notation such as ``"minmax:2,4,8"`` or ``"float"``
+            (:func:`~nnabla_dqa.quantization.notation.parse_quantizers`), or quantizers.
+        mixing: Default: attention, or Single for one quantizer.
+
+    Raises:
+        ValueError: The notation cannot be read.
+    """
+
+    pattern: str
+    quantizers: Any
+    mixing: Optional[MixingRule] = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.pattern, str) or not self.pattern:
+            raise ValueError(f"rule: pattern={self.pattern!r} is not a name glob such as 'conv*'")
+        given = self.quantizers
+        if isinstance(given, str):
+            given = parse_quantizers(given)
+        elif not isinstance(given, QuantizerSet):
+            given = QuantizerSet(tuple(given))
+        object.__setattr__(self, "quantizers", given)
+
+    def matches(self, layer: Candidate) -> bool:
+        """Whether the pattern is, or matches, one of the layer's names."""
+        return any(name == self.pattern or fnmatchcase(name, self.pattern) for name in layer.names)
+
+    def mixture_for(self, layer: Candidate) -> Mixture:
+        """The mixture for one layer.
+
+        Raises:
+            ValueError: Not a valid set, or the rule refuses it.
+        """
+        quantizers = self.quantizers.for_axis(layer.channel_axis)
+        mixing = None if len(quantizers) == 1 else self.mixing
+        return make_mixture(*quantizers, mixing=mixing)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rules:
+    """Rules, and the quantizers of the layers that no rule names.
+
+    Args:
+        quantizers: Notation or quantizers for all other layers; default
+            ``"minmax:2,4,8"``, the DQA paper's.
+        rules: Each must match a layer, and no two the same.
+        mixing: The mixing rule where a rule names none.
+    """
+
+    quantizers: Any = DEFAULT
+    rules: Tuple[Rule, ...] = ()
+    mixing: Optional[MixingRule] = None
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "quantizers", Rule("*", self.quantizers).quantizers)
+        object.__setattr__(self, "rules", tuple(self.rules))
+
+    @classmethod
+    def of(cls, rules: RulesLike) -> Rules:
+        """Rules from a notation or quantizers for all layers, a sequence of rules, or rules."""
+        if isinstance(rules, Rules):
+            return rules
+        if isinstance(rules, (str, QuantizerSet)):
+            return cls(rules)
+        given: Tuple[Any, ...] = tuple(rules)
+        if all(isinstance(rule, Rule) for rule in given):
+            return cls(rules=given)
+        return cls(given)
+
+    @classmethod
+    def from_yaml(cls, path: PathLike) -> Rules:
+        """Rules from a YAML file.
+
+        It is a mapping with ``quantizers`` (notation), ``mixing`` (a name such
+        as ``attention`` or ``binary_relax``, or ``{type: Attention, init:
+        inverse_bits}``) and ``rules``, a list of mappings with ``layers`` (a
+        glob or a list of them), ``quantizers`` and ``mixing``; all optional
+        but ``layers`` and ``quantizers`` of a rule.
+
+        Raises:
+            ValueError: Names the file, the key and what is allowed.
+            OSError: The file cannot be read.
+        """
+        path = Path(path)
+        content = read_yaml(path)
+        try:
+            return cls.from_mapping(content if content is not None else {})
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
+    @classmethod
+    def from_mapping(cls, content: Any) -> Rules:
+        """Rules from what :meth:`from_yaml` reads; raises ValueError."""
+        _check_keys(content, ("quantizers", "mixing", "rules"), "the rules")
+        rules = content.get("rules", [])
+        if not isinstance(rules, list):
+            raise ValueError(f"key 'rules' must be a list of rules; got {rules!r}")
+        made: List[Rule] = []
+        for i, entry in enumerate(rules):
+            where = f"rule {i + 1}"
+            _check_keys(entry, ("layers", "quantizers", "mixing"), where)
+            patterns = entry.get("layers")
+            patterns = [patterns] if isinstance(patterns, str) else patterns
+            quantizers = entry.get("quantizers")
+            texts = isinstance(patterns, list) and all(isinstance(p, str) for p in patterns)
+            if not texts or not patterns:
+                raise ValueError(f"{where}: key 'layers' must be a name glob or a list of them")
+            _check_text(quantizers, where)
+            mixing = _mixing(entry.get("mixing"))
+            made += [Rule(pattern, quantizers, mixing) for pattern in patterns]
+        default = content.get("quantizers", DEFAULT)
+        _check_text(default, "the rules")
+        return cls(default, tuple(made), _mixing(content.get("mixing")))
+
+    def assign(self, layers: Sequence[Candidate]) -> Dict[str, Assignment]:
+        """The mixture of every layer, by the layer's name.
+
+        Raises:
+            ValueError: A rule matches nothing, two match the same layer (the
+                message lists the layers there are), or a mixture is refused.
+        """
+        chosen: Dict[str, Rule] = {}
+        for rule in self.rules:
+            hits = [layer for layer in layers if rule.matches(layer)]
+            if not hits:
+                raise ValueError(
+                    f"rule {rule.pattern!r} matches no layer; the layers are: {_listed(layers)}"
+                )
+            for layer in hits:
+                if layer.name in chosen:
+                    raise ValueError(
+                        f"rules {chosen[layer.name].pattern!r} and {rule.pattern!r} both match "
+                        f"layer {layer.name}; the layers are: {_listed(layers)}"
+                    )
+                chosen[layer.name] = rule
+        return {layer.name: self._assigned(layer, chosen.get(layer.name)) for layer in layers}
+
+    def _assigned(self, layer: Candidate, rule: Optional[Rule]) -> Assignment:
+        used = rule or Rule("*", self.quantizers)
+        if used.mixing is None:
+            used = dataclasses.replace(used, mixing=self.mixing)
+        try:
+            mixture = used.mixture_for(layer)
+            for quantizer in mixture.quantizers:
+                RowLayout.of(layer.shape, quantizer.axis)
+        except ValueError as error:
+            raise ValueError(f"layer {layer.name}: {error}") from None
+        return Assignment(mixture, rule.pattern if rule else DEFAULT_RULE)
+
+
+RulesLike = Union[str, QuantizerSet, Sequence[Rule], Sequence[Quantizer], Rules]
+
+
+def mixing_by_name(name: str) -> MixingRule:
+    """The mixing rule called ``name``: ``attention``, ``binary_relax`` or ``binary-relax``.
+
+    Raises:
+        ValueError: There is none.
+    """
+    plain = name.replace("_", "").replace("-", "").lower()
+    for known in MIXING_RULES.types:
+        if known.lower() == plain:
+            return mixing_rule_from_json({"type": known})
+    raise ValueError(f"mixing {name!r} is none of {', '.join(sorted(MIXING_RULES.types))}")
+
+
+def _mixing(value: Any) -> Optional[MixingRule]:
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return mixing_by_name(value)
+    if not isinstance(value, Mapping):
+        raise ValueError(f"key 'mixing' must be a name or {{type: ..., ...}}; got {value!r}")
+    return mixing_rule_from_json(dict(value))
+
+
+def _check_text(value: Any, where: str) -> None:
+    if not isinstance(value, str):
+        raise ValueError(f"{where}: key 'quantizers' must be text such as {DEFAULT!r}")
+
+
+def _check_keys(content: Any, allowed: Tuple[str, ...], where: str) -> None:
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{where} must be a mapping with the keys {', '.join(allowed)}")
+    for key in content:
+        if key not in allowed:
+            raise ValueError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}")
+
+
+def _listed(layers: Sequence[Candidate]) -> str:
+    names = [layer.name for layer in layers[:_LISTED]]
+    more = len(layers) - len(names)
+    return ", ".join(names) + (f" and {more} more" if more else "") if names else "(none)"

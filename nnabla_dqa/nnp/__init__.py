@@ -1,0 +1,1 @@
+"""NNP files: read, converted, run, deployed, checked."""

@@ -1,0 +1,280 @@
+"""An NNP file as it lies on disk: a zip of a definition, parameters and what else its maker put in.
+
+Nothing here knows about quantization. A file is read whole and checked; it is
+written whole and atomically, with everything that was not changed kept.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import json
+import lzma
+import os
+import struct
+import zipfile
+import zlib
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
+
+from google.protobuf import text_format
+from google.protobuf.message import DecodeError
+from nnabla.utils import nnabla_pb2
+
+from nnabla_dqa._util.files import PathLike, check_target, write_atomically
+from nnabla_dqa._util.messages import one_line
+from nnabla_dqa.nnp.parameters import Parameter, read_parameters, write_parameters
+
+METADATA = "nnabla_dqa.json"
+"""Member of an NNP in which this package notes what it did; loaders ignore it."""
+VERSION = "nnp_version.txt"
+_DAMAGE = (
+    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
+    *(OverflowError, RuntimeError, ValueError),
+)
+"""What zipfile, the decompressors and h5py raise on damaged data."""
+_DEFINITION = (".nntxt", ".prototxt")
+_PARAMETERS = (".protobuf", ".h5")
+
+
+class NNPError(ValueError):
+    """A file is not an NNP that can be used; the message is one line and names the file."""
+
+
+@dataclasses.dataclass
+class Archive:
+    """The contents of one NNP.
+
+    ``definition`` is NNabla's ``NNablaProtoBuf`` without parameters;
+    ``parameters`` maps names to arrays in the order of the file; ``metadata``
+    is what this package noted in it, None in a plain NNP; ``others`` are the
+    members that are carried along as they are.
+    """
+
+    path: Path
+    definition: Any
+    parameters: Dict[str, Parameter]
+    metadata: Optional[Dict[str, Any]]
+    others: Dict[str, bytes]
+    definition_member: str = "network.nntxt"
+    parameter_member: str = "parameter.protobuf"
+
+    @classmethod
+    def read(cls, path: PathLike) -> Archive:
+        """Read and check a file.
+
+        Raises:
+            NNPError: It is no zip, broken, has no network, a parameter that a
+                network uses is missing or does not fit, or a function is
+                unknown to NNabla.
+            OSError: It cannot be read.
+        """
+        path = Path(path)
+        members = _members(path)
+        definition_member = _only(path, members, _DEFINITION, "network definition")
+        if definition_member is None:
+            raise NNPError(f"{path}: no network definition (.nntxt or .prototxt) inside")
+        definition = _definition(path, definition_member, members.pop(definition_member))
+        if not definition.network:
+            raise NNPError(f"{path}: {definition_member} defines no network")
+        parameter_member = _only(path, members, _PARAMETERS, "parameter file")
+        parameters: Dict[str, Parameter] = {}
+        try:
+            if definition.parameter:
+                parameters.update(read_parameters(".protobuf", definition))
+                definition.ClearField("parameter")
+            if parameter_member is not None:
+                suffix = PurePosixPath(parameter_member).suffix
+                parameters.update(read_parameters(suffix, members.pop(parameter_member)))
+        except (*_DAMAGE, KeyError, TypeError, DecodeError) as error:
+            raise NNPError(
+                f"{path}: parameters in {parameter_member or definition_member} cannot be read: "
+                f"{one_line(error)}"
+            ) from None
+        archive = cls(
+            path,
+            definition,
+            parameters,
+            _metadata(path, members.pop(METADATA, None)),
+            members,
+            definition_member,
+            parameter_member or "parameter.protobuf",
+        )
+        archive.check()
+        return archive
+
+    def write(self, path: PathLike, text: Optional[bytes] = None) -> int:
+        """Write the contents to ``path`` as a deflated zip, atomically.
+
+        Args:
+            path: Ends in ``.nnp``.
+            text: The definition as text; default: :attr:`definition`.
+
+        Returns:
+            The size of the file in bytes.
+        """
+        if text is None:
+            # What was put together in memory must hold together as what is read.
+            self.check()
+            text = text_format.MessageToString(self.definition).encode()
+        suffix = PurePosixPath(self.parameter_member).suffix
+        members = {VERSION: self.others.get(VERSION) or _version()}
+        members[self.definition_member] = text
+        members[self.parameter_member] = write_parameters(suffix, self.parameters)
+        members.update({k: v for k, v in self.others.items() if k != VERSION})
+        if self.metadata is not None:
+            members[METADATA] = json.dumps(self.metadata, indent=1).encode()
+        return write_members(path, members)
+
+    def check(self) -> None:
+        """Raise NNPError unless definition and parameters fit each other and this NNabla."""
+        self._check_functions()
+        self._check_parameters()
+
+    def _check_functions(self) -> None:
+        import nnabla.function
+
+        loops = {"RepeatStart", "RepeatEnd", "RecurrentInput", "RecurrentOutput", "Delay"}
+        for network in self.definition.network:
+            known = {v.name for v in network.variable}
+            names = Counter(function.name for function in network.function)
+            twice = [name for name, count in names.items() if count > 1]
+            if twice:
+                raise NNPError(
+                    f"{self.path}: {names[twice[0]]} functions of network {network.name} are "
+                    f"called {twice[0]!r}; NNabla needs names that differ"
+                )
+            for function in network.function:
+                if function.type not in loops and not hasattr(nnabla.function, function.type):
+                    raise NNPError(
+                        f"{self.path}: function {function.name} of network {network.name} has "
+                        f"type {function.type!r}, which this NNabla does not know"
+                    )
+                for name in (*function.input, *function.output):
+                    if name not in known:
+                        raise NNPError(
+                            f"{self.path}: function {function.name} of network {network.name} "
+                            f"uses variable {name!r}, which the network does not declare"
+                        )
+
+    def _check_parameters(self) -> None:
+        for network in self.definition.network:
+            used = {name for function in network.function for name in function.input}
+            for v in network.variable:
+                if v.type != "Parameter" or v.name not in used or v.repeat_id:
+                    continue
+                parameter = self.parameters.get(v.name)
+                if parameter is None:
+                    raise NNPError(
+                        f"{self.path}: parameter {v.name} of network {network.name} is not in "
+                        f"the file"
+                    )
+                if tuple(v.shape.dim) != parameter.array.shape:
+                    raise NNPError(
+                        f"{self.path}: parameter {v.name} has shape {parameter.array.shape}, "
+                        f"network {network.name} declares {tuple(v.shape.dim)}"
+                    )
+
+
+def keep_only(repeated: Any, keep: Callable[[Any], bool]) -> None:
+    """Remove in place the messages of a repeated field for which ``keep`` is False."""
+    kept = [message for message in repeated if keep(message)]
+    if len(kept) < len(repeated):
+        del repeated[:]
+        repeated.extend(kept)
+
+
+def check_output(path: PathLike, inputs: Iterable[PathLike] = ()) -> Path:
+    """``path`` if an NNP can be written there.
+
+    Raises:
+        NNPError: It does not end in ``.nnp``, or is one of ``inputs``.
+        OSError: It is a folder, or its folder does not exist or cannot be written to.
+    """
+    if Path(path).suffix != ".nnp":
+        raise NNPError(f"{path}: the name must end in .nnp, or NNabla will not open the file")
+    for source in inputs:
+        if os.path.exists(source) and os.path.exists(path) and os.path.samefile(source, path):
+            raise NNPError(f"{path}: is an input, which is never overwritten; name another output")
+    return check_target(path)
+
+
+def write_members(path: PathLike, members: Mapping[str, bytes]) -> int:
+    """Write a deflated zip of ``members`` to ``path``, atomically; returns its size in bytes.
+
+    Raises:
+        NNPError: ``path`` does not end in ``.nnp``.
+        OSError: The file cannot be written.
+    """
+    check_output(path)
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
+        for name, data in members.items():
+            # A fixed date, so that equal networks give equal files.
+            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
+            info.compress_type = zipfile.ZIP_DEFLATED
+            info.external_attr = 0o644 << 16
+            archive.writestr(info, data)
+    data = buffer.getvalue()
+    write_atomically(path, data)
+    return len(data)
+
+
+def _version() -> bytes:
+    from nnabla.utils.nnp_format import nnp_version
+
+    return f"{nnp_version()}\n".encode()
+
+
+def _members(path: Path) -> Dict[str, bytes]:
+    if path.is_dir():
+        raise NNPError(f"{path}: is a folder, not an .nnp file")
+    if not path.exists():
+        raise NNPError(f"{path}: there is no such file")
+    members = {}
+    name = ""
+    # Read before it is taken apart: a disk that fails is not a broken file.
+    content = path.read_bytes()
+    try:
+        with zipfile.ZipFile(io.BytesIO(content)) as archive:
+            for name in archive.namelist():
+                if not name.endswith("/"):
+                    members[name] = archive.read(name)
+    except _DAMAGE as error:
+        where = f"member {name} is broken" if name else "not an NNP (a zip file), or cut off"
+        raise NNPError(f"{path}: {where}: {one_line(error)}") from None
+    return members
+
+
+def _only(
+    path: Path, members: Mapping[str, bytes], suffixes: Tuple[str, ...], kind: str
+) -> Optional[str]:
+    found: List[str] = [name for name in members if PurePosixPath(name).suffix in suffixes]
+    if len(found) > 1:
+        raise NNPError(f"{path}: {len(found)} {kind}s inside ({', '.join(found)}); one is expected")
+    return found[0] if found else None
+
+
+def _definition(path: Path, member: str, data: bytes) -> Any:
+    proto = nnabla_pb2.NNablaProtoBuf()
+    try:
+        text_format.Merge(data, proto)
+    except (text_format.ParseError, UnicodeDecodeError) as error:
+        raise NNPError(
+            f"{path}: {member} is not a definition that this NNabla understands (line:column : "
+            f"reason): {one_line(error)}"
+        ) from None
+    return proto
+
+
+def _metadata(path: Path, data: Optional[bytes]) -> Optional[Dict[str, Any]]:
+    if data is None:
+        return None
+    try:
+        metadata = json.loads(data)
+    except ValueError as error:
+        raise NNPError(f"{path}: {METADATA} is not JSON: {one_line(error)}") from None
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("layers"), list):
+        raise NNPError(f"{path}: {METADATA} is not what nnabla_dqa writes: no list 'layers'")
+    return metadata

@@ -1,0 +1,148 @@
+"""NNP in, NNP out: the weights of its layers go through DQA mixtures."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any, List, Optional, Set, Tuple
+
+from nnabla_dqa._util.files import PathLike
+from nnabla_dqa.layers.report import format_table, short_name
+from nnabla_dqa.layers.rules import Rules, RulesLike
+from nnabla_dqa.nnp.archive import NNPError, check_output
+from nnabla_dqa.nnp.file import CONVERTED, DEPLOYED, NetworkFile
+from nnabla_dqa.nnp.live import NORMALIZATION, normalization_of
+
+
+class NothingToConvertError(NNPError):
+    """A file has no layer whose weights can be quantized."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Conversion:
+    """What :func:`convert_file` wrote; ``str()`` of it tells it layer by layer.
+
+    ``messages`` name what was left as it is, and every changed
+    BatchNormalization.
+    """
+
+    path: Path
+    file: NetworkFile = dataclasses.field(repr=False)
+    file_bytes: int
+    messages: Tuple[str, ...]
+
+    def __str__(self) -> str:
+        head = ("layer", "function", "shape", "weights", "rule", "quantizers")
+        rows = [
+            (
+                layer.name,
+                layer.function,
+                "x".join(map(str, layer.shape)),
+                f"{layer.size:,}",
+                self.file.assigned[layer.name].rule,
+                " ".join(short_name(q) for q in self.file.mixtures[layer.name].quantizers),
+            )
+            for layer in self.file.quantized
+        ]
+        networks = ", ".join(self.file.networks)
+        return "\n".join(
+            [
+                format_table([head, *rows]),
+                *self.messages,
+                f"{self.path}: {self.file_bytes:,} bytes; networks: {networks}",
+            ]
+        )
+
+
+def convert_file(
+    source: PathLike, target: PathLike, rules: Optional[RulesLike] = None
+) -> Conversion:
+    """Rewrite an NNP so that its layers' weights go through mixtures of quantizers.
+
+    All networks of the file are rewritten over the shared parameters, with
+    standard functions only: the result opens in any NNabla. Weights start as
+    they are in the file; weights shared by functions or networks get one
+    attention. Names, inputs, outputs, executors, optimizers, data sets,
+    training configuration and other members of the file are kept.
+    BatchNormalization is set to batch statistics in networks that an optimizer
+    of the file trains, and to running statistics in those that an executor or
+    monitor runs; what had to be changed is reported.
+
+    Args:
+        source: The file to read; it is not changed.
+        target: The file to write, replaced atomically if it exists.
+        rules: A notation such as ``"minmax:2,4,8"`` (the default), quantizers,
+            a list of :class:`Rule`, or :class:`Rules`.
+
+    Raises:
+        NNPError: The file is broken, or converted or deployed already.
+        NothingToConvertError: It has no layer; nothing is written.
+        ValueError: A rule matches no layer or two match the same.
+        OSError: A file cannot be read or written.
+    """
+    check_output(target, [source])
+    file = NetworkFile.read(source)
+    if file.kind == CONVERTED:
+        raise NNPError(
+            f"{source}: is converted already (layer {file.quantized[0].name} has "
+            f"{file.mixtures[file.quantized[0].name]}); convert the file it came from"
+        )
+    if file.kind == DEPLOYED:
+        raise NNPError(
+            f"{source}: is a deployed file, whose weights are quantized for good; convert the "
+            f"file it came from"
+        )
+    if not file.layers:
+        left = "; ".join(str(entry) for entry in file.untouched)
+        raise NothingToConvertError(
+            f"{source}: no layer to convert, nothing written" + (f" ({left})" if left else "")
+        )
+    result = file.converted(Rules.of(rules or ()).assign(file.layers))
+    messages = [f"left as it is: {entry}" for entry in file.untouched]
+    messages += _set_statistics(result.archive.definition)
+    messages += [
+        f"network {network.name}: a {function.type} has no name; NNabla cannot compute the network"
+        for network in result.archive.definition.network
+        for function in network.function
+        if not function.name
+    ]
+    if not result.rewritten:
+        messages.append("all layers stay float: there is nothing to train or to deploy small")
+    for name, mixture in result.mixtures.items():
+        warning = mixture.mixing.check(mixture.quantizers)
+        messages += [f"layer {name}: {warning}"] if warning else []
+    size = result.save(target)
+    return Conversion(Path(target), result, size, tuple(messages))
+
+
+def _set_statistics(definition: Any) -> List[str]:
+    """Batch statistics where the file trains, running statistics where it only runs."""
+    frozen: Set[str] = set()
+    trained: Set[str] = set()
+    for optimizer in definition.optimizer:
+        trained.add(optimizer.network_name)
+        for listed in optimizer.parameter_variable:
+            if not listed.learning_rate_multiplier:
+                frozen.add(listed.variable_name)
+    runs = {section.network_name for section in (*definition.executor, *definition.monitor)}
+    messages = []
+    for network in definition.network:
+        if network.name not in trained | runs:
+            continue
+        for function in network.function:
+            field = NORMALIZATION.get(function.type)
+            # Frozen scale and shift: normalization that its author does not train.
+            own = normalization_of(function)
+            learned = [] if own is None else [n for n in own[:2] if n is not None]
+            if field is None or (learned and all(name in frozen for name in learned)):
+                continue
+            arguments = getattr(function, field)
+            wanted = network.name in trained
+            if arguments.batch_stat != wanted:
+                arguments.batch_stat = wanted
+                kind = "batch" if wanted else "running"
+                messages.append(
+                    f"network {network.name}: {function.name} normalizes by {kind} statistics now, "
+                    f"because the network {'is trained' if wanted else 'is only run'}"
+                )
+    return messages

@@ -1,0 +1,218 @@
+"""What is in an NNP, layer by layer: bits, bytes, attention."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import zipfile
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Tuple
+
+from nnabla_dqa._util.files import PathLike
+from nnabla_dqa.layers.report import format_table, short_name
+from nnabla_dqa.layers.tensors import STATE_SCOPE
+from nnabla_dqa.nnp.expand import state_path
+from nnabla_dqa.nnp.file import CONVERTED, DEPLOYED, NetworkFile
+from nnabla_dqa.nnp.file_report import file_report
+from nnabla_dqa.nnp.layers import FileLayer
+from nnabla_dqa.quantization import FullPrecision, Quantizer, quantizer_from_json
+from nnabla_dqa.quantization.base import RowLayout
+
+FLOAT_BITS = 32
+_RANGE_BYTES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSummary:
+    """One layer of an NNP.
+
+    ``bits`` is what the layer ends with: its lowest bit width in a converted
+    file. ``packed_bytes`` counts codes of that many bits and a float32 scale
+    and offset a range. ``share`` is the layer's part of all weights.
+    """
+
+    layer: str
+    function: str
+    shape: Tuple[int, ...]
+    weights: int
+    rule: str
+    quantizers: Tuple[str, ...]
+    attention: Tuple[float, ...]
+    bits: int
+    float_bytes: int
+    packed_bytes: int
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class FileSummary:
+    """An NNP; ``str()`` of it is a table.
+
+    ``members`` are the compressed bytes of the zip's members; with the zip's
+    own directory they make ``file_bytes``, the size on disk.
+    """
+
+    path: Path
+    kind: str
+    layers: Tuple[LayerSummary, ...]
+    untouched: Tuple[str, ...]
+    other_parameters: int
+    networks: Tuple[str, ...]
+    runs: Tuple[str, ...]
+    file_bytes: int
+    members: Mapping[str, int]
+
+    @property
+    def weights(self) -> int:
+        """The weights of all layers."""
+        return sum(row.weights for row in self.layers)
+
+    @property
+    def float_bytes(self) -> int:
+        """All parameters as float32."""
+        return 4 * (self.weights + self.other_parameters)
+
+    @property
+    def packed_bytes(self) -> int:
+        """Weights at their bits, everything else as float32."""
+        return sum(row.packed_bytes for row in self.layers) + 4 * self.other_parameters
+
+    def to_json(self) -> Dict[str, Any]:
+        """All of it as JSON values."""
+        return {
+            **dataclasses.asdict(self),
+            "path": str(self.path),
+            "weights": self.weights,
+            "float_bytes": self.float_bytes,
+            "packed_bytes": self.packed_bytes,
+        }
+
+    def __str__(self) -> str:
+        head = (
+            *("layer", "function", "shape", "weights", "rule", "quantizers", "attention"),
+            *("bits", "float bytes", "packed", "share"),
+        )
+        rows: List[Tuple[str, ...]] = [
+            (
+                row.layer,
+                row.function,
+                "x".join(map(str, row.shape)),
+                f"{row.weights:,}",
+                row.rule or "-",
+                " ".join(row.quantizers) or "-",
+                " ".join(f"{a:.3f}" for a in row.attention) or "-",
+                str(row.bits),
+                f"{row.float_bytes:,}",
+                f"{row.packed_bytes:,}",
+                f"{row.share:.1%}",
+            )
+            for row in self.layers
+        ]
+        others = 4 * self.other_parameters
+        rows.append(
+            (
+                "other parameters",
+                *[""] * 2,
+                f"{self.other_parameters:,}",
+                *[""] * 3,
+                str(FLOAT_BITS),
+                f"{others:,}",
+                f"{others:,}",
+                "",
+            )
+        )
+        rows.append(
+            (
+                "total",
+                *[""] * 2,
+                f"{self.weights + self.other_parameters:,}",
+                *[""] * 4,
+                f"{self.float_bytes:,}",
+                f"{self.packed_bytes:,}",
+                "",
+            )
+        )
+        runs = ", ".join(self.runs) or "none named"
+        members = ", ".join(f"{name} {size:,}" for name, size in self.members.items())
+        return "\n".join(
+            [
+                format_table([head, *rows]),
+                *(f"left as it is: {entry}" for entry in self.untouched),
+                f"networks: {', '.join(self.networks)}; run: {runs}",
+                f"{self.path}: {self.kind}, {self.file_bytes:,} bytes on disk ({members})",
+            ]
+        )
+
+
+def summarize(path: PathLike) -> FileSummary:
+    """The layers of an NNP, whether plain, converted or deployed.
+
+    Raises:
+        NNPError: It is no NNP, or broken.
+        OSError: It cannot be read.
+    """
+    path = Path(path)
+    file = NetworkFile.read(path)
+    total = sum(layer.size for layer in file.layers)
+    notes = {}
+    if file.kind == DEPLOYED and file.archive.metadata is not None:
+        notes = {note["weight"]: note for note in file.archive.metadata["layers"]}
+    layers = tuple(_row(file, layer, notes.get(layer.weight), total) for layer in file.layers)
+    with zipfile.ZipFile(path) as archive:
+        members = {info.filename: info.compress_size for info in archive.infolist()}
+    return FileSummary(
+        path,
+        file.kind,
+        layers,
+        tuple(str(entry) for entry in file.untouched),
+        _others(file),
+        file.networks,
+        tuple(dict.fromkeys(e.network_name for e in file.archive.definition.executor)),
+        path.stat().st_size,
+        members,
+    )
+
+
+def _row(
+    file: NetworkFile, layer: FileLayer, note: Optional[Mapping[str, Any]], total: int
+) -> LayerSummary:
+    target: Quantizer = FullPrecision()
+    rule, names, attention = "", (), ()  # type: Tuple[str, Tuple[str, ...], Tuple[float, ...]]
+    if note is not None:
+        target = quantizer_from_json(note["quantizer"])
+        names, attention = (short_name(target),), tuple(note["attention"])
+    elif file.kind == CONVERTED and layer.name in file.assigned:
+        report = file_report(file, layer)
+        target = file.mixtures[layer.name].target
+        rule, names, attention = file.assigned[layer.name].rule, report.quantizers, report.shares
+    ranges = [1] if note is None else [len(note.get("scale", [0]))]
+    if note is None:
+        ranges = [RowLayout.of(layer.shape, target.axis).rows]
+    packed = 4 * layer.size
+    if not isinstance(target, FullPrecision):
+        packed = math.ceil(layer.size * target.bits / 8) + _RANGE_BYTES * ranges[0]
+    return LayerSummary(
+        layer.name,
+        layer.function,
+        layer.shape,
+        layer.size,
+        rule,
+        names,
+        attention,
+        target.bits,
+        4 * layer.size,
+        packed,
+        layer.size / total,
+    )
+
+
+def _others(file: NetworkFile) -> int:
+    """Numbers in parameters that are neither weights of layers nor state of this package."""
+    weights = {layer.weight for layer in file.layers}
+    scopes = tuple(f"{state_path(layer.weight)}/" for layer in file.quantized)
+    names: List[str] = [
+        name
+        for name in file.archive.parameters
+        if name not in weights and not name.startswith(scopes) and name != f"{STATE_SCOPE}/step"
+    ]
+    return sum(file.archive.parameters[name].array.size for name in names)

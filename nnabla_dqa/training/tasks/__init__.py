@@ -1,0 +1,1 @@
+"""What can be trained: networks of NNP files, and models of this package."""

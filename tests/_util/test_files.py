@@ -1,0 +1,105 @@
+"""Files that are whole or not there, and YAML that says everything once."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+import pytest
+
+from nnabla_dqa._util.files import (
+    check_target,
+    read_yaml,
+    remove_parts,
+    replacing,
+    write_atomically,
+)
+from tests.training.files import one_line
+
+
+def test_a_file_is_replaced_at_the_end(tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+    with replacing(path) as stream:
+        stream.write(b"new" * 100_000)
+        assert path.read_bytes() == b"old"
+        (part,) = set(os.listdir(tmp_path)) - {"a.bin"}
+        assert part.startswith(".a.bin.")
+        assert part.endswith(".part")
+    assert path.read_bytes() == b"new" * 100_000
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("error", [ValueError("no"), KeyboardInterrupt()])
+def test_an_error_leaves_the_old_content_and_nothing_else(error, tmp_path):
+    path = tmp_path / "a.bin"
+    path.write_bytes(b"old")
+
+    def fail(stream):
+        stream.write(b"half")
+        raise error
+
+    with pytest.raises(type(error)), replacing(path) as stream:
+        fail(stream)
+    assert path.read_bytes() == b"old"
+    assert os.listdir(tmp_path) == ["a.bin"]
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077])
+def test_others_may_read_it_as_any_other_file(mask, tmp_path):
+    before = os.umask(mask)
+    try:
+        write_atomically(tmp_path / "a", b"1")
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~mask
+
+
+def test_parts_of_one_file_alone_are_removed(tmp_path):
+    names = [".a*.x1.part", ".ab.x2.part", ".a*.part", "a*", ".a*.x3.part.txt"]
+    for name in names:
+        (tmp_path / name).touch()
+    remove_parts(tmp_path / "a*")
+    assert sorted(os.listdir(tmp_path)) == sorted(set(names) - {".a*.x1.part"})
+    remove_parts(tmp_path / "nothing")
+
+
+def test_targets(tmp_path):
+    assert check_target(str(tmp_path / "x")) == tmp_path / "x"
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        check_target(tmp_path)
+    with pytest.raises(FileNotFoundError, match="there is no folder"):
+        write_atomically(tmp_path / "no" / "x", b"")
+
+
+YAML = {
+    "a: 1\nb: 2\na: 3\n": "key 'a' is there twice",
+    "a: {b: 1, 'b': 2}": "key 'b' is there twice",
+    "- {x: {z: 1, z: 1}}": "key 'z' is there twice",
+    "a: [": "expected",
+    "!!python/object:os.system {}": "could not determine a constructor",
+    "\ufffe": "not YAML",
+}
+
+
+@pytest.mark.parametrize("text", YAML)
+def test_yaml_that_is_refused(text, tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text(text, "utf-8")
+    with pytest.raises(ValueError) as error:
+        read_yaml(path)
+    assert one_line(error).startswith(f"{path}: not YAML: ")
+    assert YAML[text] in one_line(error)
+
+
+def test_yaml_that_is_read(tmp_path):
+    path = tmp_path / "r.yaml"
+    path.write_text("a: &x {b: 1, c: ä}\nd:\n  <<: *x\n  b: 2\n1: [a, a]\n", "utf-8")
+    expected = {"a": {"b": 1, "c": "ä"}, "d": {"b": 2, "c": "ä"}, 1: ["a", "a"]}
+    assert read_yaml(path) == expected
+    path.write_bytes(b"a: \xff")
+    with pytest.raises(ValueError, match="not YAML"):
+        read_yaml(path)
+    path.write_text("")
+    assert read_yaml(path) is None

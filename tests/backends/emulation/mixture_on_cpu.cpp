@@ -1,0 +1,59 @@
+// The kernels of nnabla_dqa/backends/kernels/mixture.cu as a library for the CPU.
+#include "cuda_emulation.h"
+
+#include "mixture.cu"
+
+namespace dqa {
+float shared_slots[(MAX_QUANTIZERS + 1) * THREADS];
+}
+
+template <void (*KERNEL)(const dqa::Work)>
+static void run(const void* work) {
+    KERNEL(*static_cast<const dqa::Work*>(work));
+}
+
+struct Named {
+    const char* name;
+    void (*run)(const void*);
+};
+
+#define KERNEL(NAME) {#NAME, run<NAME>}
+static const Named KERNELS[] = {
+    KERNEL(dqa_statistics), KERNEL(dqa_kept), KERNEL(dqa_sample),  KERNEL(dqa_search),
+    KERNEL(dqa_mix),        KERNEL(dqa_dots), KERNEL(dqa_pass_on),
+};
+
+// 0, or 1 for an unknown kernel. Shared memory beyond what was asked for is poisoned.
+extern "C" int launch(const char* name, uint32_t blocks, uint32_t threads, uint32_t shared,
+                      const void* work, uint32_t seed) {
+    for (const Named& one : KERNELS) {
+        if (strcmp(one.name, name) != 0) continue;
+        memset(dqa::shared_slots, 0xff, sizeof dqa::shared_slots);
+        emulated::launch(one.run, blocks, threads, work, seed);
+        const char* rest = reinterpret_cast<const char*>(dqa::shared_slots);
+        for (size_t i = shared; i < sizeof dqa::shared_slots; ++i)
+            if (rest[i] != '\xff') return 2;
+        return 0;
+    }
+    return 1;
+}
+
+extern "C" size_t size_of(const char* name) {
+    if (strcmp(name, "Work") == 0) return sizeof(dqa::Work);
+    if (strcmp(name, "Summary") == 0) return sizeof(dqa::Summary);
+    if (strcmp(name, "Stats") == 0) return sizeof(dqa::Stats);
+    if (strcmp(name, "Grid") == 0) return sizeof(dqa::Grid);
+    return 0;
+}
+
+extern "C" size_t offset_of(const char* name) {
+#define FIELD(NAME) \
+    if (strcmp(name, #NAME) == 0) return offsetof(dqa::Work, NAME)
+    FIELD(outer); FIELD(rows); FIELD(inner); FIELD(size); FIELD(piece); FIELD(step_at);
+    FIELD(step_inside); FIELD(sample_block); FIELD(sample_count); FIELD(sample_weights);
+    FIELD(pieces); FIELD(lanes); FIELD(groups); FIELD(across); FIELD(count); FIELD(needs);
+    FIELD(makes_grids); FIELD(add_w); FIELD(add_shares); FIELD(least); FIELD(w); FIELD(shares);
+    FIELD(dq); FIELD(q); FIELD(dw); FIELD(dshares); FIELD(counters); FIELD(summaries);
+    FIELD(stats); FIELD(grids); FIELD(parts); FIELD(sample); FIELD(ops);
+    return static_cast<size_t>(-1);
+}

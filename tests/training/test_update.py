@@ -1,0 +1,166 @@
+"""One update: seeds, weight decay, the scale of the loss, overflows."""
+
+from __future__ import annotations
+
+import itertools
+import signal
+
+import nnabla as nn
+import numpy as np
+import pytest
+
+from nnabla_dqa.solver.finite_check import NonFiniteError
+from nnabla_dqa.training.checkpoint import read_checkpoint
+from nnabla_dqa.training.loop import Loop
+from nnabla_dqa.training.loss_scaler import LossScaler
+from nnabla_dqa.training.result import TrainingStopped
+from nnabla_dqa.training.tasks.classifier import Classifier
+from nnabla_dqa.training.update import Updater, step_seed
+from tests.training.experiments import KINDS, experiment, stop_at
+from tests.training.files import assert_same_parameters, one_line
+
+pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
+
+
+def arrays_of(job):
+    return {name: v.d.copy() for name, v in job.parameters().items()}
+
+
+def update_once(job, scaler=None, step=0, rate=0.05):
+    batch = job.data.at_epoch(0).batch(np.arange(16))
+    return Updater(job, scaler)(batch, rate, step, nn.NdArray((1,)))
+
+
+def overflow_in(monkeypatch, steps):
+    """A gradient is infinite after these calls of backward, counted from 0."""
+    count, call = [0], Updater.__call__
+
+    def patched(self, *args):
+        job, loss = self.job, self.job.loss
+
+        def backward(*arguments, **options):
+            loss.backward(*arguments, **options)
+            if count[0] in steps:
+                job.solver.get_parameters()["fc/affine/W"].g = np.inf
+            count[0] += 1
+
+        job.loss = Patched(loss, backward)
+        try:
+            return call(self, *args)
+        finally:
+            job.loss = loss
+
+    monkeypatch.setattr(Updater, "__call__", patched)
+
+
+class Patched:
+    """A variable with another ``backward``."""
+
+    def __init__(self, variable, backward):
+        self._variable = variable
+        self.backward = backward
+
+    def __getattr__(self, name):
+        return getattr(self._variable, name)
+
+
+def test_seeds_of_steps():
+    given = itertools.product((0, 1), range(50), (0, 1))
+    seeds = [step_seed(seed, step, rank) for seed, step, rank in given]
+    assert len(set(seeds)) == len(seeds)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+    assert step_seed(2**32 - 1, 2**24, 1000) == step_seed(2**32 - 1, 2**24, 1000)
+    assert step_seed(3, 4) == step_seed(3, 4, 0)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_scale_changes_nothing(kind, tmp_path):
+    """In float32, by a power of two: no bit."""
+    made = []
+    for scaler in (None, LossScaler(scale=1024.0, interval=2)):
+        job = Classifier(experiment(tmp_path, **KINDS[kind]))
+        losses = [update_once(job, scaler, step) for step in range(3)]
+        made.append((losses, arrays_of(job)))
+    assert scaler.scale == 2048
+    assert made[0][0] == made[1][0]
+    assert_same_parameters(made[0][1], made[1][1])
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_overflow_updates_nothing_and_the_schedule_goes_on(kind, tmp_path, monkeypatch):
+    job = Classifier(experiment(tmp_path, weight_decay=0.1, **KINDS[kind]))
+    update_once(job)
+    before, solver = arrays_of(job), job.solver.get_states()
+    counts = {name: state.t for name, state in solver.items()}
+    overflow_in(monkeypatch, [0])
+    scaler = LossScaler(scale=64.0, good=7)
+    assert np.isfinite(update_once(job, scaler, 1))
+    assert (scaler.scale, scaler.good) == (32, 0)
+    after = arrays_of(job)
+    changed = {name for name, array in before.items() if (after[name] != array).any()}
+    statistics = {name for name in before if name.endswith(("bn/mean", "bn/var"))}
+    schedule = {n for n in before if n.endswith(("dqa/temperature", "dqa/omega", "dqa/step"))}
+    assert not changed - statistics - schedule
+    assert {name: state.t for name, state in job.solver.get_states().items()} == counts
+    if kind == "DQA":
+        assert {name for name in changed if name.endswith("temperature")}
+    if kind in ("DQA", "Binary-Relax"):
+        assert job.solver.annealer.step == 2
+    update_once(job, scaler, 2)
+    assert (scaler.scale, scaler.good) == (32, 1)
+    assert (job.parameters()["fc/affine/W"].d != after["fc/affine/W"]).any()
+
+
+def test_gradients_that_overflow_at_every_scale_are_an_error(tmp_path, monkeypatch):
+    job = Classifier(experiment(tmp_path, quantizers="minmax:2"))
+    overflow_in(monkeypatch, range(10))
+    scaler = LossScaler(scale=2.0)
+    update_once(job, scaler)
+    before = arrays_of(job)["fc/affine/W"]
+    with pytest.raises(NonFiniteError) as error:
+        update_once(job, scaler)
+    assert "every loss scale down to 1; lower learning_rate (0.05)" in one_line(error)
+    np.testing.assert_array_equal(arrays_of(job)["fc/affine/W"], before)
+
+
+def loop_of(folder, recipe, name, scaler):
+    (folder / name).mkdir(exist_ok=True)
+    job = Classifier(recipe)
+    return job, Loop(job, folder / name / "checkpoint", scaler=scaler)
+
+
+@pytest.mark.parametrize("kind", ["Full precision", "DQA"])
+def test_the_scale_is_in_the_checkpoint(kind, tmp_path, monkeypatch):
+    """Overflows before and after the stop; steps are counted with and without an update."""
+    recipe = experiment(tmp_path, **KINDS[kind])
+    job, loop = loop_of(tmp_path, recipe, "straight", LossScaler(scale=64.0, interval=2))
+    with monkeypatch.context() as patch:
+        overflow_in(patch, [0, 4])
+        loop.run()
+    straight = arrays_of(job)
+    kept = read_checkpoint(tmp_path / "straight" / "checkpoint").notes["scaler"]
+    # 64, 32 after the first, 64 after two more, 32 after the fifth.
+    assert kept == {"scale": 32.0, "interval": 2, "good": 1}
+
+    _, loop = loop_of(tmp_path, recipe, "run", LossScaler(scale=64.0, interval=2))
+    with monkeypatch.context() as patch:
+        overflow_in(patch, [0])
+        stop_at(patch, 4, signal.SIGINT)
+        with pytest.raises(TrainingStopped):
+            loop.run()
+    job, loop = loop_of(tmp_path, recipe, "run", LossScaler())
+    loop.resume()
+    with monkeypatch.context() as patch:
+        overflow_in(patch, [0])
+        loop.run()
+    assert read_checkpoint(tmp_path / "run" / "checkpoint").notes["scaler"] == kept
+    assert_same_parameters(arrays_of(job), straight)
+
+
+def test_weight_decay_is_added_to_the_unscaled_gradient(tmp_path):
+    made = []
+    for scaler in (None, LossScaler(scale=2.0**12)):
+        job = Classifier(experiment(tmp_path, weight_decay=0.5))
+        update_once(job, scaler)
+        made.append(arrays_of(job)["fc/affine/W"])
+    np.testing.assert_allclose(made[0], made[1], rtol=1e-5, atol=1e-7)
