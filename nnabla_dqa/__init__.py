@@ -38,11 +38,11 @@ from nnabla_dqa.solver import Annealer, AttachedSolver, NonFiniteError, attach, 
 if TYPE_CHECKING:
     from nnabla_dqa.graph.convert import convert
     from nnabla_dqa.layers.rules import Rule, Rules
-    from nnabla_dqa.nnp.archive import NNPError
     from nnabla_dqa.nnp.check import Check, check_file
     from nnabla_dqa.nnp.convert import Conversion, NothingToConvertError, convert_file
     from nnabla_dqa.nnp.deploy import FileDeployment, deploy_file
     from nnabla_dqa.nnp.summary import FileSummary, summarize
+    from nnabla_dqa.nnp_format.archive import NNPError
     from nnabla_dqa.recipes.recipe import DataRecipe, Recipe, RecipeError
     from nnabla_dqa.training.result import Epoch, Training, TrainingStopped
     from nnabla_dqa.training.tasks.evaluation import Score, evaluate_file
@@ -53,7 +53,7 @@ __version__ = "0.1.0"
 install()
 
 _LATER = {
-    "NNPError": "nnabla_dqa.nnp.archive",
+    "NNPError": "nnabla_dqa.nnp_format.archive",
     "Check": "nnabla_dqa.nnp.check",
     "check_file": "nnabla_dqa.nnp.check",
     "Conversion": "nnabla_dqa.nnp.convert",

@@ -10,8 +10,8 @@ import nnabla as nn
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
-from nnabla_dqa.nnp.archive import METADATA, VERSION, write_members
-from nnabla_dqa.nnp.parameters import Parameter, write_parameters
+from nnabla_dqa.nnp_format.archive import METADATA, VERSION, write_members
+from nnabla_dqa.nnp_format.parameters import Parameter, write_parameters
 from nnabla_dqa.quantization.graph_ops import Variable
 
 RUNTIME = "runtime"

@@ -6,7 +6,7 @@ from nnabla_dqa.mixing.base import MixingRule, StateEntry
 from nnabla_dqa.mixing.binary_relax import BinaryRelax
 from nnabla_dqa.mixing.single import Single
 
-MIXING_RULES: Registry[MixingRule] = Registry("mixing rule")
+MIXING_RULES: Registry[MixingRule] = Registry("mixing rule", "nnabla_dqa.mixing_rules")
 for _cls in (Attention, BinaryRelax, Single):
     MIXING_RULES.register(_cls)
 register_mixing_rule = MIXING_RULES.register

@@ -11,11 +11,11 @@ import numpy as np
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.layers.report import format_table, short_name
-from nnabla_dqa.nnp.archive import Archive
 from nnabla_dqa.nnp.file import DEPLOYED
 from nnabla_dqa.nnp.layers import discover
 from nnabla_dqa.nnp.metadata import distinct_values
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.parameters import Parameter
 from nnabla_dqa.quantization import FullPrecision, quantizer_from_json
 
 

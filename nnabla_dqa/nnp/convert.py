@@ -9,9 +9,9 @@ from typing import Any, List, Optional, Set, Tuple
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.layers.report import format_table, short_name
 from nnabla_dqa.layers.rules import Rules, RulesLike
-from nnabla_dqa.nnp.archive import NNPError, check_output
 from nnabla_dqa.nnp.file import CONVERTED, DEPLOYED, NetworkFile
 from nnabla_dqa.nnp.live import NORMALIZATION, normalization_of
+from nnabla_dqa.nnp_format.archive import NNPError, check_output
 
 
 class NothingToConvertError(NNPError):
@@ -93,12 +93,12 @@ def convert_file(
             f"file it came from"
         )
     if not file.layers:
-        left = "; ".join(str(entry) for entry in file.untouched)
+        left = "; ".join(str(entry) for entry in file.skipped)
         raise NothingToConvertError(
             f"{source}: no layer to convert, nothing written" + (f" ({left})" if left else "")
         )
     result = file.converted(Rules.of(rules or ()).assign(file.layers))
-    messages = [f"left as it is: {entry}" for entry in file.untouched]
+    messages = [f"skipped: {entry}" for entry in file.skipped]
     messages += _set_statistics(result.archive.definition)
     messages += [
         f"network {network.name}: a {function.type} has no name; NNabla cannot compute the network"

@@ -13,7 +13,6 @@ import numpy as np
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.graph.deploy import FORMAT, DeployedLayer, Deployment
 from nnabla_dqa.layers.report import LayerReport, Report, short_name
-from nnabla_dqa.nnp.archive import VERSION, Archive, NNPError, check_output, keep_only
 from nnabla_dqa.nnp.bn_reestimate import estimate_statistics
 from nnabla_dqa.nnp.expand import state_path
 from nnabla_dqa.nnp.file import CONVERTED, DEPLOYED, NetworkFile
@@ -23,7 +22,8 @@ from nnabla_dqa.nnp.inspect import running_networks
 from nnabla_dqa.nnp.layers import FileLayer
 from nnabla_dqa.nnp.live import NORMALIZATION, Program
 from nnabla_dqa.nnp.metadata import claim, distinct_values, grid_of
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp_format.archive import VERSION, Archive, NNPError, check_output, keep_only
+from nnabla_dqa.nnp_format.parameters import Parameter
 from nnabla_dqa.quantization import Encoded, Quantizer
 
 _RANDOM = ("Dropout", "ImageAugmentation", "RandomCrop", "RandomErase", "RandomFlip", "RandomShift")

@@ -15,10 +15,11 @@ from google.protobuf import text_encoding, text_format
 from nnabla.utils import nnabla_pb2
 
 from nnabla_dqa.backends import mixture as mix
+from nnabla_dqa.layers.functions import WEIGHT_INPUT
 from nnabla_dqa.layers.tensors import FINGERPRINT, Mixture, state_scope
-from nnabla_dqa.nnp.archive import keep_only
-from nnabla_dqa.nnp.layers import WEIGHT_INPUT, FileLayer
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp.layers import FileLayer
+from nnabla_dqa.nnp_format.archive import keep_only
+from nnabla_dqa.nnp_format.parameters import Parameter
 from nnabla_dqa.quantization import FullPrecision
 
 _SCOPE = "@layer@"

@@ -17,7 +17,6 @@ import numpy as np
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.layers.rules import Assignment
 from nnabla_dqa.layers.tensors import FINGERPRINT, STATE_SCOPE, Mixture
-from nnabla_dqa.nnp.archive import METADATA, Archive, NNPError
 from nnabla_dqa.nnp.expand import (
     definition_text,
     initial_state,
@@ -25,8 +24,9 @@ from nnabla_dqa.nnp.expand import (
     remove_mixtures,
     state_path,
 )
-from nnabla_dqa.nnp.layers import FileLayer, Untouched, discover
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp.layers import FileLayer, Skipped, discover
+from nnabla_dqa.nnp_format.archive import METADATA, Archive, NNPError
+from nnabla_dqa.nnp_format.parameters import Parameter
 from nnabla_dqa.quantization import quantizer_from_json
 
 FORMAT = 1
@@ -43,7 +43,7 @@ class NetworkFile:
 
     archive: Archive
     layers: List[FileLayer]
-    untouched: List[Untouched]
+    skipped: List[Skipped]
     assigned: Dict[str, Assignment]
 
     @classmethod
@@ -61,7 +61,7 @@ class NetworkFile:
             remove_mixtures(archive.definition, list(noted))
         except ValueError as error:
             raise NNPError(f"{path}: {METADATA} does not fit the file: {error}") from None
-        layers, untouched = discover(archive.definition, archive.parameters)
+        layers, skipped = discover(archive.definition, archive.parameters)
         if noted:
             known = {layer.weight: layer.name for layer in layers}
             missing = [weight for weight in noted if weight not in known]
@@ -70,7 +70,7 @@ class NetworkFile:
                     f"{path}: {METADATA} says that {missing[0]} is quantized, but no layer uses it"
                 )
             assigned = {known[weight]: assignment for weight, assignment in noted.items()}
-        file = cls(archive, layers, untouched, assigned)
+        file = cls(archive, layers, skipped, assigned)
         file._check_state()
         return file
 
@@ -137,7 +137,7 @@ class NetworkFile:
         archive = dataclasses.replace(
             self.archive, definition=definition, parameters=parameters, metadata=notes
         )
-        return NetworkFile(archive, self.layers, self.untouched, assigned)
+        return NetworkFile(archive, self.layers, self.skipped, assigned)
 
     def save(self, path: PathLike) -> int:
         """Write the file, mixtures included; returns its size in bytes."""

@@ -6,10 +6,10 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Set
 
 import numpy as np
 
-from nnabla_dqa.nnp.archive import keep_only
-from nnabla_dqa.nnp.layers import CHANNEL_AXIS, WEIGHT_INPUT
+from nnabla_dqa.layers.functions import CHANNEL_AXIS, WEIGHT_INPUT
 from nnabla_dqa.nnp.live import NORMALIZATION
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp_format.archive import keep_only
+from nnabla_dqa.nnp_format.parameters import Parameter
 
 _BIAS_INPUT = 2
 

@@ -9,11 +9,12 @@ import nnabla as nn
 from nnabla.utils import nnabla_pb2
 
 from nnabla_dqa.layers.build import mix_weights
+from nnabla_dqa.layers.functions import WEIGHT_INPUT
 from nnabla_dqa.layers.tensors import Layer, find_layers
 from nnabla_dqa.nnp.expand import mixed_name
 from nnabla_dqa.nnp.file import NetworkFile
-from nnabla_dqa.nnp.layers import WEIGHT_INPUT, FileLayer
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp.layers import FileLayer
+from nnabla_dqa.nnp_format.parameters import Parameter
 from nnabla_dqa.quantization.graph_ops import Variable
 
 NORMALIZATION = {

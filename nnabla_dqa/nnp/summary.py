@@ -55,7 +55,7 @@ class FileSummary:
     path: Path
     kind: str
     layers: Tuple[LayerSummary, ...]
-    untouched: Tuple[str, ...]
+    skipped: Tuple[str, ...]
     other_parameters: int
     networks: Tuple[str, ...]
     runs: Tuple[str, ...]
@@ -137,7 +137,7 @@ class FileSummary:
         return "\n".join(
             [
                 format_table([head, *rows]),
-                *(f"left as it is: {entry}" for entry in self.untouched),
+                *(f"skipped: {entry}" for entry in self.skipped),
                 f"networks: {', '.join(self.networks)}; run: {runs}",
                 f"{self.path}: {self.kind}, {self.file_bytes:,} bytes on disk ({members})",
             ]
@@ -164,7 +164,7 @@ def summarize(path: PathLike) -> FileSummary:
         path,
         file.kind,
         layers,
-        tuple(str(entry) for entry in file.untouched),
+        tuple(str(entry) for entry in file.skipped),
         _others(file),
         file.networks,
         tuple(dict.fromkeys(e.network_name for e in file.archive.definition.executor)),

@@ -6,7 +6,7 @@ import zipfile
 
 import pytest
 
-from nnabla_dqa.nnp.archive import Archive, NNPError, write_members
+from nnabla_dqa.nnp_format.archive import Archive, NNPError, write_members
 
 
 def members(path):

@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import nnabla_dqa as dqa
-from nnabla_dqa.nnp.archive import Archive
 from nnabla_dqa.nnp.bn_reestimate import estimate_statistics
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.deploy import deploy_file
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp_format.archive import Archive
 from tests.nnp.networks import Net, outputs, small, train
 
 

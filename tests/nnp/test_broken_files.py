@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 from nnabla.utils import nnabla_pb2
 
-from nnabla_dqa.nnp.archive import METADATA, Archive, NNPError, write_members
 from nnabla_dqa.nnp.file import NetworkFile
-from nnabla_dqa.nnp.parameters import Parameter, write_parameters
+from nnabla_dqa.nnp_format.archive import METADATA, Archive, NNPError, write_members
+from nnabla_dqa.nnp_format.parameters import Parameter, write_parameters
 from tests.nnp.files import members, refused, rewritten
 from tests.nnp.networks import small
 

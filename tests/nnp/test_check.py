@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnabla_dqa.nnp.archive import Archive, NNPError
 from nnabla_dqa.nnp.check import check_file
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.deploy import deploy_file
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp_format.archive import Archive, NNPError
+from nnabla_dqa.nnp_format.parameters import Parameter
 from tests.nnp.networks import small, train
 
 SETS = ["minmax:2,4,8", "minmax:2,4,8@channel", "sawb:2", "twn/float", "bwn/float"]

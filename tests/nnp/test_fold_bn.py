@@ -6,12 +6,12 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from nnabla_dqa.nnp.archive import Archive
 from nnabla_dqa.nnp.check import check_file
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.deploy import deploy_file
 from nnabla_dqa.nnp.file import NetworkFile
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.parameters import Parameter
 from tests.nnp.networks import Net, outputs, samples, shared_files, train
 
 

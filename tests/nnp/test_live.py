@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import nnabla_dqa as dqa
-from nnabla_dqa.nnp.archive import NNPError
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp_format.archive import NNPError
+from nnabla_dqa.nnp_format.parameters import Parameter
 from tests.nnp.networks import (
     Net,
     assert_equal_outputs,

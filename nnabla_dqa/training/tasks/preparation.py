@@ -7,9 +7,9 @@ from typing import Dict, List, Optional
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.data import Data, DataError
 from nnabla_dqa.mixing import Attention, BinaryRelax
-from nnabla_dqa.nnp.archive import NNPError
 from nnabla_dqa.nnp.file import CONVERTED, DEPLOYED, FLOAT, NetworkFile
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp_format.archive import NNPError
 from nnabla_dqa.recipes.recipe import Recipe
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.training.tasks.objective import Task

@@ -9,11 +9,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
-import lzma
 import os
-import struct
 import zipfile
-import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
@@ -24,16 +21,12 @@ from nnabla.utils import nnabla_pb2
 
 from nnabla_dqa._util.files import PathLike, check_target, write_atomically
 from nnabla_dqa._util.messages import one_line
-from nnabla_dqa.nnp.parameters import Parameter, read_parameters, write_parameters
+from nnabla_dqa.nnp_format.limits import DAMAGE, Limit, read_members
+from nnabla_dqa.nnp_format.parameters import Parameter, read_parameters, write_parameters
 
 METADATA = "nnabla_dqa.json"
 """Member of an NNP in which this package notes what it did; loaders ignore it."""
 VERSION = "nnp_version.txt"
-_DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
-    *(OverflowError, RuntimeError, ValueError),
-)
-"""What zipfile, the decompressors and h5py raise on damaged data."""
 _DEFINITION = (".nntxt", ".prototxt")
 _PARAMETERS = (".protobuf", ".h5")
 
@@ -61,17 +54,23 @@ class Archive:
     parameter_member: str = "parameter.protobuf"
 
     @classmethod
-    def read(cls, path: PathLike) -> Archive:
+    def read(cls, path: PathLike, max_bytes: Optional[int] = None) -> Archive:
         """Read and check a file.
 
+        Args:
+            path: The file.
+            max_bytes: What its members, and the arrays in them, may unpack to.
+                Default: 256 MiB, or 200 times the size of the file if that is
+                more, and never above 4 GiB.
+
         Raises:
-            NNPError: It is no zip, broken, has no network, a parameter that a
-                network uses is missing or does not fit, or a function is
-                unknown to NNabla.
+            NNPError: It is no zip, broken, unpacks to too much, has no
+                network, a parameter that a network uses is missing or does
+                not fit, or a function is unknown to NNabla.
             OSError: It cannot be read.
         """
         path = Path(path)
-        members = _members(path)
+        members, limit = _members(path, max_bytes)
         definition_member = _only(path, members, _DEFINITION, "network definition")
         if definition_member is None:
             raise NNPError(f"{path}: no network definition (.nntxt or .prototxt) inside")
@@ -86,8 +85,8 @@ class Archive:
                 definition.ClearField("parameter")
             if parameter_member is not None:
                 suffix = PurePosixPath(parameter_member).suffix
-                parameters.update(read_parameters(suffix, members.pop(parameter_member)))
-        except (*_DAMAGE, KeyError, TypeError, DecodeError) as error:
+                parameters.update(read_parameters(suffix, members.pop(parameter_member), limit))
+        except (*DAMAGE, KeyError, TypeError, DecodeError) as error:
             raise NNPError(
                 f"{path}: parameters in {parameter_member or definition_member} cannot be read: "
                 f"{one_line(error)}"
@@ -227,24 +226,24 @@ def _version() -> bytes:
     return f"{nnp_version()}\n".encode()
 
 
-def _members(path: Path) -> Dict[str, bytes]:
+def _members(path: Path, max_bytes: Optional[int]) -> Tuple[Dict[str, bytes], Limit]:
     if path.is_dir():
         raise NNPError(f"{path}: is a folder, not an .nnp file")
     if not path.exists():
         raise NNPError(f"{path}: there is no such file")
-    members = {}
-    name = ""
     # Read before it is taken apart: a disk that fails is not a broken file.
+    limit = Limit.of(path.stat().st_size, max_bytes)
     content = path.read_bytes()
     try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for name in archive.namelist():
-                if not name.endswith("/"):
-                    members[name] = archive.read(name)
-    except _DAMAGE as error:
-        where = f"member {name} is broken" if name else "not an NNP (a zip file), or cut off"
-        raise NNPError(f"{path}: {where}: {one_line(error)}") from None
-    return members
+        archive = zipfile.ZipFile(io.BytesIO(content))
+    except DAMAGE as error:
+        message = f"{path}: not an NNP (a zip file), or cut off: {one_line(error)}"
+        raise NNPError(message) from None
+    with archive:
+        try:
+            return read_members(archive, limit), limit
+        except ValueError as error:
+            raise NNPError(f"{path}: {one_line(error)}") from None
 
 
 def _only(
@@ -273,7 +272,7 @@ def _metadata(path: Path, data: Optional[bytes]) -> Optional[Dict[str, Any]]:
         return None
     try:
         metadata = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise NNPError(f"{path}: {METADATA} is not JSON: {one_line(error)}") from None
     if not isinstance(metadata, dict) or not isinstance(metadata.get("layers"), list):
         raise NNPError(f"{path}: {METADATA} is not what nnabla_dqa writes: no list 'layers'")
