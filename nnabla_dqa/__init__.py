@@ -5,6 +5,7 @@ Importing this package also makes the ``dqa_`` layers available from
 """
 
 import importlib
+import warnings
 from typing import TYPE_CHECKING, Any, List
 
 from nnabla_dqa.backends import (
@@ -15,7 +16,8 @@ from nnabla_dqa.backends import (
     current_backend,
     release_mixtures,
 )
-from nnabla_dqa.graph.deploy import Deployment, deploy
+from nnabla_dqa.export.deployed import Deployment
+from nnabla_dqa.graph.deploy import deploy
 from nnabla_dqa.layers.report import Report, report
 from nnabla_dqa.layers.scopes import hard, make_mixture, quantizers
 from nnabla_dqa.layers.tensors import AttentionWarning, Layer, Mixture, find_layers
@@ -40,7 +42,7 @@ if TYPE_CHECKING:
     from nnabla_dqa.layers.rules import Rule, Rules
     from nnabla_dqa.nnp.check import Check, check_file
     from nnabla_dqa.nnp.convert import Conversion, NothingToConvertError, convert_file
-    from nnabla_dqa.nnp.deploy import FileDeployment, deploy_file
+    from nnabla_dqa.nnp.deploy import deploy_file
     from nnabla_dqa.nnp.summary import FileSummary, summarize
     from nnabla_dqa.nnp_format.archive import NNPError
     from nnabla_dqa.recipes.recipe import DataRecipe, Recipe, RecipeError
@@ -59,7 +61,6 @@ _LATER = {
     "Conversion": "nnabla_dqa.nnp.convert",
     "NothingToConvertError": "nnabla_dqa.nnp.convert",
     "convert_file": "nnabla_dqa.nnp.convert",
-    "FileDeployment": "nnabla_dqa.nnp.deploy",
     "deploy_file": "nnabla_dqa.nnp.deploy",
     "FileSummary": "nnabla_dqa.nnp.summary",
     "summarize": "nnabla_dqa.nnp.summary",
@@ -80,6 +81,9 @@ _LATER = {
 
 
 def __getattr__(name: str) -> Any:
+    if name == "FileDeployment":
+        warnings.warn("FileDeployment is called Deployment now", DeprecationWarning, stacklevel=2)
+        return Deployment
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_LATER[name]), name)
@@ -108,7 +112,6 @@ __all__ = [
     "Deployment",
     "Encoded",
     "Epoch",
-    "FileDeployment",
     "FileSummary",
     "FullPrecision",
     "Layer",

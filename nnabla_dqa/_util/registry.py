@@ -146,10 +146,11 @@ class Registry(Generic[T]):
         self._loaded = True
         for point in _entry_points(self.group):
             try:
-                cls: Any = point.load()
-                if not isinstance(cls, type) or not dataclasses.is_dataclass(cls):
-                    raise TypeError(f"{cls!r} is not a dataclass")
-                self.register(cls)
+                found: Any = point.load()
+                usable = isinstance(found, type) and dataclasses.is_dataclass(found)
+                if not usable:
+                    raise TypeError(f"{found!r} is not a dataclass")
+                self.register(found)
             # A plugin is someone else's code and may fail in any way.
             except Exception as error:
                 warnings.warn(

@@ -34,6 +34,16 @@ def check_output(output: Path, inputs: Iterable[Path], force: bool) -> Path:
     return output
 
 
+def add_max_bytes(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--max-bytes`` for a command that reads an NNP."""
+    parser.add_argument(
+        "--max-bytes",
+        metavar="N",
+        type=int,
+        help="what the NNP may unpack to (default: 256 MiB, or 200 times its size up to 4 GiB)",
+    )
+
+
 def beside(source: Path, suffix: str) -> Path:
     """The default output: ``model.nnp`` and ``_dqa`` give ``model_dqa.nnp``."""
     return source.with_name(f"{source.stem}{suffix}.nnp")

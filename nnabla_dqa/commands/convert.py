@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Callable, List
 
-from nnabla_dqa.commands._arguments import add_output, beside, check_output
+from nnabla_dqa.commands._arguments import add_max_bytes, add_output, beside, check_output
 from nnabla_dqa.layers.rules import DEFAULT, Rule, Rules
 from nnabla_dqa.nnp.convert import NothingToConvertError, convert_file
 from nnabla_dqa.quantization.notation import EXAMPLES
@@ -32,6 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("input", metavar="NNP", type=Path, help="the file to convert; it is kept")
     add_output(parser, "<input>_dqa.nnp")
+    add_max_bytes(parser)
     parser.add_argument(
         "-q",
         "--quantizers",
@@ -69,7 +70,7 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     rules = _rules(arguments)
     output = check_output(arguments.output or beside(source, "_dqa"), [source], arguments.force)
     try:
-        conversion = convert_file(source, output, rules)
+        conversion = convert_file(source, output, rules, arguments.max_bytes)
     except NothingToConvertError as nothing:
         sys.stderr.write(f"nnabla-dqa: {nothing}\n")
         return 1

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, List, Optional, Set, Tuple
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa.export.nnp import DEPLOYED
 from nnabla_dqa.layers.report import format_table, short_name
 from nnabla_dqa.layers.rules import Rules, RulesLike
-from nnabla_dqa.nnp.file import CONVERTED, DEPLOYED, NetworkFile
+from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
 from nnabla_dqa.nnp.live import NORMALIZATION, normalization_of
 from nnabla_dqa.nnp_format.archive import NNPError, check_output
 
@@ -22,7 +23,7 @@ class NothingToConvertError(NNPError):
 class Conversion:
     """What :func:`convert_file` wrote; ``str()`` of it tells it layer by layer.
 
-    ``messages`` name what was left as it is, and every changed
+    ``messages`` name what was skipped, and every changed
     BatchNormalization.
     """
 
@@ -55,7 +56,10 @@ class Conversion:
 
 
 def convert_file(
-    source: PathLike, target: PathLike, rules: Optional[RulesLike] = None
+    source: PathLike,
+    target: PathLike,
+    rules: Optional[RulesLike] = None,
+    max_bytes: Optional[int] = None,
 ) -> Conversion:
     """Rewrite an NNP so that its layers' weights go through mixtures of quantizers.
 
@@ -73,6 +77,8 @@ def convert_file(
         target: The file to write, replaced atomically if it exists.
         rules: A notation such as ``"minmax:2,4,8"`` (the default), quantizers,
             a list of :class:`Rule`, or :class:`Rules`.
+        max_bytes: What ``source`` may unpack to; the default is that of
+            :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
 
     Raises:
         NNPError: The file is broken, or converted or deployed already.
@@ -81,7 +87,7 @@ def convert_file(
         OSError: A file cannot be read or written.
     """
     check_output(target, [source])
-    file = NetworkFile.read(source)
+    file = NetworkFile.read(source, max_bytes)
     if file.kind == CONVERTED:
         raise NNPError(
             f"{source}: is converted already (layer {file.quantized[0].name} has "

@@ -10,11 +10,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa.export.nnp import DEPLOYED, FORMAT, check_format, deployed_of
 from nnabla_dqa.layers.rules import Assignment
 from nnabla_dqa.layers.tensors import FINGERPRINT, STATE_SCOPE, Mixture
 from nnabla_dqa.nnp.expand import (
@@ -27,10 +28,9 @@ from nnabla_dqa.nnp.expand import (
 from nnabla_dqa.nnp.layers import FileLayer, Skipped, discover
 from nnabla_dqa.nnp_format.archive import METADATA, Archive, NNPError
 from nnabla_dqa.nnp_format.parameters import Parameter
-from nnabla_dqa.quantization import quantizer_from_json
+from nnabla_dqa.quantization.registry import UnknownQuantizer, quantizer_or_stand_in
 
-FORMAT = 1
-FLOAT, CONVERTED, DEPLOYED = "float", "converted", "deployed"
+FLOAT, CONVERTED = "float", "converted"
 
 
 @dataclasses.dataclass
@@ -47,16 +47,24 @@ class NetworkFile:
     assigned: Dict[str, Assignment]
 
     @classmethod
-    def read(cls, path: PathLike) -> NetworkFile:
+    def read(cls, path: PathLike, max_bytes: Optional[int] = None) -> NetworkFile:
         """Read an NNP of any kind.
 
+        In a converted file, quantizers of a class that is not known here are
+        stand-ins, which can be shown but not used (:meth:`check_quantizers`).
+
+        Args:
+            path: The file.
+            max_bytes: What it may unpack to; the default is that of
+                :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
+
         Raises:
-            NNPError: It is no NNP, broken, or its notes do not fit its networks.
+            NNPError: It is no NNP, broken, or its metadata do not fit its networks.
             OSError: It cannot be read.
         """
-        archive = Archive.read(path)
+        archive = Archive.read(path, max_bytes)
         assigned: Dict[str, Assignment] = {}
-        noted = _noted(archive) if archive.metadata is not None else {}
+        noted = _assignments(archive) if archive.metadata is not None else {}
         try:
             remove_mixtures(archive.definition, list(noted))
         except ValueError as error:
@@ -89,6 +97,13 @@ class NetworkFile:
         """The layers of a converted file, also those that a rule keeps float."""
         return [layer for layer in self.layers if layer.name in self.assigned]
 
+    def check_quantizers(self) -> None:
+        """Raise NNPError if the class of a quantizer is not known; names it and what helps."""
+        for name, mixture in self.mixtures.items():
+            for quantizer in mixture.quantizers:
+                if isinstance(quantizer, UnknownQuantizer):
+                    raise NNPError(f"{self.archive.path}: layer {name}: {quantizer.reason}")
+
     @property
     def networks(self) -> Tuple[str, ...]:
         """Names of the networks."""
@@ -115,7 +130,7 @@ class NetworkFile:
         parameters = dict(self.archive.parameters)
         for layer in self.layers:
             parameters.update(initial_state(layer, assigned[layer.name].mixture))
-        notes = {
+        metadata = {
             "format": FORMAT,
             "kind": CONVERTED,
             "nnabla_dqa": __version__,
@@ -128,6 +143,7 @@ class NetworkFile:
                     "weight": layer.weight,
                     "function": layer.function,
                     "rule": assigned[layer.name].rule,
+                    "bits": [q.bits for q in assigned[layer.name].mixture.quantizers],
                     **assigned[layer.name].mixture.to_json(),
                 }
                 for layer in self.layers
@@ -135,7 +151,7 @@ class NetworkFile:
         }
         definition = copy.deepcopy(self.archive.definition)
         archive = dataclasses.replace(
-            self.archive, definition=definition, parameters=parameters, metadata=notes
+            self.archive, definition=definition, parameters=parameters, metadata=metadata
         )
         return NetworkFile(archive, self.layers, self.skipped, assigned)
 
@@ -150,7 +166,7 @@ class NetworkFile:
         return dataclasses.replace(self, archive=archive)
 
     def _check_state(self) -> None:
-        """State and notes must belong together."""
+        """State and metadata must belong together."""
         path, parameters = self.archive.path, self.archive.parameters
         scopes = set()
         for layer in self.quantized:
@@ -192,36 +208,36 @@ class NetworkFile:
         return [layer for layer in self.quantized if is_rewritten(self.mixtures[layer.name])]
 
 
-def _noted(archive: Archive) -> Dict[str, Assignment]:
-    """What the notes of a converted file say, by the weights; empty for a deployed one."""
-    notes: Dict[str, Any] = archive.metadata or {}
+def _assignments(archive: Archive) -> Dict[str, Assignment]:
+    """What the metadata of a converted file say, by the weights; empty for a deployed one."""
+    metadata: Dict[str, Any] = archive.metadata or {}
     where = f"{archive.path}: {METADATA}"
-    if notes.get("format") != FORMAT:
+    check_format(archive)
+    if metadata.get("kind") not in (CONVERTED, DEPLOYED):
         raise NNPError(
-            f"{where} has format {notes.get('format')!r}; this version of nnabla_dqa reads {FORMAT}"
+            f"{where} has kind {metadata.get('kind')!r}, not {CONVERTED!r} or {DEPLOYED!r}"
         )
-    if notes.get("kind") not in (CONVERTED, DEPLOYED):
-        raise NNPError(f"{where} has kind {notes.get('kind')!r}, not {CONVERTED!r} or {DEPLOYED!r}")
-    if notes["kind"] == DEPLOYED:
-        for row in notes["layers"]:
-            try:
-                quantizer_from_json(row["quantizer"])
-                ok = isinstance(row["weight"], str) and isinstance(row["attention"], list)
-            except (AttributeError, KeyError, TypeError, ValueError):
-                ok = False
-            if not ok:
-                raise NNPError(f"{where}: a layer's claim cannot be read")
+    if metadata["kind"] == DEPLOYED:
+        deployed_of(archive)
         return {}
-    noted: Dict[str, Assignment] = {}
-    for row in notes["layers"]:
+    found: Dict[str, Assignment] = {}
+    for row in metadata.get("layers", []):
         try:
             weight = row["weight"]
-            if not isinstance(weight, str) or weight in noted:
-                raise ValueError(f"weight {weight!r} is no name, or told of twice")
-            noted[weight] = Assignment(Mixture.from_json(row), str(row["rule"]))
+            if not isinstance(weight, str) or weight in found:
+                raise ValueError(f"weight {weight!r} is no name, or listed twice")
+            found[weight] = Assignment(_mixture(row), str(row["rule"]))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise NNPError(f"{where} does not fit the file: {what}") from None
-    if not noted:
-        raise NNPError(f"{where} tells of no layer")
-    return noted
+    if not found:
+        raise NNPError(f"{where} lists no layer")
+    return found
+
+
+def _mixture(row: Any) -> Mixture:
+    quantizers = row["quantizers"]
+    # Files of format 1 do not have the bits, of which a class may be sure itself.
+    bits = row.get("bits") or [None] * len(quantizers)
+    made = [quantizer_or_stand_in(q, b) for q, b in zip(quantizers, bits)]
+    return Mixture.from_json({**row, "quantizers": made})

@@ -64,9 +64,14 @@ class Program:
         file: Any NNP. In a converted one the weights go through the layers'
             mixtures, with the same state arrays as layers of model code.
         quantized: False builds a converted file's networks with float weights.
+
+    Raises:
+        NNPError: The class of a layer's quantizer is not known.
     """
 
     def __init__(self, file: NetworkFile, quantized: bool = True) -> None:
+        if quantized:
+            file.check_quantizers()
         self.file = file
         self.quantized = quantized
         self.scope: Any = OrderedDict()

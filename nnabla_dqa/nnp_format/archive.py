@@ -274,6 +274,10 @@ def _metadata(path: Path, data: Optional[bytes]) -> Optional[Dict[str, Any]]:
         metadata = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise NNPError(f"{path}: {METADATA} is not JSON: {one_line(error)}") from None
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("layers"), list):
-        raise NNPError(f"{path}: {METADATA} is not what nnabla_dqa writes: no list 'layers'")
+    if not isinstance(metadata, dict) or not any(
+        isinstance(metadata.get(key), list) for key in ("layers", "tensors")
+    ):
+        raise NNPError(
+            f"{path}: {METADATA} is not what nnabla_dqa writes: no list 'layers' or 'tensors'"
+        )
     return metadata

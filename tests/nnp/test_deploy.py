@@ -32,6 +32,7 @@ from tests.nnp.networks import (
     train,
 )
 
+HARD = {"target": "lowest", "argmax": "argmax"}
 SETS = ["minmax:2,4,8", "minmax:2,4,8@channel", "sawb:2,4", "bwn/twn/float", "float"]
 PLAIN = """
     import sys
@@ -87,10 +88,10 @@ def test_files_of_others_in_plain_nnabla(path, tmp_path):
     assert result.file_bytes == (tmp_path / "d.nnp").stat().st_size < path.stat().st_size
 
 
-@pytest.mark.parametrize("choose", ["lowest", "argmax"])
+@pytest.mark.parametrize("select", ["target", "argmax"])
 @pytest.mark.parametrize("quantizers", SETS)
 @pytest.mark.filterwarnings("ignore::nnabla_dqa.AttentionWarning")
-def test_outputs_and_weights_are_those_of_the_chosen_quantizers(quantizers, choose, tmp_path):
+def test_outputs_and_weights_are_those_of_the_chosen_quantizers(quantizers, select, tmp_path):
     source = trained(tmp_path, quantizers=quantizers)
     file = NetworkFile.read(source)
     parameters = dict(file.archive.parameters)
@@ -101,25 +102,25 @@ def test_outputs_and_weights_are_those_of_the_chosen_quantizers(quantizers, choo
             alpha = np.zeros(len(chosen), np.float32)
             alpha[(i + 1) % len(chosen)] = 1
             parameters[f"{state_path(layer.weight)}/alpha"] = Parameter(alpha)
-        index = (i + 1) % len(chosen) if choose == "argmax" else 0
+        index = (i + 1) % len(chosen) if select == "argmax" else 0
         wanted[layer.weight] = chosen[index]
     file.with_parameters(parameters).save(source)
-    result = deploy_file(source, tmp_path / "d.nnp", choose=choose)
+    result = deploy_file(source, tmp_path / "d.nnp", select=select)
     values = samples(file.network("net"))
-    expected = hard_outputs(source, "net", values, choose)
+    expected = hard_outputs(source, "net", values, HARD[select])
     assert_same(outputs(tmp_path / "d.nnp", "net", values), expected)
     archive = Archive.read(tmp_path / "d.nnp")
     for weight, quantizer in wanted.items():
         np.testing.assert_array_equal(
             archive.parameters[weight].array, quantizer.quantize(parameters[weight].array)
         )
-    assert {row.report.name: row.bits for row in result.layers} == {
+    assert {row.layer: row.bits for row in result.layers} == {
         w.removesuffix("/W"): q.bits for w, q in wanted.items()
     }
     assert not [name for name in archive.parameters if "dqa" in name]
     assert archive.metadata["kind"] == "deployed"
-    assert archive.metadata["choose"] == choose
-    if choose == "lowest" and quantizers != "float":
+    assert archive.metadata["select"] == select
+    if select == "target" and quantizers != "float":
         assert sum("attention is on" in m for m in result.messages) >= 1
     assert check_file(tmp_path / "d.nnp").ok
 
@@ -194,8 +195,8 @@ def test_what_was_not_trained_or_converted_is_refused(tmp_path):
             deploy_file(tmp_path / name, tmp_path / "e.nnp")
         assert str(tmp_path / name) in str(caught.value)
         assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="choose='best' is neither 'lowest' nor 'argmax'"):
-        deploy_file(source, tmp_path / "e.nnp", choose="best")
+    with pytest.raises(ValueError, match="select='best' is neither 'target' nor 'argmax'"):
+        deploy_file(source, tmp_path / "e.nnp", select="best")
     assert not (tmp_path / "e.nnp").exists()
     deploy_file(tmp_path / "c.nnp", tmp_path / "e.nnp", allow_untrained=True)
     values = samples(NetworkFile.read(source).network("net"))
@@ -246,16 +247,17 @@ def test_odd_weights(tmp_path, case, quantizers):
     assert_same(outputs(tmp_path / "d.nnp", "net", values), expected)
 
 
-def test_notes_of_the_file_say_what_it_claims(tmp_path):
+def test_the_metadata_state_the_levels(tmp_path):
     source = trained(tmp_path, quantizers="minmax:2,4,8@channel")
     deploy_file(source, tmp_path / "d.nnp")
     with zipfile.ZipFile(tmp_path / "d.nnp") as archive:
         notes = json.loads(archive.read("nnabla_dqa.json"))
-    rows = {row["weight"]: row for row in notes["layers"]}
+    assert notes["format"] == 2
+    rows = {row["name"]: row for row in notes["tensors"]}
     weights = NetworkFile.read(source).archive.parameters
     for weight, axis, count in (("c/conv/W", 0, 3), ("fc/affine/W", 1, 4)):
         row = rows[weight]
-        assert row["levels"] == 4
+        assert row["quantizer"]["levels"] == 4
         assert row["channel_axis"] == axis
         assert len(row["scale"]) == len(row["offset"]) == count
         assert sum(row["attention"]) == pytest.approx(1)

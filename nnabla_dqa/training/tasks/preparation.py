@@ -6,8 +6,9 @@ from typing import Dict, List, Optional
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.data import Data, DataError
+from nnabla_dqa.export.nnp import DEPLOYED
 from nnabla_dqa.mixing import Attention, BinaryRelax
-from nnabla_dqa.nnp.file import CONVERTED, DEPLOYED, FLOAT, NetworkFile
+from nnabla_dqa.nnp.file import CONVERTED, FLOAT, NetworkFile
 from nnabla_dqa.nnp.live import Program
 from nnabla_dqa.nnp_format.archive import NNPError
 from nnabla_dqa.recipes.recipe import Recipe
