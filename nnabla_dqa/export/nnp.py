@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, Optional
 
 from nnabla_dqa._util.files import PathLike
-from nnabla_dqa._util.messages import one_line
 from nnabla_dqa.export.deployed import Deployed, Deployment
-from nnabla_dqa.export.tensor import FLOAT_BITS, DeployedTensor, short_name
+from nnabla_dqa.export.metadata import (
+    DEPLOYED,
+    FORMAT,
+    MALFORMED,
+    read_tensor,
+    reason,
+    tensor_entries,
+    tensor_name,
+    tensor_to_json,
+)
 from nnabla_dqa.nnp_format.archive import METADATA, Archive, NNPError
-
-FORMAT = 2
-"""Version of the metadata that is written; older ones are read."""
-FORMATS = (1, 2)
-DEPLOYED = "deployed"
-MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
-"""What reading the metadata of a tensor raises if somebody else has written it."""
 
 
 def write_nnp(deployed: Deployed, path: PathLike) -> Deployment:
@@ -80,49 +80,6 @@ def deployed_of(archive: Archive) -> Deployed:
     )
 
 
-def check_format(archive: Archive) -> None:
-    """Raise NNPError if the metadata are of a version that is not read."""
-    found = (archive.metadata or {}).get("format")
-    if isinstance(found, bool) or found not in FORMATS:
-        raise NNPError(
-            f"{archive.path}: {METADATA} has format {found!r}; this version of nnabla_dqa reads "
-            f"{' and '.join(map(str, FORMATS))}"
-        )
-
-
-def tensor_entries(archive: Archive) -> List[Any]:
-    """What the metadata of a deployed file say of each tensor, in the present format.
-
-    Raises:
-        NNPError: The format is not known.
-    """
-    check_format(archive)
-    metadata = archive.metadata or {}
-    if metadata["format"] == 1:
-        return [_of_format_1(entry) for entry in metadata.get("layers", [])]
-    return list(metadata.get("tensors", []))
-
-
-def read_tensor(entry: Any, archive: Archive) -> DeployedTensor:
-    """The tensor that an entry describes; raises one of :data:`MALFORMED`."""
-    if not isinstance(entry, Mapping):
-        raise TypeError(f"it is no mapping but {entry!r}")
-    parameter = archive.parameters.get(str(entry["name"]))
-    if parameter is None:
-        raise ValueError("the parameter is not in the file")
-    return DeployedTensor.from_json(entry, parameter.array)
-
-
-def tensor_name(entry: Any) -> str:
-    """What messages call the tensor of an entry, however malformed that is."""
-    return str(entry.get("name")) if isinstance(entry, Mapping) else "?"
-
-
-def reason(error: BaseException) -> str:
-    """Why an entry cannot be read, from one of :data:`MALFORMED`."""
-    return f"key {error} is missing" if isinstance(error, KeyError) else one_line(error)
-
-
 def _metadata(deployed: Deployed) -> Dict[str, Any]:
     from nnabla_dqa import __version__
 
@@ -132,31 +89,5 @@ def _metadata(deployed: Deployed) -> Dict[str, Any]:
         "nnabla_dqa": __version__,
         "select": deployed.select,
         "source": deployed.source,
-        "tensors": [tensor.to_json() for tensor in deployed.tensors.values()],
+        "tensors": [tensor_to_json(tensor) for tensor in deployed.tensors.values()],
     }
-
-
-def _of_format_1(entry: Any) -> Any:
-    """An entry as nnabla_dqa 0.1.0 before format 2 wrote it, in the present form."""
-    if not isinstance(entry, Mapping) or not isinstance(entry.get("quantizer"), Mapping):
-        return entry
-    arguments = dict(entry["quantizer"])
-    kind = str(arguments.pop("type", ""))
-    levels = entry.get("levels", 0)
-    is_count = isinstance(levels, int) and levels > 0
-    least = math.ceil(math.log2(levels)) if is_count else 0
-    new = {key: entry[key] for key in ("function", "channel_axis", "attention") if key in entry}
-    new["name"] = entry.get("weight")
-    new["quantizer"] = {
-        "type": kind,
-        "name": short_name(kind, arguments),
-        "bits": arguments.get("bits", min(max(1, least), FLOAT_BITS)),
-        "levels": levels,
-        "arguments": arguments,
-    }
-    new["mixture"] = {key: entry[key] for key in ("quantizers", "mixing") if key in entry}
-    if entry.get("scale") is not None and entry.get("offset") is not None:
-        new.update(scale=entry["scale"], offset=entry["offset"])
-    elif "values" in entry:
-        new["levels"] = entry["values"]
-    return new

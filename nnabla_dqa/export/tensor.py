@@ -5,60 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
-from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from nnabla_dqa.export.quantizer_info import QuantizerInfo
 from nnabla_dqa.layers.tensors import layer_name
 from nnabla_dqa.quantization import Encoded, Quantizer
 from nnabla_dqa.quantization.base import RowLayout
-
-FLOAT_BITS = 32
-
-
-class QuantizerInfo(NamedTuple):
-    """What is known of the quantizer of a deployed tensor; its class need not be.
-
-    ``name`` is short (``MinMax2@0``), ``levels`` the number of values that a
-    range may have, ``arguments`` those the class was made with.
-    """
-
-    type: str
-    name: str
-    bits: int
-    levels: int
-    arguments: Mapping[str, Any]
-
-    @classmethod
-    def of(cls, quantizer: Quantizer) -> QuantizerInfo:
-        """The description of a quantizer."""
-        arguments = quantizer.to_json()
-        kind = arguments.pop("type")
-        name = short_name(kind, arguments)
-        return cls(kind, name, quantizer.bits, quantizer.levels, arguments)
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> QuantizerInfo:
-        """The inverse of :meth:`to_json`; raises KeyError, TypeError or ValueError."""
-        info = cls(
-            str(data["type"]),
-            str(data["name"]),
-            int(data["bits"]),
-            int(data["levels"]),
-            dict(data["arguments"]),
-        )
-        if not 1 <= info.bits <= FLOAT_BITS or not 1 <= info.levels <= 2**info.bits:
-            raise ValueError(f"{info.levels} levels of {info.bits} bits")
-        return info
-
-    @property
-    def is_float(self) -> bool:
-        """Whether the tensor is not quantized at all."""
-        return self.bits == FLOAT_BITS
-
-    def to_json(self) -> Dict[str, Any]:
-        """The description as JSON values."""
-        return {**self._asdict(), "arguments": dict(self.arguments)}
 
 
 class _Report(NamedTuple):
@@ -240,66 +194,10 @@ class DeployedTensor:
             return f"{len(wrong)} weights off the grid, the first at {at}: {weights[at]!r}"
         return ""
 
-    def to_json(self) -> Dict[str, Any]:
-        """What a file says of the tensor, beside its values."""
-        entry: Dict[str, Any] = {
-            "name": self.name,
-            "function": self.function,
-            "quantizer": self.quantizer.to_json(),
-            "channel_axis": self.channel_axis,
-            "attention": list(self.attention),
-            "mixture": dict(self.mixture),
-        }
-        # Python writes float32 values as the doubles they are: they come back exactly.
-        if self.levels is not None:
-            entry["levels"] = [[float(v) for v in row] for row in self.levels]
-        elif self.scale is not None and self.offset is not None:
-            entry["scale"] = [float(v) for v in self.scale.ravel()]
-            entry["offset"] = [float(v) for v in self.offset.ravel()]
-        return entry
-
-    @classmethod
-    def from_json(cls, entry: Mapping[str, Any], weights: np.ndarray) -> DeployedTensor:
-        """The tensor of which a file says ``entry``, with the codes next to its values.
-
-        Raises:
-            KeyError, TypeError, ValueError: The entry is not what :meth:`to_json` gives.
-        """
-        axis = entry["channel_axis"]
-        layout = RowLayout.of(weights.shape, axis)
-        tensor = cls(
-            str(entry["name"]),
-            str(entry["function"]),
-            tuple(weights.shape),
-            QuantizerInfo.from_json(entry["quantizer"]),
-            layout.axis,
-            tuple(float(a) for a in entry["attention"]),
-            dict(entry["mixture"]),
-            distinct_values(weights, layout.axis),
-        )
-        if tensor.quantizer.is_float:
-            return tensor
-        if "levels" in entry:
-            levels = tuple(np.array(row, np.float32) for row in entry["levels"])
-            wrong = [row for row in levels if not 1 <= row.size <= tensor.quantizer.levels]
-            if len(levels) != layout.rows or wrong:
-                raise ValueError(f"key 'levels' is not {layout.rows} sets of levels")
-            tensor = dataclasses.replace(tensor, levels=levels)
-        else:
-            scale, offset = (_column(entry[key], layout) for key in ("scale", "offset"))
-            tensor = dataclasses.replace(tensor, scale=scale, offset=offset)
-        return dataclasses.replace(tensor, codes=tensor.nearest_codes(weights))
-
 
 def distinct_values(weights: np.ndarray, axis: Optional[int]) -> int:
     """The largest number of distinct values in the tensor, or in a channel on ``axis``."""
     return max(len(np.unique(row)) for row in RowLayout.of(weights.shape, axis).to_rows(weights))
-
-
-def short_name(kind: str, arguments: Mapping[str, Any]) -> str:
-    """``MinMax2`` for ``MinMax(bits=2)``, ``BWN@0`` for ``BWN(channel_axis=0)``."""
-    axis = arguments.get("channel_axis")
-    return f"{kind}{arguments.get('bits', '')}{'' if axis is None else f'@{axis}'}"
 
 
 def _nearest(levels: np.ndarray, row: np.ndarray) -> np.ndarray:
@@ -307,10 +205,3 @@ def _nearest(levels: np.ndarray, row: np.ndarray) -> np.ndarray:
     above = np.clip(np.searchsorted(levels[order], row), 0, levels.size - 1)
     codes: np.ndarray = order[above].astype(np.uint8 if levels.size <= 256 else np.uint32)
     return codes
-
-
-def _column(values: Any, layout: RowLayout) -> np.ndarray:
-    column = np.array(values, np.float32)
-    if column.shape != (layout.rows,):
-        raise ValueError(f"{column.size} numbers for {layout.rows} ranges")
-    return layout.broadcastable(column)

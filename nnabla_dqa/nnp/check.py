@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
@@ -10,7 +11,7 @@ import numpy as np
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.registry import UnknownTypeError
-from nnabla_dqa.export.nnp import (
+from nnabla_dqa.export.metadata import (
     DEPLOYED,
     MALFORMED,
     read_tensor,
@@ -18,7 +19,7 @@ from nnabla_dqa.export.nnp import (
     tensor_entries,
     tensor_name,
 )
-from nnabla_dqa.export.tensor import QuantizerInfo
+from nnabla_dqa.export.quantizer_info import QuantizerInfo
 from nnabla_dqa.layers.report import format_table
 from nnabla_dqa.nnp.layers import discover
 from nnabla_dqa.nnp_format.archive import Archive
@@ -53,6 +54,12 @@ class Check:
     def ok(self) -> bool:
         """Whether all is as the file says, and no parameter holds NaN or infinity."""
         return not self.faults
+
+    @property
+    def unclaimed(self) -> Tuple[str, ...]:
+        """Deprecated name of ``not_quantized``."""
+        warnings.warn("Check.unclaimed is called not_quantized now", DeprecationWarning, 2)
+        return self.not_quantized
 
     def __str__(self) -> str:
         head = ("weights", "quantizer", "levels", "distinct values", "on its grid")

@@ -4,29 +4,27 @@ from __future__ import annotations
 
 import copy
 import itertools
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Set, Tuple
+from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.export.deployed import Deployed, Deployment, selection
-from nnabla_dqa.export.nnp import DEPLOYED, deployed_of, write_nnp
+from nnabla_dqa.export.metadata import DEPLOYED
+from nnabla_dqa.export.nnp import deployed_of, write_nnp
 from nnabla_dqa.export.tensor import DeployedTensor
 from nnabla_dqa.layers.report import LayerReport, Report
 from nnabla_dqa.nnp.bn_reestimate import estimate_statistics
-from nnabla_dqa.nnp.expand import state_path
 from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
-from nnabla_dqa.nnp.fold_bn import fold_normalization
+from nnabla_dqa.nnp.fold_bn import fold_deployed
 from nnabla_dqa.nnp.inspect import running_networks
 from nnabla_dqa.nnp.layers import FileLayer
-from nnabla_dqa.nnp.live import NORMALIZATION, Program
+from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp.prune import drop_unused, kept
 from nnabla_dqa.nnp.summary import file_report
-from nnabla_dqa.nnp_format.archive import VERSION, NNPError, check_output, keep_only
+from nnabla_dqa.nnp_format.archive import NNPError, check_output
 from nnabla_dqa.nnp_format.parameters import Parameter
 from nnabla_dqa.quantization import FullPrecision
-
-_RANDOM = ("Dropout", "ImageAugmentation", "RandomCrop", "RandomErase", "RandomFlip", "RandomShift")
-"""What belongs into networks that train."""
 
 
 def deploy_file(
@@ -103,8 +101,8 @@ def deployed_from(
         deployed = _quantized(file, select, whole, allow_untrained, samples)
     messages = list(deployed.messages)
     if fold:
-        _fold(deployed, messages)
-    _drop_unused(deployed)
+        fold_deployed(deployed, messages)
+    drop_unused(deployed)
     deployed.messages = tuple(messages)
     return deployed
 
@@ -127,7 +125,7 @@ def _quantized(
     messages: List[str] = []
     if select == "target" and file.is_trained:
         messages += Report(tuple(rows.values())).messages()
-    deployed = _kept(file, whole, messages)
+    deployed = kept(file, whole, messages)
     deployed.select = select
     if samples is not None:
         statistics = _statistics(file, deployed, samples)
@@ -184,59 +182,6 @@ def _check_deployable(file: NetworkFile, allow_untrained: bool) -> None:
             raise NNPError(f"{path}: parameter {name} holds NaN or infinity; nothing was written")
 
 
-def _kept(file: NetworkFile, whole: bool, messages: List[str]) -> Deployed:
-    """What is kept, with float weights; the mixtures and their state are gone."""
-    definition = copy.deepcopy(file.archive.definition)
-    others = dict(file.archive.others)
-    _set_to_run(definition, messages)
-    if not whole:
-        names = running_networks(definition)
-        if not names:
-            raise NNPError(
-                f"{file.archive.path}: has no executor and trains every network "
-                f"({', '.join(file.networks)}); keep all with --whole"
-            )
-        left = [n.name for n in definition.network if n.name not in names]
-        keep_only(definition.network, lambda network: network.name in names)
-        for section in ("optimizer", "monitor", "dataset", "training_config"):
-            definition.ClearField(section)
-        unknown = [name for name in others if name != VERSION]
-        others = {VERSION: others[VERSION]} if VERSION in others else {}
-        parts = [f"networks {', '.join(left)}"] if left else []
-        parts += [f"members {', '.join(unknown)}"] if unknown else []
-        if parts:
-            messages.append(f"left out, not needed to run: {'; '.join(parts)}")
-    scopes = tuple(f"{state_path(layer.weight)}/" for layer in file.quantized)
-    parameters = {
-        name: parameter
-        for name, parameter in file.archive.parameters.items()
-        if not name.startswith(scopes) and name != "dqa/step"
-    }
-    source = (file.archive.metadata or {}).get("source")
-    return Deployed(definition, parameters, {}, source=source, others=others)
-
-
-def _set_to_run(definition: Any, messages: List[str]) -> None:
-    """Running statistics in the networks that are run; names what else in them is random."""
-    runs = running_networks(definition)
-    for network in definition.network:
-        if network.name not in runs:
-            continue
-        for function in network.function:
-            field = NORMALIZATION.get(function.type)
-            if field is not None and getattr(function, field).batch_stat:
-                getattr(function, field).batch_stat = False
-                messages.append(
-                    f"network {network.name}: {function.name} normalizes by running statistics "
-                    f"now, because the network is run"
-                )
-            if function.type in _RANDOM:
-                messages.append(
-                    f"network {network.name}: {function.name} ({function.type}) is kept: its "
-                    f"outputs are random"
-                )
-
-
 def _statistics(
     file: NetworkFile, deployed: Deployed, samples: Iterable[Mapping[str, np.ndarray]]
 ) -> Dict[str, np.ndarray]:
@@ -248,54 +193,3 @@ def _statistics(
     network = [*running_networks(deployed.definition), deployed.networks[0]][0]
     batches = itertools.chain([first], rest)
     return estimate_statistics(Program(file), network, batches, size, deployed.select)
-
-
-def _fold(deployed: Deployed, messages: List[str]) -> None:
-    """Fold what batch normalization can be folded, in place; levels follow the weights."""
-    if len(deployed.networks) > 1:
-        messages.append("no batch normalization folded: several networks share the weights")
-        return
-    network = deployed.definition.network[0]
-    outputs = {v.variable_name for e in deployed.definition.executor for v in e.output_variable}
-    used = {name for function in network.function for name in function.input}
-    outputs |= {n for f in network.function for n in f.output if n not in used}
-
-    def fits(weight: str, channel_axis: int) -> bool:
-        # Levels can differ along one axis only.
-        tensor = deployed.tensors.get(weight)
-        return tensor is None or tensor.channel_axis in (None, channel_axis)
-
-    before = set(deployed.parameters)
-    folds = fold_normalization(network, deployed.parameters, outputs, fits)
-    for fold in folds:
-        weights, need_grad = deployed.parameters[fold.weight]
-        tensor = deployed.tensors.get(fold.weight)
-        if tensor is not None and tensor.codes is not None:
-            tensor = tensor.scaled(fold.gain, fold.channel_axis)
-            deployed.tensors[fold.weight] = tensor
-            weights = tensor.decode()
-        else:
-            shape = [1] * weights.ndim
-            shape[fold.channel_axis] = fold.gain.size
-            weights = weights * fold.gain.reshape(shape)
-        deployed.parameters[fold.weight] = Parameter(weights, need_grad)
-    for name in [name for name in deployed.parameters if name not in before]:
-        for executor in deployed.definition.executor:
-            if executor.parameter_variable:
-                executor.parameter_variable.add(variable_name=name)
-    listed = ", ".join(f"{fold.normalization} into {fold.weight}" for fold in folds)
-    messages.append(f"folded: {listed}" if folds else "no batch normalization could be folded")
-
-
-def _drop_unused(deployed: Deployed) -> None:
-    """Take out what no kept function uses: variables, parameters, and their mention."""
-    used: Set[str] = set()
-    for network in deployed.definition.network:
-        used |= {name for f in network.function for name in (*f.input, *f.output)}
-    for network in deployed.definition.network:
-        keep_only(network.variable, lambda variable: variable.name in used)
-    names = {network.name for network in deployed.definition.network}
-    keep_only(deployed.definition.executor, lambda executor: executor.network_name in names)
-    for section in (*deployed.definition.executor, *deployed.definition.optimizer):
-        keep_only(section.parameter_variable, lambda listed: listed.variable_name in used)
-    deployed.parameters = {k: v for k, v in deployed.parameters.items() if k in used}

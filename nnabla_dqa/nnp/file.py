@@ -15,7 +15,8 @@ from typing import Any, Dict, List, Optional, Tuple
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
-from nnabla_dqa.export.nnp import DEPLOYED, FORMAT, check_format, deployed_of
+from nnabla_dqa.export.metadata import DEPLOYED, FORMAT, check_format
+from nnabla_dqa.export.nnp import deployed_of
 from nnabla_dqa.layers.rules import Assignment
 from nnabla_dqa.layers.tensors import FINGERPRINT, STATE_SCOPE, Mixture
 from nnabla_dqa.nnp.expand import (
@@ -64,20 +65,20 @@ class NetworkFile:
         """
         archive = Archive.read(path, max_bytes)
         assigned: Dict[str, Assignment] = {}
-        noted = _assignments(archive) if archive.metadata is not None else {}
+        found = _assignments(archive) if archive.metadata is not None else {}
         try:
-            remove_mixtures(archive.definition, list(noted))
+            remove_mixtures(archive.definition, list(found))
         except ValueError as error:
             raise NNPError(f"{path}: {METADATA} does not fit the file: {error}") from None
         layers, skipped = discover(archive.definition, archive.parameters)
-        if noted:
+        if found:
             known = {layer.weight: layer.name for layer in layers}
-            missing = [weight for weight in noted if weight not in known]
+            missing = [weight for weight in found if weight not in known]
             if missing:
                 raise NNPError(
                     f"{path}: {METADATA} says that {missing[0]} is quantized, but no layer uses it"
                 )
-            assigned = {known[weight]: assignment for weight, assignment in noted.items()}
+            assigned = {known[weight]: assignment for weight, assignment in found.items()}
         file = cls(archive, layers, skipped, assigned)
         file._check_state()
         return file

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
@@ -11,8 +12,10 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 import nnabla as nn
 
 from nnabla_dqa._util.files import PathLike
-from nnabla_dqa.export.nnp import DEPLOYED, deployed_of
-from nnabla_dqa.export.tensor import FLOAT_BITS, DeployedTensor
+from nnabla_dqa.export.metadata import DEPLOYED
+from nnabla_dqa.export.nnp import deployed_of
+from nnabla_dqa.export.quantizer_info import FLOAT_BITS
+from nnabla_dqa.export.tensor import DeployedTensor
 from nnabla_dqa.layers.report import LayerReport, format_table, layer_report
 from nnabla_dqa.layers.tensors import STATE_SCOPE
 from nnabla_dqa.nnp.expand import state_path
@@ -77,6 +80,12 @@ class FileSummary:
     def packed_bytes(self) -> int:
         """Weights at their bits, everything else as float32."""
         return sum(row.packed_bytes for row in self.layers) + 4 * self.other_parameters
+
+    @property
+    def untouched(self) -> Tuple[str, ...]:
+        """Deprecated name of ``skipped``."""
+        warnings.warn("FileSummary.untouched is called skipped now", DeprecationWarning, 2)
+        return self.skipped
 
     def to_json(self) -> Dict[str, Any]:
         """All of it as JSON values."""

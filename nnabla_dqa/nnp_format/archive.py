@@ -25,7 +25,7 @@ from nnabla_dqa.nnp_format.limits import DAMAGE, Limit, read_members
 from nnabla_dqa.nnp_format.parameters import Parameter, read_parameters, write_parameters
 
 METADATA = "nnabla_dqa.json"
-"""Member of an NNP in which this package notes what it did; loaders ignore it."""
+"""Member of an NNP with what this package says of it; loaders ignore it."""
 VERSION = "nnp_version.txt"
 _DEFINITION = (".nntxt", ".prototxt")
 _PARAMETERS = (".protobuf", ".h5")
@@ -41,7 +41,7 @@ class Archive:
 
     ``definition`` is NNabla's ``NNablaProtoBuf`` without parameters;
     ``parameters`` maps names to arrays in the order of the file; ``metadata``
-    is what this package noted in it, None in a plain NNP; ``others`` are the
+    is what this package says of it, None in a plain NNP; ``others`` are the
     members that are carried along as they are.
     """
 

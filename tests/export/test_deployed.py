@@ -185,3 +185,7 @@ def test_former_names_still_work_and_warn(tmp_path):
         assert dqa.FileDeployment is Deployment
     with pytest.warns(DeprecationWarning, match="use its layer, weights and attention"):
         assert made.layers[0].report.name == "c/conv"
+    with pytest.warns(DeprecationWarning, match="called not_quantized now"):
+        assert check_file(tmp_path / "d.nnp").unclaimed == ()
+    with pytest.warns(DeprecationWarning, match="called skipped now"):
+        assert dqa.summarize(tmp_path / "d.nnp").untouched == ()

@@ -6,7 +6,7 @@ from typing import Dict, List, Optional
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.data import Data, DataError
-from nnabla_dqa.export.nnp import DEPLOYED
+from nnabla_dqa.export.metadata import DEPLOYED
 from nnabla_dqa.mixing import Attention, BinaryRelax
 from nnabla_dqa.nnp.file import CONVERTED, FLOAT, NetworkFile
 from nnabla_dqa.nnp.live import Program
