@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from nnabla_dqa.nnp.convert import Conversion, NothingToConvertError, convert_file
     from nnabla_dqa.nnp.deploy import deploy_file
     from nnabla_dqa.nnp.summary import FileSummary, summarize
-    from nnabla_dqa.nnp_format.archive import NNPError
+    from nnabla_dqa.nnp_format.members import NNPError
     from nnabla_dqa.recipes.recipe import DataRecipe, Recipe, RecipeError
     from nnabla_dqa.training.result import Epoch, Training, TrainingStopped
     from nnabla_dqa.training.tasks.evaluation import Score, evaluate_file
@@ -55,7 +55,7 @@ __version__ = "0.1.0"
 install()
 
 _LATER = {
-    "NNPError": "nnabla_dqa.nnp_format.archive",
+    "NNPError": "nnabla_dqa.nnp_format.members",
     "Check": "nnabla_dqa.nnp.check",
     "check_file": "nnabla_dqa.nnp.check",
     "Conversion": "nnabla_dqa.nnp.convert",

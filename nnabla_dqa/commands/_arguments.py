@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Dict, Iterable
 
-from nnabla_dqa.nnp_format.archive import check_output as check_nnp_output
+from nnabla_dqa.nnp_format.members import check_output as check_nnp_output
 
 
 class OutputError(ValueError):
@@ -26,7 +26,7 @@ def check_output(output: Path, inputs: Iterable[Path], force: bool) -> Path:
 
     Raises:
         OutputError: It exists, and ``force`` is not given.
-        NNPError, OSError: As of :func:`nnabla_dqa.nnp_format.archive.check_output`.
+        NNPError, OSError: As of :func:`nnabla_dqa.nnp_format.members.check_output`.
     """
     check_nnp_output(output, inputs)
     if output.exists() and not force:

@@ -14,7 +14,8 @@ import numpy as np
 from nnabla_dqa._util.messages import one_line
 from nnabla_dqa.export.quantizer_info import FLOAT_BITS, QuantizerInfo, short_name
 from nnabla_dqa.export.tensor import DeployedTensor, distinct_values
-from nnabla_dqa.nnp_format.archive import METADATA, Archive, NNPError
+from nnabla_dqa.nnp_format.archive import METADATA, Archive
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.quantization.base import RowLayout
 
 FORMAT = 2

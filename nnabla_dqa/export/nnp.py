@@ -17,7 +17,8 @@ from nnabla_dqa.export.metadata import (
     tensor_name,
     tensor_to_json,
 )
-from nnabla_dqa.nnp_format.archive import METADATA, Archive, NNPError
+from nnabla_dqa.nnp_format.archive import METADATA, Archive
+from nnabla_dqa.nnp_format.members import NNPError
 
 
 def write_nnp(deployed: Deployed, path: PathLike) -> Deployment:

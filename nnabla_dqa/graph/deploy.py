@@ -22,7 +22,7 @@ from nnabla_dqa.layers.tensors import (
     find_layers,
     scopes_around,
 )
-from nnabla_dqa.nnp_format.archive import check_output
+from nnabla_dqa.nnp_format.members import check_output
 from nnabla_dqa.quantization import FullPrecision, Quantizer
 from nnabla_dqa.quantization.graph_ops import Variable
 

@@ -10,7 +10,8 @@ import nnabla as nn
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
-from nnabla_dqa.nnp_format.archive import Archive, check_output
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.members import check_output
 from nnabla_dqa.nnp_format.parameters import Parameter
 from nnabla_dqa.quantization.graph_ops import Variable
 

@@ -12,7 +12,7 @@ from nnabla_dqa.layers.report import format_table, short_name
 from nnabla_dqa.layers.rules import Rules, RulesLike
 from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
 from nnabla_dqa.nnp.live import NORMALIZATION, normalization_of
-from nnabla_dqa.nnp_format.archive import NNPError, check_output
+from nnabla_dqa.nnp_format.members import NNPError, check_output
 
 
 class NothingToConvertError(NNPError):

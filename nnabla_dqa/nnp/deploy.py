@@ -22,7 +22,7 @@ from nnabla_dqa.nnp.layers import FileLayer
 from nnabla_dqa.nnp.live import Program
 from nnabla_dqa.nnp.prune import drop_unused, kept
 from nnabla_dqa.nnp.summary import file_report
-from nnabla_dqa.nnp_format.archive import NNPError, check_output
+from nnabla_dqa.nnp_format.members import NNPError, check_output
 from nnabla_dqa.nnp_format.parameters import Parameter
 from nnabla_dqa.quantization import FullPrecision
 
@@ -95,7 +95,8 @@ def deployed_from(
     """
     select = selection(select, None)
     _check_options(fold, whole)
-    if file.kind == DEPLOYED and fold and samples is None:
+    if file.kind == DEPLOYED and fold and select == "target" and samples is None:
+        _check_finite(file)
         deployed = copy.deepcopy(deployed_of(file.archive))
     else:
         deployed = _quantized(file, select, whole, allow_untrained, samples)
@@ -177,9 +178,15 @@ def _check_deployable(file: NetworkFile, allow_untrained: bool) -> None:
             f"{path}: was not trained since it was converted; train it, or say that this is meant "
             f"(--allow-untrained)"
         )
+    _check_finite(file)
+
+
+def _check_finite(file: NetworkFile) -> None:
     for name, (array, _) in file.archive.parameters.items():
         if not np.isfinite(array).all():
-            raise NNPError(f"{path}: parameter {name} holds NaN or infinity; nothing was written")
+            raise NNPError(
+                f"{file.archive.path}: parameter {name} holds NaN or infinity; nothing was written"
+            )
 
 
 def _statistics(

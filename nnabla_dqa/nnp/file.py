@@ -27,7 +27,8 @@ from nnabla_dqa.nnp.expand import (
     state_path,
 )
 from nnabla_dqa.nnp.layers import FileLayer, Skipped, discover
-from nnabla_dqa.nnp_format.archive import METADATA, Archive, NNPError
+from nnabla_dqa.nnp_format.archive import METADATA, Archive
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.nnp_format.parameters import Parameter
 from nnabla_dqa.quantization.registry import UnknownQuantizer, quantizer_or_stand_in
 

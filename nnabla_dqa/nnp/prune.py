@@ -10,7 +10,8 @@ from nnabla_dqa.nnp.expand import state_path
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.inspect import running_networks
 from nnabla_dqa.nnp.live import NORMALIZATION
-from nnabla_dqa.nnp_format.archive import VERSION, NNPError, keep_only
+from nnabla_dqa.nnp_format.archive import keep_only
+from nnabla_dqa.nnp_format.members import VERSION, NNPError
 
 _RANDOM = ("Dropout", "ImageAugmentation", "RandomCrop", "RandomErase", "RandomFlip", "RandomShift")
 """What belongs into networks that train."""

@@ -7,32 +7,25 @@ written whole and atomically, with everything that was not changed kept.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-import os
-import zipfile
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from nnabla.utils import nnabla_pb2
 
-from nnabla_dqa._util.files import PathLike, check_target, write_atomically
+from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.messages import one_line
-from nnabla_dqa.nnp_format.limits import DAMAGE, Limit, read_members
+from nnabla_dqa.nnp_format.limits import DAMAGE
+from nnabla_dqa.nnp_format.members import VERSION, NNPError, read_members, write_members
 from nnabla_dqa.nnp_format.parameters import Parameter, read_parameters, write_parameters
 
 METADATA = "nnabla_dqa.json"
 """Member of an NNP with what this package says of it; loaders ignore it."""
-VERSION = "nnp_version.txt"
 _DEFINITION = (".nntxt", ".prototxt")
 _PARAMETERS = (".protobuf", ".h5")
-
-
-class NNPError(ValueError):
-    """A file is not an NNP that can be used; the message is one line and names the file."""
 
 
 @dataclasses.dataclass
@@ -70,7 +63,7 @@ class Archive:
             OSError: It cannot be read.
         """
         path = Path(path)
-        members, limit = _members(path, max_bytes)
+        members, limit = read_members(path, max_bytes)
         definition_member = _only(path, members, _DEFINITION, "network definition")
         if definition_member is None:
             raise NNPError(f"{path}: no network definition (.nntxt or .prototxt) inside")
@@ -184,66 +177,10 @@ def keep_only(repeated: Any, keep: Callable[[Any], bool]) -> None:
         repeated.extend(kept)
 
 
-def check_output(path: PathLike, inputs: Iterable[PathLike] = ()) -> Path:
-    """``path`` if an NNP can be written there.
-
-    Raises:
-        NNPError: It does not end in ``.nnp``, or is one of ``inputs``.
-        OSError: It is a folder, or its folder does not exist or cannot be written to.
-    """
-    if Path(path).suffix != ".nnp":
-        raise NNPError(f"{path}: the name must end in .nnp, or NNabla will not open the file")
-    for source in inputs:
-        if os.path.exists(source) and os.path.exists(path) and os.path.samefile(source, path):
-            raise NNPError(f"{path}: is an input, which is never overwritten; name another output")
-    return check_target(path)
-
-
-def write_members(path: PathLike, members: Mapping[str, bytes]) -> int:
-    """Write a deflated zip of ``members`` to ``path``, atomically; returns its size in bytes.
-
-    Raises:
-        NNPError: ``path`` does not end in ``.nnp``.
-        OSError: The file cannot be written.
-    """
-    check_output(path)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, data in members.items():
-            # A fixed date, so that equal networks give equal files.
-            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            info.compress_type = zipfile.ZIP_DEFLATED
-            info.external_attr = 0o644 << 16
-            archive.writestr(info, data)
-    data = buffer.getvalue()
-    write_atomically(path, data)
-    return len(data)
-
-
 def _version() -> bytes:
     from nnabla.utils.nnp_format import nnp_version
 
     return f"{nnp_version()}\n".encode()
-
-
-def _members(path: Path, max_bytes: Optional[int]) -> Tuple[Dict[str, bytes], Limit]:
-    if path.is_dir():
-        raise NNPError(f"{path}: is a folder, not an .nnp file")
-    if not path.exists():
-        raise NNPError(f"{path}: there is no such file")
-    # Read before it is taken apart: a disk that fails is not a broken file.
-    limit = Limit.of(path.stat().st_size, max_bytes)
-    content = path.read_bytes()
-    try:
-        archive = zipfile.ZipFile(io.BytesIO(content))
-    except DAMAGE as error:
-        message = f"{path}: not an NNP (a zip file), or cut off: {one_line(error)}"
-        raise NNPError(message) from None
-    with archive:
-        try:
-            return read_members(archive, limit), limit
-        except ValueError as error:
-            raise NNPError(f"{path}: {one_line(error)}") from None
 
 
 def _only(

@@ -10,7 +10,9 @@ from typing import Dict, NamedTuple, Optional
 from nnabla_dqa._util.messages import one_line
 
 MAX_BYTES = 4 << 30
-"""What a file may unpack to at most: two parameter files of the 2 GiB that protobuf can hold."""
+"""What a file may unpack to at most: twice the 2 GiB that protobuf can hold."""
+MAX_MESSAGE = 2 << 30
+"""What a member may unpack to, but for HDF5: protobuf can hold no more."""
 MAX_RATIO = 200
 """What it may unpack to as a multiple of its size; 1-bit weights of real networks stay below."""
 FREE_BYTES = 256 << 20
@@ -51,7 +53,7 @@ class Limit(NamedTuple):
             )
 
 
-def read_members(archive: zipfile.ZipFile, limit: Limit) -> Dict[str, bytes]:
+def unpack(archive: zipfile.ZipFile, limit: Limit) -> Dict[str, bytes]:
     """The members of a zip by name; folders are left out.
 
     Raises:
@@ -62,6 +64,12 @@ def read_members(archive: zipfile.ZipFile, limit: Limit) -> Dict[str, bytes]:
     """
     infos = [info for info in archive.infolist() if not info.is_dir()]
     limit.check(sum(info.file_size for info in infos), "its members")
+    for info in infos:
+        if info.file_size > MAX_MESSAGE and not info.filename.endswith(".h5"):
+            raise LimitError(
+                f"member {info.filename} unpacks to {info.file_size:,} bytes; protobuf holds no "
+                f"more than {MAX_MESSAGE:,}"
+            )
     members = {}
     for info in infos:
         try:

@@ -19,7 +19,8 @@ from nnabla_dqa.nnp.check import check_file
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.deploy import deploy_file, deployed_from
 from nnabla_dqa.nnp.file import NetworkFile
-from nnabla_dqa.nnp_format.archive import Archive, NNPError
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.nnp_format.parameters import Parameter
 from nnabla_dqa.quantization import Encoded
 from tests.nnp.networks import small

@@ -14,7 +14,8 @@ import pytest
 from nnabla.utils import nnabla_pb2
 
 from nnabla_dqa.nnp.file import NetworkFile
-from nnabla_dqa.nnp_format.archive import METADATA, Archive, NNPError, write_members
+from nnabla_dqa.nnp_format.archive import METADATA, Archive
+from nnabla_dqa.nnp_format.members import NNPError, write_members
 from nnabla_dqa.nnp_format.parameters import Parameter, write_parameters
 from tests.nnp.files import members, refused, rewritten
 from tests.nnp.networks import small

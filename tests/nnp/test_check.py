@@ -8,7 +8,8 @@ import pytest
 from nnabla_dqa.nnp.check import check_file
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.deploy import deploy_file
-from nnabla_dqa.nnp_format.archive import Archive, NNPError
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.nnp_format.parameters import Parameter
 from tests.nnp.networks import small, train
 

@@ -19,7 +19,8 @@ from nnabla_dqa.nnp.deploy import deploy_file
 from nnabla_dqa.nnp.expand import state_path
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
-from nnabla_dqa.nnp_format.archive import Archive, NNPError
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.nnp_format.parameters import Parameter
 from tests.nnp.networks import (
     Net,

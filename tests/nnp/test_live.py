@@ -10,7 +10,7 @@ import nnabla_dqa as dqa
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
-from nnabla_dqa.nnp_format.archive import NNPError
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.nnp_format.parameters import Parameter
 from tests.nnp.networks import (
     Net,

@@ -101,6 +101,12 @@ def test_batch_normalization_is_folded_into_deployed_files(folder):
         np.testing.assert_allclose(array, expected[name], rtol=1e-4, atol=1e-5)
 
 
+def test_a_deployed_file_has_nothing_to_select(folder):
+    for options in ({"select": "argmax"}, {"samples": iter([])}):
+        with pytest.raises(ValueError, match=r"d\.nnp: is deployed already \(batch norm"):
+            deploy_file(folder / "d.nnp", folder / "f.nnp", fold=True, **options)
+
+
 def test_converted_files_are_summarised(folder):
     rows = summarize(folder / "t.nnp").layers
     assert [row.quantizers for row in rows] == [

@@ -15,9 +15,9 @@ from nnabla_dqa.nnp.check import check_file
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.deploy import deploy_file
 from nnabla_dqa.nnp.summary import summarize
-from nnabla_dqa.nnp_format import archive as module
 from nnabla_dqa.nnp_format.archive import Archive
-from nnabla_dqa.nnp_format.limits import FREE_BYTES, MAX_BYTES, MAX_RATIO, Limit
+from nnabla_dqa.nnp_format.limits import FREE_BYTES, MAX_BYTES, MAX_MESSAGE, MAX_RATIO, Limit
+from nnabla_dqa.nnp_format.members import write_members
 from tests.nnp.files import members, refused, rewritten
 from tests.nnp.networks import Net, small
 
@@ -125,8 +125,18 @@ def test_h5_that_unpacks_to_more_than_its_member(tmp_path):
     contents = members(path)
     contents["parameter.h5"] = buffer.getvalue()
     del contents["parameter.protobuf"]
-    module.write_members(path, contents)
+    write_members(path, contents)
     assert peak(lambda: refused(path, "parameter.h5", "huge", "max_bytes")) < 8 << 20
+
+
+def test_a_member_larger_than_protobuf_can_hold(tmp_path):
+    """Whatever the user allows: the directory says so, and nothing is unpacked."""
+    path = bomb(tmp_path / "b.nnp", 1 << 20, name="big.nntxt")
+    data = bytearray(path.read_bytes())
+    at = data.rindex(b"big.nntxt") - 46
+    data[at + 24 : at + 28] = struct.pack("<I", MAX_MESSAGE + 1)
+    path.write_bytes(data)
+    refused(path, "big.nntxt", "protobuf", read=lambda p: Archive.read(p, max_bytes=1 << 40))
 
 
 def test_metadata_that_is_nested_too_deep(tmp_path):

@@ -19,7 +19,7 @@ from nnabla_dqa.layers.tensors import AttentionWarning
 from nnabla_dqa.mixing import BinaryRelax
 from nnabla_dqa.nnp.bn_reestimate import estimate_statistics
 from nnabla_dqa.nnp.live import Program
-from nnabla_dqa.nnp_format.archive import check_output
+from nnabla_dqa.nnp_format.members import check_output
 from nnabla_dqa.parallel import Alone
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import Recipe

@@ -17,7 +17,7 @@ from nnabla_dqa.layers.scopes import hard
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.inspect import producer, target_inputs
 from nnabla_dqa.nnp.live import Built, Program
-from nnabla_dqa.nnp_format.archive import NNPError
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import Recipe, RecipeError
 from nnabla_dqa.training.tasks.inputs import Columns, Feed, Shape, check_labels

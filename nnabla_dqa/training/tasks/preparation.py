@@ -10,7 +10,7 @@ from nnabla_dqa.export.metadata import DEPLOYED
 from nnabla_dqa.mixing import Attention, BinaryRelax
 from nnabla_dqa.nnp.file import CONVERTED, FLOAT, NetworkFile
 from nnabla_dqa.nnp.live import Program
-from nnabla_dqa.nnp_format.archive import NNPError
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.recipes.recipe import Recipe
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.training.tasks.objective import Task

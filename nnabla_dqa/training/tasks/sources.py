@@ -12,7 +12,7 @@ import numpy as np
 from nnabla_dqa.data import Data, MissingSubsetError, open_data
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
-from nnabla_dqa.nnp_format.archive import NNPError
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.recipes.recipe import Recipe
 
 ARCHIVES = (".tar.gz", ".tgz")

@@ -13,7 +13,7 @@ import pytest
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.inspect import own_losses, producer
 from nnabla_dqa.nnp.live import Program
-from nnabla_dqa.nnp_format.archive import NNPError
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.recipes.recipe import Recipe, RecipeError
 from nnabla_dqa.training.tasks.losses import (
     Logits,
