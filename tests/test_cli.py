@@ -352,3 +352,19 @@ def test_deploy_selects(folder, capsys):
     code, _, err = run(capsys, *given, "--choose", "lowest")
     assert code == 0
     assert "--choose is deprecated; write --select target" in err
+
+
+@pytest.mark.parametrize(
+    "rule",
+    ["fc*=sawb:2,4,channel_axis=0", "fc*={type: SAWB, bits: [2, 4], channel_axis: 0}"],
+)
+def test_rules_with_options_of_the_quantizers(rule, folder, capsys):
+    mixing = ["--mixing", "attention:normalize=none"]
+    code, out, _ = run(capsys, "convert", "float.nnp", "-o", "d.nnp", "--rule", rule, *mixing)
+    assert code == 0
+    assert any(line.startswith("fc/affine") and "SAWB2@0 SAWB4@0" in line for line in out)
+    error = refused(capsys, "convert", "float.nnp", "-o", "e.nnp", "--rule", "fc*=sawb:2,gain=1")
+    assert "SAWB has no field 'gain'" in error
+    error = refused(capsys, "convert", "float.nnp", "-o", "e.nnp", "--mixing", "even")
+    assert "mixing 'even' is none of Attention" in error
+    assert "'nnabla_dqa.mixing_rules'" in error

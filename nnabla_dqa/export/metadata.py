@@ -13,7 +13,7 @@ import numpy as np
 
 from nnabla_dqa._util.messages import one_line
 from nnabla_dqa.export.quantizer_info import FLOAT_BITS, QuantizerInfo, short_name
-from nnabla_dqa.export.tensor import DeployedTensor, distinct_values
+from nnabla_dqa.export.tensor import DeployedTensor
 from nnabla_dqa.nnp_format.archive import METADATA, Archive
 from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.quantization.base import RowLayout
@@ -79,7 +79,7 @@ def tensor_to_json(tensor: DeployedTensor) -> Dict[str, Any]:
 
 
 def tensor_from_json(entry: Mapping[str, Any], weights: np.ndarray) -> DeployedTensor:
-    """The tensor of which a file says ``entry``, with the codes next to its values.
+    """The tensor of which a file says ``entry``, with these values.
 
     Raises:
         KeyError, TypeError, ValueError: The entry is not what :func:`tensor_to_json` gives.
@@ -89,12 +89,11 @@ def tensor_from_json(entry: Mapping[str, Any], weights: np.ndarray) -> DeployedT
     tensor = DeployedTensor(
         str(entry["name"]),
         str(entry["function"]),
-        tuple(weights.shape),
+        weights,
         QuantizerInfo.from_json(entry["quantizer"]),
         layout.axis,
         tuple(float(a) for a in entry["attention"]),
         dict(entry["mixture"]),
-        distinct_values(weights, layout.axis),
     )
     if tensor.quantizer.is_float:
         return tensor
@@ -103,11 +102,9 @@ def tensor_from_json(entry: Mapping[str, Any], weights: np.ndarray) -> DeployedT
         wrong = [row for row in levels if not 1 <= row.size <= tensor.quantizer.levels]
         if len(levels) != layout.rows or wrong:
             raise ValueError(f"key 'levels' is not {layout.rows} sets of levels")
-        tensor = dataclasses.replace(tensor, levels=levels)
-    else:
-        scale, offset = (_column(entry[key], layout) for key in ("scale", "offset"))
-        tensor = dataclasses.replace(tensor, scale=scale, offset=offset)
-    return dataclasses.replace(tensor, codes=tensor.nearest_codes(weights))
+        return dataclasses.replace(tensor, levels=levels)
+    scale, offset = (_column(entry[key], layout) for key in ("scale", "offset"))
+    return dataclasses.replace(tensor, scale=scale, offset=offset)
 
 
 def tensor_name(entry: Any) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import warnings
+from functools import cached_property
 from typing import Any, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
@@ -36,24 +37,20 @@ class DeployedTensor:
     Attributes:
         name: The parameter, such as ``conv1/conv/W``.
         function: NNabla's name of what uses it.
-        shape: Of the tensor.
+        array: The values, float32.
         quantizer: The one that made the values.
         channel_axis: The axis with one set of levels per index; None: one set.
         attention: The coefficients of the layer's quantizers when it was deployed.
         mixture: Those quantizers and their mixing rule, as JSON.
-        values: The largest number of distinct values in the tensor, or in a channel.
-        codes: Unsigned integers, shaped like the tensor.
     """
 
     name: str
     function: str
-    shape: Tuple[int, ...]
+    array: np.ndarray = dataclasses.field(repr=False)
     quantizer: QuantizerInfo
     channel_axis: Optional[int]
     attention: Tuple[float, ...]
     mixture: Mapping[str, Any]
-    values: int
-    codes: Optional[np.ndarray] = None
     scale: Optional[np.ndarray] = None
     offset: Optional[np.ndarray] = None
     levels: Optional[Tuple[np.ndarray, ...]] = None
@@ -80,27 +77,51 @@ class DeployedTensor:
         """
         axis = RowLayout.of(weights.shape, quantizer.axis).axis
         info = QuantizerInfo.of(quantizer)
-        values = distinct_values(weights, axis)
-        tensor = cls(name, function, tuple(weights.shape), info, axis, attention, mixture, values)
+        tensor = cls(name, function, weights, info, axis, attention, mixture)
         if info.is_float:
             return tensor
         if encoded is not None and np.array_equal(encoded.decode(), weights):
             levels = getattr(encoded, "levels", None)
             return dataclasses.replace(
                 tensor,
-                codes=encoded.codes,
                 scale=encoded.scale,
                 offset=encoded.offset,
                 levels=None if levels is None else tuple(levels),
             )
         rows = RowLayout.of(weights.shape, axis).to_rows(weights)
-        found = dataclasses.replace(tensor, levels=tuple(np.unique(row) for row in rows))
-        return dataclasses.replace(found, codes=found.nearest_codes(weights))
+        return dataclasses.replace(tensor, levels=tuple(np.unique(row) for row in rows))
 
     @property
     def layer(self) -> str:
         """The layer's name: the parameter's without ``/W``."""
         return layer_name(self.name)
+
+    @property
+    def shape(self) -> Tuple[int, ...]:
+        """The shape of the tensor."""
+        return tuple(self.array.shape)
+
+    @cached_property
+    def values(self) -> int:
+        """The largest number of distinct values in the tensor, or in a channel."""
+        return distinct_values(self.array, self.channel_axis)
+
+    @cached_property
+    def codes(self) -> Optional[np.ndarray]:
+        """Unsigned integers, shaped like the tensor: of the levels next to its values."""
+        if self.quantizer.is_float:
+            return None
+        layout = RowLayout.of(self.shape, self.channel_axis)
+        if self.levels is not None:
+            rows = zip(self.levels, layout.to_rows(self.array))
+            return layout.from_rows(np.stack([_nearest(levels, row) for levels, row in rows]))
+        assert self.scale is not None
+        assert self.offset is not None
+        safe = np.where(self.scale == 0, 1.0, self.scale.astype(np.float64))
+        codes = np.rint((self.array.astype(np.float64) - self.offset) / safe)
+        codes = np.clip(np.nan_to_num(codes), 0, self.quantizer.levels - 1)
+        whole: np.ndarray = codes.astype(np.uint8 if self.bits <= 8 else np.uint32)
+        return whole
 
     @property
     def bits(self) -> int:
@@ -128,70 +149,58 @@ class DeployedTensor:
         return _Report(self.layer, self.function, self.shape, self.weights, self.attention)
 
     def decode(self) -> np.ndarray:
-        """The values of the tensor, float32.
+        """The levels of the codes, float32: bit for bit ``array``, unless that is at fault.
 
         Raises:
             ValueError: It is a float tensor, which has no codes.
         """
         if self.codes is None:
             raise ValueError(f"{self.name}: is a float tensor and has no codes")
-        weights: np.ndarray
+        return self._levels_of(self.codes)
+
+    def _levels_of(self, codes: np.ndarray) -> np.ndarray:
         if self.levels is None:
             assert self.scale is not None
             assert self.offset is not None
-            weights = self.codes.astype(np.float32) * self.scale + self.offset
+            weights: np.ndarray = codes.astype(np.float32) * self.scale + self.offset
             return weights
         layout = RowLayout.of(self.shape, self.channel_axis)
-        rows = zip(self.levels, layout.to_rows(self.codes))
-        weights = layout.from_rows(np.stack([levels[codes] for levels, codes in rows]))
-        return weights
-
-    def nearest_codes(self, weights: np.ndarray) -> np.ndarray:
-        """The codes of the levels next to ``weights``."""
-        if self.levels is not None:
-            layout = RowLayout.of(self.shape, self.channel_axis)
-            rows = zip(self.levels, layout.to_rows(weights))
-            return layout.from_rows(np.stack([_nearest(levels, row) for levels, row in rows]))
-        assert self.scale is not None
-        assert self.offset is not None
-        safe = np.where(self.scale == 0, 1.0, self.scale.astype(np.float64))
-        codes = np.rint((weights.astype(np.float64) - self.offset) / safe)
-        codes = np.clip(np.nan_to_num(codes), 0, self.quantizer.levels - 1)
-        whole: np.ndarray = codes.astype(np.uint8 if self.bits <= 8 else np.uint32)
-        return whole
+        rows = zip(self.levels, layout.to_rows(codes))
+        return layout.from_rows(np.stack([levels[row] for levels, row in rows]))
 
     def scaled(self, gain: np.ndarray, axis: int) -> DeployedTensor:
         """The tensor with channel ``i`` of ``axis`` multiplied by ``gain[i]``.
 
-        ``axis`` must be ``channel_axis`` if that is not None.
+        The codes stay; scale and offset, or levels, are multiplied. ``axis``
+        must be ``channel_axis`` if that is not None.
         """
-        if self.codes is None:
-            return self
-        shape = [1] * len(self.shape)
+        shape = [1] * self.array.ndim
         shape[axis] = gain.size
+        factor = gain.reshape(shape)
+        if self.codes is None:
+            return dataclasses.replace(self, array=self.array * factor)
         if self.levels is not None:
             rows = self.levels * gain.size if len(self.levels) == 1 else self.levels
-            levels = tuple(row * factor for row, factor in zip(rows, gain.ravel()))
-            return self._remade(axis, levels=levels)
-        assert self.scale is not None
-        assert self.offset is not None
-        factor = gain.reshape(shape)
-        return self._remade(axis, scale=self.scale * factor, offset=self.offset * factor)
+            levels = tuple(row * g for row, g in zip(rows, gain.ravel()))
+            made = dataclasses.replace(self, channel_axis=axis, levels=levels)
+        else:
+            assert self.scale is not None
+            assert self.offset is not None
+            made = dataclasses.replace(
+                self, channel_axis=axis, scale=self.scale * factor, offset=self.offset * factor
+            )
+        return dataclasses.replace(made, array=made._levels_of(self.codes))
 
-    def _remade(self, axis: int, **changes: Any) -> DeployedTensor:
-        made = dataclasses.replace(self, channel_axis=axis, **changes)
-        return dataclasses.replace(made, values=distinct_values(made.decode(), axis))
-
-    def fault(self, weights: np.ndarray) -> str:
-        """What is wrong if ``weights`` are not bit for bit on the tensor's levels; else ''."""
+    def fault(self) -> str:
+        """What is wrong if the values are not bit for bit on the levels; else ''."""
         if self.quantizer.is_float:
             return ""
         if self.values > self.quantizer.levels:
             return f"{self.values} distinct values, {self.quantizer.levels} allowed"
-        wrong = np.argwhere(self.decode() != weights)
+        wrong = np.argwhere(self.decode() != self.array)
         if len(wrong):
             at = tuple(int(i) for i in wrong[0])
-            return f"{len(wrong)} weights off the grid, the first at {at}: {weights[at]!r}"
+            return f"{len(wrong)} weights off the grid, the first at {at}: {self.array[at]!r}"
         return ""
 
 

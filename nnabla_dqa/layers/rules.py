@@ -109,6 +109,8 @@ class Rules:
         """Rules from a notation or quantizers for all layers, a sequence of rules, or rules."""
         if isinstance(rules, Rules):
             return rules
+        if isinstance(rules, Mapping) and "type" not in rules:
+            return cls.from_mapping(rules)
         if isinstance(rules, (str, QuantizerSet, Mapping, Quantizer)):
             return cls(rules)
         given: Tuple[Any, ...] = tuple(rules)

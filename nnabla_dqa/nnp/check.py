@@ -127,7 +127,7 @@ def _check_tensor(entry: Any, archive: Archive) -> CheckedTensor:
         fault = f"its quantization cannot be read: {reason(error)}"
         return CheckedTensor(tensor_name(entry), "?", 0, 0, fault)
     info = tensor.quantizer
-    fault = _disagreement(info) or tensor.fault(archive.parameters[tensor.name].array)
+    fault = _disagreement(info) or tensor.fault()
     return CheckedTensor(tensor.name, info.name, info.levels, tensor.values, fault)
 
 

@@ -54,10 +54,10 @@ def fold_deployed(deployed: Deployed, messages: List[str]) -> None:
     for fold in folds:
         weights, need_grad = deployed.parameters[fold.weight]
         tensor = deployed.tensors.get(fold.weight)
-        if tensor is not None and tensor.codes is not None:
+        if tensor is not None:
             tensor = tensor.scaled(fold.gain, fold.channel_axis)
             deployed.tensors[fold.weight] = tensor
-            weights = tensor.decode()
+            weights = tensor.array
         else:
             shape = [1] * weights.ndim
             shape[fold.channel_axis] = fold.gain.size

@@ -48,6 +48,7 @@ def same(first, second):
         assert second.parameters[name].need_grad == need_grad
     assert first.tensors.keys() == second.tensors.keys()
     for name, tensor in first.tensors.items():
+        assert np.array_equal(tensor.codes, second.tensors[name].codes)
         for field in dataclasses.fields(tensor):
             a, b = (getattr(t, field.name) for t in (tensor, second.tensors[name]))
             if isinstance(a, np.ndarray):
@@ -113,12 +114,12 @@ def test_weights_changed_before_quantization_list_their_levels(tmp_path):
 
 def with_levels(made, levels, codes):
     """The deployed network with other levels in ``c/conv/W``."""
+    array = levels[0][codes]
     tensor = dataclasses.replace(
-        made.tensors["c/conv/W"], levels=levels, codes=codes, scale=None, offset=None
+        made.tensors["c/conv/W"], levels=levels, array=array, scale=None, offset=None
     )
-    tensor = dataclasses.replace(tensor, values=len(np.unique(tensor.decode())))
     made.tensors[tensor.name] = tensor
-    made.parameters[tensor.name] = Parameter(tensor.decode())
+    made.parameters[tensor.name] = Parameter(array)
     return made
 
 

@@ -261,6 +261,12 @@ def test_quantizers_as_mappings_and_lists_of_them(form, tmp_path):
     assert rules.quantizers.quantizers == rules.rules[0].quantizers.quantizers == expected
 
 
+def test_rules_of_what_a_yaml_file_holds():
+    given = {"quantizers": "sawb:2", "rules": [{"layers": "c1*", "quantizers": "float"}]}
+    assert Rules.of(given) == Rules("sawb:2", [Rule("c1*", "float")])
+    assert Rules.of({"type": "SAWB", "bits": 2}) == Rules.of([SAWB(2)]) == Rules.of(SAWB(2))
+
+
 def test_mappings_may_be_per_channel():
     rules = Rules({"type": "SAWB", "bits": [2, 4], "channel_axis": "channel"})
     assert rules.quantizers == QuantizerSet((SAWB(2), SAWB(4)), True)
