@@ -30,8 +30,14 @@ def read_members(path: Path, max_bytes: Optional[int] = None) -> Tuple[Dict[str,
         raise NNPError(f"{path}: is a folder, not an .nnp file")
     if not path.exists():
         raise NNPError(f"{path}: there is no such file")
+    size = path.stat().st_size
+    limit = Limit.of(size, max_bytes)
+    if size > limit.total:
+        raise NNPError(
+            f"{path}: has {size:,} bytes, more than the {limit.total:,} allowed; if you trust the "
+            f"file, give a larger max_bytes"
+        )
     # Read before it is taken apart: a disk that fails is not a broken file.
-    limit = Limit.of(path.stat().st_size, max_bytes)
     content = path.read_bytes()
     try:
         archive = zipfile.ZipFile(io.BytesIO(content))

@@ -62,6 +62,13 @@ def test_the_number_is_the_only_limit_if_one_is_given(tmp_path):
     refused(plain, "max_bytes", read=lambda p: Archive.read(p, max_bytes=needed - 1))
 
 
+def test_a_file_that_is_too_large_itself_is_not_read(tmp_path):
+    path = tmp_path / "big.nnp"
+    with open(path, "wb") as stream:
+        stream.truncate(MAX_BYTES + 1)
+    assert peak(lambda: refused(path, "has 4,294,967,297 bytes", "max_bytes")) < 8 << 20
+
+
 def test_every_command_takes_the_number(tmp_path):
     path = small().save(tmp_path / "m.nnp")
     for read in (
