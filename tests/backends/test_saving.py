@@ -94,7 +94,7 @@ def test_the_graph_trains_on_after_it_was_saved():
 def test_a_mixture_that_is_an_output_keeps_its_name():
     w = nn.parameter.get_parameter_or_create("w", (3, 4), np.ones((3, 4)), True)
     with dqa.backend("fused"):
-        q = dqa.functions.mixture(w, [dqa.MinMax(2)], None)
+        q = dqa.backends.mixture(w, [dqa.MinMax(2)], None)
     network = definition(q)
     assert "y" in [name for f in network.function for name in f.output]
     assert "w" in [name for f in network.function for name in f.input]
