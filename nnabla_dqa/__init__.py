@@ -7,6 +7,7 @@ Importing this package also makes the ``dqa_`` layers available from
 import importlib
 from typing import TYPE_CHECKING, Any, List
 
+from nnabla_dqa._util.renamed import warn_renamed
 from nnabla_dqa.backends import (
     BackendError,
     BackendWarning,
@@ -16,13 +17,22 @@ from nnabla_dqa.backends import (
     release_mixtures,
 )
 from nnabla_dqa.graph.deploy import Deployment, deploy
+from nnabla_dqa.layers.load import load_weights
 from nnabla_dqa.layers.report import Report, report
 from nnabla_dqa.layers.scopes import hard, make_mixture, quantizers
-from nnabla_dqa.layers.tensors import AttentionWarning, Layer, Mixture, find_layers
-from nnabla_dqa.mixing import Attention, BinaryRelax, MixingRule, Single
+from nnabla_dqa.layers.tensors import AttentionWarning, QuantizedTensor, find_quantized
+from nnabla_dqa.mixing import (
+    Attention,
+    BinaryRelax,
+    MixingRule,
+    Mixture,
+    Single,
+    register_mixing_rule,
+)
 from nnabla_dqa.parametric_functions import install
 from nnabla_dqa.quantization import (
     BWN,
+    LSQ,
     SAWB,
     TWN,
     Encoded,
@@ -79,7 +89,14 @@ _LATER = {
 """Names for NNP files: loaded when they are first asked for, model code does not need them."""
 
 
+_RENAMED = {"Layer": "QuantizedTensor", "find_layers": "find_quantized"}
+"""Old names, which work for one more version."""
+
+
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        warn_renamed(f"nnabla_dqa.{name}", f"nnabla_dqa.{_RENAMED[name]}")
+        return globals()[_RENAMED[name]]
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_LATER[name]), name)
@@ -93,6 +110,7 @@ def __dir__() -> List[str]:
 
 __all__ = [
     "BWN",
+    "LSQ",
     "SAWB",
     "TWN",
     "Annealer",
@@ -111,13 +129,13 @@ __all__ = [
     "FileDeployment",
     "FileSummary",
     "FullPrecision",
-    "Layer",
     "MinMax",
     "MixingRule",
     "Mixture",
     "NNPError",
     "NonFiniteError",
     "NothingToConvertError",
+    "QuantizedTensor",
     "Quantizer",
     "Recipe",
     "RecipeError",
@@ -141,10 +159,12 @@ __all__ = [
     "deploy",
     "deploy_file",
     "evaluate_file",
-    "find_layers",
+    "find_quantized",
     "hard",
+    "load_weights",
     "make_mixture",
     "quantizers",
+    "register_mixing_rule",
     "register_quantizer",
     "regularizer",
     "release_mixtures",

@@ -21,7 +21,7 @@ from nnabla_dqa.backends.kernel_args import Problem
 from nnabla_dqa.mixing import Attention
 from nnabla_dqa.quantization import BWN, SAWB, TWN, FullPrecision, MinMax, Quantizer
 
-LEAST_SHARE = Attention.negligible
+LEAST_SHARE = Attention.prune_below
 
 LAYOUTS: Dict[str, Optional[int]] = {"per tensor": None, "rows": 0, "last axis": 1}
 """The channel axis by the name of the layout; see :func:`shape_of`."""

@@ -9,23 +9,30 @@ import nnabla as nn
 from nnabla_dqa.backends import portable
 from nnabla_dqa.backends.select import device_of, fused_kernels, without
 from nnabla_dqa.quantization import FullPrecision, Quantizer
+from nnabla_dqa.quantization.base import State, common_axis
 from nnabla_dqa.quantization.graph_ops import Variable
 
 
 def mixture(
     w: Variable,
     quantizers: Sequence[Quantizer],
-    shares: Optional[Variable],
-    negligible: float = 0.0,
+    coefficients: Optional[Variable],
+    prune_below: float = 0.0,
+    states: Sequence[State] = (),
 ) -> Variable:
-    """``q = sum_k a_k Q_k(w)`` (DQA eq. 2) with ``dq/dw = 1`` and ``dq/da_k = Q_k(w)``.
+    """``q = sum_k a_k Q_k(w)`` (DQA eq. 2) with ``dq/da_k = Q_k(w)``.
+
+    ``dq/dw = 1``, unless a quantizer with state has another gradient; see
+    :meth:`nnabla_dqa.Quantizer.surrogate`.
 
     Args:
         w: Weights of any shape.
         quantizers: K of them, with one common channel axis.
-        shares: ``a`` of shape (1, K); None for K = 1.
-        negligible: The fused kernels may leave out quantizers whose share is
-            below this; see :attr:`nnabla_dqa.MixingRule.negligible`.
+        coefficients: ``a`` of shape (1, K); None for K = 1.
+        prune_below: The fused kernels may skip quantizers whose coefficient is
+            below this; see :attr:`nnabla_dqa.MixingRule.prune_below`.
+        states: The quantizers' own arrays, one mapping for each; such
+            layers are computed by the portable functions.
 
     Returns:
         A variable shaped like ``w``. Where ``a`` is one-hot its forward value
@@ -34,26 +41,26 @@ def mixture(
     Raises:
         BackendError: :func:`nnabla_dqa.backend` asks for fused kernels and
             there are none for this context or one of the quantizers.
-        ValueError: The quantizers differ in their channel axis, or the shares
-            are not (1, K).
+        ValueError: The quantizers differ in their channel axis, or the
+            coefficients are not (1, K).
     """
-    portable.common_axis(quantizers)
+    common_axis(quantizers)
     count = len(quantizers)
-    shape = None if shares is None else tuple(shares.shape)
+    shape = None if coefficients is None else tuple(coefficients.shape)
     if shape != (None if count == 1 else (1, count)):
         wanted = "None" if count == 1 else f"shape (1, {count})"
-        raise ValueError(f"the shares of {count} quantizers must be {wanted}; got {shape}")
+        raise ValueError(f"the coefficients of {count} quantizers must be {wanted}; got {shape}")
     if isinstance(w, nn.ProtoVariable) or all(isinstance(q, FullPrecision) for q in quantizers):
-        return portable.mixture(w, quantizers, shares)
-    fused = _fused(w, quantizers, shares, negligible)
-    return portable.mixture(w, quantizers, shares) if fused is None else fused
+        return portable.mixture(w, quantizers, coefficients, states)
+    fused = _fused(w, quantizers, coefficients, prune_below)
+    return portable.mixture(w, quantizers, coefficients, states) if fused is None else fused
 
 
 def _fused(
     w: nn.Variable,
     quantizers: Sequence[Quantizer],
-    shares: Optional[nn.Variable],
-    negligible: float,
+    coefficients: Optional[nn.Variable],
+    prune_below: float,
 ) -> Optional[nn.Variable]:
     context = nn.get_current_context()
     kernels, _ = fused_kernels(context)
@@ -79,4 +86,4 @@ def _fused(
         # They are there, and the device does not take them.
         without(f"on {device_of(context)}: {error}", warn=True)
         return None
-    return fused_mixture(w, quantizers, shares, made, context, negligible)
+    return fused_mixture(w, quantizers, coefficients, made, context, prune_below)

@@ -12,7 +12,8 @@ import nnabla.function
 from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.layers.build import mix_weights
 from nnabla_dqa.layers.rules import Rules, RulesLike
-from nnabla_dqa.layers.tensors import Mixture, find_layers, layer_name
+from nnabla_dqa.layers.tensors import find_quantized, layer_name
+from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.nnp.layers import CHANNEL_AXIS, WEIGHT_INPUT
 from nnabla_dqa.quantization.graph_ops import Variable
 
@@ -150,7 +151,7 @@ def _again(function: Any, inputs: List[Variable]) -> Tuple[Variable, ...]:
 
 
 def _check_plain(graph: LiveGraph) -> None:
-    for layer in find_layers():
+    for layer in find_quantized():
         if layer.weight.data not in graph.leaves:
             continue
         if any(v.parent is not None for v in graph.weights_of(layer)):

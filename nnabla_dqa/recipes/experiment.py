@@ -10,8 +10,7 @@ from typing import Any, Dict, Optional
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.messages import one_line
 from nnabla_dqa.layers.scopes import make_mixture
-from nnabla_dqa.layers.tensors import Mixture
-from nnabla_dqa.mixing import BinaryRelax
+from nnabla_dqa.mixing import BinaryRelax, Mixture
 from nnabla_dqa.quantization.notation import parse_quantizers
 from nnabla_dqa.recipes.checks import (
     RecipeError,

@@ -9,7 +9,7 @@ import statistics
 from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from nnabla_dqa._util.files import PathLike
-from nnabla_dqa.layers.report import format_table
+from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.recipes.experiment import Experiment
 from nnabla_dqa.reporting.runs import Run, Unfinished, read_runs
 

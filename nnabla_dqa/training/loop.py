@@ -13,7 +13,7 @@ from tqdm import tqdm
 from nnabla_dqa._util.files import PathLike, remove_parts
 from nnabla_dqa.data.iteration import batches_of
 from nnabla_dqa.data.prefetch import Prefetcher
-from nnabla_dqa.layers.tensors import Layer
+from nnabla_dqa.layers.tensors import QuantizedTensor
 from nnabla_dqa.parallel import Communicator, check_equal, critical
 from nnabla_dqa.solver.attached import AttachedSolver
 from nnabla_dqa.solver.finite_check import check_arrays
@@ -287,7 +287,7 @@ def gather_skipped(communicator: Communicator, skipped: Mapping[str, str]) -> Di
     return {path: why for own in communicator.gather(dict(skipped)) for path, why in own.items()}
 
 
-def _temperature(layers: List[Layer]) -> Optional[float]:
+def _temperature(layers: List[QuantizedTensor]) -> Optional[float]:
     found = next(
         (layer.state["temperature"] for layer in layers if "temperature" in layer.state), None
     )

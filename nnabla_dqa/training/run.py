@@ -172,7 +172,7 @@ def _write_networks(job: Classifier, target: Path) -> Dict[str, Any]:
                 "weights": row.report.weights,
                 "quantizer": row.quantizer,
                 "values": row.values,
-                "attention": list(row.report.shares),
+                "attention": list(row.report.attention),
             }
             for row in deployed.layers
         ],

@@ -9,7 +9,7 @@ import numpy as np
 
 from nnabla_dqa.data import Data
 from nnabla_dqa.graph.traverse import LiveGraph
-from nnabla_dqa.layers.tensors import Layer, find_layers
+from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
 from nnabla_dqa.parallel import Communicator
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.settings import Settings
@@ -90,9 +90,9 @@ class Job(abc.ABC):
         return self.steps_per_epoch * self.settings.epochs
 
     @property
-    def layers(self) -> List[Layer]:
+    def layers(self) -> List[QuantizedTensor]:
         """The DQA layers; none for a float network."""
-        return find_layers(self.scope)
+        return find_quantized(self.scope)
 
     @property
     def schedule(self) -> Optional[Schedule]:

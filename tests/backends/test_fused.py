@@ -192,8 +192,8 @@ def test_only_rules_that_may_leave_quantizers_out():
     class Own(dqa.MixingRule):
         """Any rule."""
 
-    assert dqa.Attention().negligible == dqa.BinaryRelax().negligible == 1e-6
-    assert Own.negligible == 0.0
+    assert dqa.Attention().prune_below == dqa.BinaryRelax().prune_below == 1e-6
+    assert Own.prune_below == 0.0
 
 
 @pytest.mark.parametrize("backend", ["fused", "portable"])

@@ -84,16 +84,19 @@ def test_a_layer_that_cannot_be_fused_is_named():
 
 @dataclasses.dataclass(frozen=True)
 class Upright(dqa.BinaryRelax):
-    """Gives its shares as a column."""
+    """Gives its coefficients as a column."""
 
-    def shares(self, state, count):
-        return nn.functions.reshape(super().shares(state, count), (count, 1))
+    def coefficients(self, state, count, target=0):
+        return nn.functions.reshape(super().coefficients(state, count, target), (count, 1))
 
 
 @pytest.mark.parametrize("name", ["fused", "portable"])
-def test_a_layer_whose_rule_gives_other_shares_is_named(name):
+def test_a_layer_whose_rule_gives_other_coefficients_is_named(name):
     two = [dqa.MinMax(2), dqa.MinMax(4)]
-    with dqa.backend(name), pytest.raises(ValueError, match="layer fc/affine: the shares of 2"):
+    with (
+        dqa.backend(name),
+        pytest.raises(ValueError, match="layer fc/affine: the coefficients of 2"),
+    ):
         PF.dqa_affine(nn.Variable((2, 3)), 4, quantizers=two, mixing=Upright(), name="fc")
 
 

@@ -91,7 +91,7 @@ def test_mixtures_alone_are_those_of_the_net(backend):
     for layer, other, gradient in zip(mixtures.layers, first.layers, mixtures.gradients):
         assert layer.weight.data == other.weight.data
         np.testing.assert_array_equal(layer.weight.g, gradient.data)
-        assert np.any(layer.learned["alpha"].g)
+        assert np.any(layer.state["alpha"].g)
 
 
 def test_phases():
@@ -100,7 +100,7 @@ def test_phases():
     for phase in ("hard", "start", "late"):
         enter(mixtures.annealer, phase)
         assert mixtures.layers[0].is_hard == (phase == "hard")
-        shares[phase] = mixtures.layers[0].shares_in_use()
+        shares[phase] = mixtures.layers[0].coefficients()
     assert shares["start"].max() < 0.34
     assert shares["late"][1:].max() < 1e-6
     assert list(shares["hard"]) == [1, 0, 0]

@@ -32,7 +32,7 @@ def test_commands_and_names_exist():
     assert parse(options.split()).only == ["kernels"]
     assert f"{VARIABLE}=portable" in PAGE
     assert "NNABLA_DQA_THREADS" in _read("nnabla_dqa/backends/cpu.py")
-    assert f"{Attention.negligible:.0e}".replace("e-0", "e-") in PAGE
+    assert f"{Attention.prune_below:.0e}".replace("e-0", "e-") in PAGE
     assert "dqa.available_backends()" in PAGE
     with dqa.backend("portable"):
         assert dqa.current_backend() == "portable"

@@ -57,7 +57,9 @@ class Smooth(Job):
             h = F.tanh(PF.dqa_convolution(h, 3, (3, 3), name="second", rng=rng))
             y = PF.dqa_affine(h, 2, name="last", rng=rng)
             self.loss = F.add2(F.mean(F.softmax_cross_entropy(y, self.t)), dqa.regularizer(20))
-            schedule = dqa.TemperatureSchedule(self.steps, start=10, hard=self.settings.hard)
+            schedule = dqa.TemperatureSchedule(
+                self.steps, start=10, hard_fraction=self.settings.hard
+            )
             self.solver = dqa.attach(self.settings.make_solver(), schedule)
             self.solver.set_parameters(nn.get_parameters())
 

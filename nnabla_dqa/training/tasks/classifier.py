@@ -162,7 +162,7 @@ class Classifier(Job):
             schedule = None
             if len(mixture.quantizers) > 1:
                 schedule = experiment.make_schedule(mixture.mixing, self.steps_per_epoch)
-            solver = attach(solver, schedule, experiment.attention_lr, restart=True)
+            solver = attach(solver, schedule, attention_lr=experiment.attention_lr, restart=True)
         solver.set_parameters(nn.get_parameters())
         return solver
 

@@ -131,7 +131,7 @@ class _FileJob(Job):
         solver = attach(
             self.recipe.make_solver(),
             schedule_of(self.file, self.recipe, self.steps_per_epoch),
-            self.recipe.attention_lr,
+            attention_lr=self.recipe.attention_lr,
             restart=True,
         )
         used = LiveGraph.of({"loss": self.loss}).leaves

@@ -121,7 +121,7 @@ def test_soft_is_the_mixture_and_hard_the_lowest_bits(tmp_path):
     job = Classifier(experiment(tmp_path, quantizers="minmax:1,8"))
     for layer in job.layers:
         layer.state["temperature"].d = 0.03
-        layer.learned["alpha"].d = np.array([-50, 50])
+        layer.state["alpha"].d = np.array([-50, 50])
         assert layer.attention() == pytest.approx([0, 1], abs=1e-9)
     told = job.count_hits([job.deployable, job._soft])
     logits = [graph.logits.d.copy() for graph in (job.deployable, job._soft)]
