@@ -9,7 +9,7 @@ import dataclasses
 import math
 from typing import Any, Dict, Protocol
 
-from nnabla_dqa.quantization.validation import is_int
+from nnabla_dqa._util.checks import is_int
 from nnabla_dqa.serialization import Registry, to_json
 
 

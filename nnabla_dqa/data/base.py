@@ -8,7 +8,7 @@ from typing import Any, Dict, Mapping, Optional, Protocol, Tuple, runtime_checka
 
 import numpy as np
 
-from nnabla_dqa.quantization.validation import is_int
+from nnabla_dqa._util.checks import is_int
 
 Shape = Tuple[int, ...]
 

@@ -10,8 +10,8 @@ import nnabla as nn
 import numpy as np
 from tqdm import tqdm
 
-from nnabla_dqa.data.iteration import batches_of
 from nnabla_dqa.data.prefetch import Prefetcher
+from nnabla_dqa.data.sampler import batches_of
 from nnabla_dqa.files import PathLike, remove_parts
 from nnabla_dqa.layers import Layer
 from nnabla_dqa.parallel import Communicator, check_equal, critical
