@@ -10,7 +10,8 @@ from typing import IO, Any, Dict, Mapping, Optional
 
 import numpy as np
 
-from nnabla_dqa.data.base import ColumnData, DataError, Raw, Shape, check_scale, scaled
+from nnabla_dqa.data.base import DataError, Raw, Shape, check_scale, scaled
+from nnabla_dqa.data.columns import ColumnData
 from nnabla_dqa.messages import one_line
 
 DEFLATE_LIMIT = 1032

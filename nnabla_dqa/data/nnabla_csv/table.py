@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import array
 import os
+from functools import partial
 from pathlib import Path
-from typing import Dict, List, Optional, Sequence
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 
 from nnabla_dqa.data.arrays import ArrayColumn, first_not_finite
-from nnabla_dqa.data.base import Column, ColumnData, DataError, check_scale
+from nnabla_dqa.data.base import DataError, check_scale
+from nnabla_dqa.data.columns import Column, ColumnData
 from nnabla_dqa.data.nnabla_csv.cells import SUFFIXES, FileColumn, read_rows
 
 _SCALAR = -1
@@ -41,28 +43,54 @@ def open_csv(path: Path, scale: Optional[float] = None) -> ColumnData:
     rows = read_rows(path)
     _, header = next(rows, (1, []))
     variables = _parse_header(header, path)
-    found: Dict[str, _Cells] = {}
+    place = _Places(path, header)
+    # Not lists of numbers: a Python float takes four times the memory.
+    numbers: Dict[str, array.array[float]] = {}
+    files: Dict[str, List[str]] = {}
     for line, cells in rows:
         if len(cells) != len(header):
             raise DataError(
                 f"{path}, line {line}: has {len(cells)} cells; the header has {len(header)}"
             )
-        for name, columns in variables.items():
-            if name not in found:
-                first = next(iter(columns.values()))
-                number = _SCALAR not in columns or _is_number(cells[first])
-                order = [columns[index] for index in sorted(columns)]
-                found[name] = (_Numbers if number else _Paths)(path, header, order)
-            found[name].add(line, cells)
-    if not found:
+        place.lines.append(line)
+        for name, (columns, is_vector) in variables.items():
+            own = [cells[column] for column in columns]
+            if len(place.lines) == 1 and (is_vector or _is_number(own[0])):
+                numbers[name] = array.array("d")
+            if name in numbers:
+                numbers[name].extend(_floats(own, columns, place))
+            else:
+                files.setdefault(name, []).append(_file(own[0], columns[0], place))
+    if not place.lines:
         raise DataError(f"{path}: has a header and no rows; each further line is a sample")
-    return ColumnData({name: found[name].column(name, factor) for name in variables}, str(path))
+    data: Dict[str, Column] = {}
+    for name, (columns, _) in variables.items():
+        if name in files:
+            data[name] = FileColumn(files[name], partial(place, columns[0]), factor)
+        else:
+            values = np.frombuffer(numbers[name]).reshape(-1, len(columns))
+            _check_finite(values, columns, place)
+            data[name] = ArrayColumn(values, factor, str(path), name)
+    return ColumnData(data, str(path))
 
 
-def _parse_header(cells: Sequence[str], path: Path) -> Dict[str, Dict[int, int]]:
-    """The columns of each variable by index, from cells ``NAME[__INDEX][:COMMENT]``.
+class _Places:
+    """Where a cell stands in the file, for error messages."""
 
-    Columns whose cell begins with ``#`` are comments and belong to no variable.
+    def __init__(self, path: Path, header: Sequence[str]) -> None:
+        self.path = path
+        self.lines = array.array("q")
+        self._header = header
+
+    def __call__(self, column: int, row: int = -1) -> str:
+        line = self.lines[row]
+        return f"{self.path}, line {line}, column {column + 1} ({self._header[column]!r})"
+
+
+def _parse_header(cells: Sequence[str], path: Path) -> Dict[str, Tuple[List[int], bool]]:
+    """The columns of each variable and whether it is a vector, whose columns are in its order.
+
+    A cell is ``NAME[__INDEX][:COMMENT]``. One that begins with ``#`` is of no variable.
     """
     variables: Dict[str, Dict[int, int]] = {}
     for column, cell in enumerate(cells):
@@ -87,7 +115,10 @@ def _parse_header(cells: Sequence[str], path: Path) -> Dict[str, Dict[int, int]]
         known[key] = column
     if not variables:
         raise DataError(f"{path}, line 1: names no variable; needed is one such as x:image")
-    return variables
+    return {
+        name: ([known[index] for index in sorted(known)], _SCALAR not in known)
+        for name, known in variables.items()
+    }
 
 
 def _is_number(cell: str) -> bool:
@@ -98,74 +129,31 @@ def _is_number(cell: str) -> bool:
     return True
 
 
-class _Cells:
-    """Collects the cells of one variable, row by row.
-
-    Args:
-        path: The CSV.
-        header: Its first row, for error messages.
-        columns: Of the variable, counted from 0.
-    """
-
-    def __init__(self, path: Path, header: Sequence[str], columns: Sequence[int]) -> None:
-        self._path = path
-        self._header = header
-        self._columns = columns
-        self._lines = array.array("q")
-        # Not lists of numbers: a Python float takes four times the memory.
-        self._values = array.array("d")
-        self._files: List[str] = []
-
-    def _place(self, row: int, position: int = 0) -> str:
-        column = self._columns[position]
-        line = self._lines[row]
-        return f"{self._path}, line {line}, column {column + 1} ({self._header[column]!r})"
-
-    def add(self, line: int, cells: Sequence[str]) -> None:
-        """Take the row that ends on ``line``."""
-        self._lines.append(line)
-        self._take([cells[column] for column in self._columns])
-
-    def _take(self, cells: List[str]) -> None:
-        raise NotImplementedError
-
-    def column(self, name: str, scale: float) -> Column:
-        """All rows taken, as the column ``name``."""
-        raise NotImplementedError
+def _floats(cells: List[str], columns: Sequence[int], place: _Places) -> List[float]:
+    try:
+        return list(map(float, cells))
+    except ValueError:
+        wrong = next(i for i, cell in enumerate(cells) if not _is_number(cell))
+        where = place(columns[wrong])
+        raise DataError(f"{where}: {cells[wrong]!r} is not a number") from None
 
 
-class _Numbers(_Cells):
-    def _take(self, cells: List[str]) -> None:
-        try:
-            self._values.extend(map(float, cells))
-        except ValueError:
-            wrong = next(i for i, cell in enumerate(cells) if not _is_number(cell))
-            place = self._place(-1, wrong)
-            raise DataError(f"{place}: {cells[wrong]!r} is not a number") from None
-
-    def column(self, name: str, scale: float) -> Column:
-        values = np.frombuffer(self._values).reshape(-1, len(self._columns))
-        row = first_not_finite(values)
-        if row is not None:
-            limit = np.finfo(np.float32).max
-            wrong = next(i for i, value in enumerate(values[row]) if not abs(value) <= limit)
-            place = self._place(row, wrong)
-            raise DataError(f"{place}: {values[row, wrong]} is not a finite number of float32")
-        return ArrayColumn(values, scale, str(self._path), name)
+def _check_finite(values: np.ndarray, columns: Sequence[int], place: _Places) -> None:
+    row = first_not_finite(values)
+    if row is not None:
+        wrong = int(np.argmin(np.abs(values[row]) <= np.finfo(np.float32).max))
+        where = place(columns[wrong], row)
+        raise DataError(f"{where}: {values[row, wrong]} is not a finite number of float32")
 
 
-class _Paths(_Cells):
-    def _take(self, cells: List[str]) -> None:
-        # Neural Network Console writes the separators of Windows.
-        file = self._path.parent / cells[0].replace("\\", "/")
-        if file.suffix.lower() not in SUFFIXES:
-            raise DataError(
-                f"{self._place(-1)}: {cells[0]!r} is neither a number nor the path of a file that"
-                f" is read: {', '.join(SUFFIXES)}"
-            )
-        if not os.path.isfile(file):
-            raise DataError(f"{self._place(-1)}: there is no file {file}")
-        self._files.append(str(file))
-
-    def column(self, name: str, scale: float) -> Column:
-        return FileColumn(self._files, self._place, scale)
+def _file(cell: str, column: int, place: _Places) -> str:
+    # Neural Network Console writes the separators of Windows.
+    file = place.path.parent / cell.replace("\\", "/")
+    if file.suffix.lower() not in SUFFIXES:
+        raise DataError(
+            f"{place(column)}: {cell!r} is neither a number nor the path of a file that is read:"
+            f" {', '.join(SUFFIXES)}"
+        )
+    if not os.path.isfile(file):
+        raise DataError(f"{place(column)}: there is no file {file}")
+    return str(file)

@@ -10,7 +10,8 @@ import numpy as np
 
 from nnabla_dqa._util.checks import is_int
 from nnabla_dqa.data.arrays import ArrayColumn
-from nnabla_dqa.data.base import ColumnData, DataError, MissingSubsetError, Shape, check_scale
+from nnabla_dqa.data.base import DataError, MissingSubsetError, Shape, check_scale
+from nnabla_dqa.data.columns import ColumnData
 from nnabla_dqa.data.photos.decode_pillow import image_size, read_image
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp")

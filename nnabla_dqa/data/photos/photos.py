@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import os
-import threading
 import warnings
 from pathlib import Path
 from typing import Dict, List, Optional, Sequence, Tuple
@@ -98,24 +97,6 @@ def open_photos(
     return Photos(files, plan, factor, corrupt == "skip", decoder)
 
 
-class Skipped:
-    """Files that cannot be read, as several threads meet them."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._reasons: Dict[str, str] = {}
-
-    def add(self, path: str, error: DataError) -> None:
-        """Note a file; once is enough."""
-        with self._lock:
-            self._reasons.setdefault(path, str(error))
-
-    def reasons(self) -> Dict[str, str]:
-        """A copy: path to reason."""
-        with self._lock:
-            return dict(self._reasons)
-
-
 class Photos(Data):
     """What :func:`open_photos` gives.
 
@@ -145,7 +126,8 @@ class Photos(Data):
         # replaces one by another of its own, never by one that was held out.
         self._rows = np.arange(len(files.paths))
         self._epoch: Optional[int] = None
-        self._skipped = Skipped()
+        # All views and threads share it. Adding a key and copying are each one step for Python.
+        self._skipped: Dict[str, str] = {}
         self.classes = files.classes
 
     def __len__(self) -> int:
@@ -162,7 +144,7 @@ class Photos(Data):
 
     @property
     def skipped(self) -> Dict[str, str]:
-        return self._skipped.reasons()
+        return dict(self._skipped)
 
     def at_epoch(self, epoch: int) -> Photos:
         check_seed("at_epoch", "epoch", epoch)
@@ -204,7 +186,7 @@ class Photos(Data):
             except DataError as error:
                 if not self._skip:
                     raise
-                self._skipped.add(path, error)
+                self._skipped.setdefault(path, str(error))
             if self._epoch is None:
                 return at, None
         raise DataError(f"none of the {len(self)} photos can be read; {path} is one of them")
