@@ -52,8 +52,8 @@ def open_data(
     CIFAR's archives are read as they are, without unpacking. In a folder with several forms
     of the same CIFAR, unpacked files come before archives and the binary version before the
     python version. An archive whose MD5 checksum is not the published one is read with a
-    warning. Pickles of the python version cannot run code: one that asks for more than NumPy's
-    arrays is refused. Of CIFAR-100's labels ``y`` has the fine ones; the
+    warning. Pickles of the python version cannot run code: one that asks for more than arrays
+    of uint8 is refused. Of CIFAR-100's labels ``y`` has the fine ones; the
     coarse ones are not read.
 
     Args:

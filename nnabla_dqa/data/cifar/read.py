@@ -15,19 +15,46 @@ from nnabla_dqa.messages import one_line
 
 _ROW = math.prod(PIXELS)
 
-_reconstruct: Any = np.core.multiarray._reconstruct  # type: ignore[attr-defined]
+
+class _Uint8:
+    """Stands for NumPy's type. Its state is byte order and alignment, which bytes do not have."""
+
+    def __init__(self, code: object, *_: object) -> None:
+        if code not in (b"u1", "u1"):
+            raise pickle.UnpicklingError(f"an array of {code!a:.20}; uint8 is needed")
+
+    def __setstate__(self, state: object) -> None:
+        pass
+
+
+class _Array:
+    """Stands for NumPy's array, whose own way to take its state trusts what the file says.
+
+    Raw bytes in the place of objects, for instance, become pointers.
+    """
+
+    values: np.ndarray
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def __setstate__(self, state: Any) -> None:
+        _, shape, _, by_columns, content = state
+        order: Any = "F" if by_columns else "C"
+        self.values = np.frombuffer(content, np.uint8).reshape(shape, order=order)
+
 
 _ALLOWED: Dict[Any, Any] = {
-    ("numpy", "ndarray"): np.ndarray,
-    ("numpy", "dtype"): np.dtype,
-    ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
-    ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
+    ("numpy", "ndarray"): None,
+    ("numpy", "dtype"): _Uint8,
+    ("numpy.core.multiarray", "_reconstruct"): _Array,
+    ("numpy._core.multiarray", "_reconstruct"): _Array,
 }
-"""All that a pickled array needs, under the names of NumPy 1 and NumPy 2."""
+"""All that a pickled array asks for, under the names of NumPy 1 and NumPy 2."""
 
 
 class _Unpickler(pickle.Unpickler):
-    """Refuses every function and class but those of a NumPy array, so that no code is run."""
+    """Refuses every function and class but those of an array of uint8, so that no code is run."""
 
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
@@ -66,7 +93,7 @@ def read_binary(content: bytes, name: str, data_set: DataSet) -> Part:
 def read_python(content: bytes, name: str, data_set: DataSet) -> Part:
     """Pixels and labels of a file of the python version; of CIFAR-100's labels the fine ones.
 
-    A pickle that asks for more than NumPy's arrays is refused. This keeps code from being run;
+    A pickle that asks for more than arrays of uint8 is refused. This keeps code from being run;
     it does not bound the memory that a file made for that purpose takes.
 
     Args:
@@ -84,16 +111,14 @@ def read_python(content: bytes, name: str, data_set: DataSet) -> Part:
     # Nearly every exception can come out of a pickle that is damaged.
     except Exception as error:
         raise DataError(
-            f"{name}: is not a pickle of plain data and arrays: {one_line(error)}"
+            f"{name}: is not a pickle of plain data and uint8 arrays: {one_line(error)}"
         ) from None
     if not isinstance(batch, dict):
-        raise DataError(
-            f"{name}: holds a {type(batch).__name__}; {data_set.name}'s batches are dictionaries"
-        )
-    pixels = _entry(batch, "data", name, data_set)
-    if not isinstance(pixels, np.ndarray) or pixels.dtype != np.uint8:
-        found = pixels.dtype if isinstance(pixels, np.ndarray) else type(pixels).__name__
-        raise DataError(f"{name}: 'data' is not an array of uint8, but {found}")
+        raise DataError(f"{name}: is not a dictionary, as {data_set.name}'s batches are")
+    data = _entry(batch, "data", name, data_set)
+    pixels = getattr(data, "values", None) if isinstance(data, _Array) else None
+    if pixels is None:
+        raise DataError(f"{name}: 'data' is not an array; {data_set.name}'s is one of uint8")
     if pixels.ndim != 2 or pixels.shape[1] != _ROW or not len(pixels):
         raise DataError(
             f"{name}: 'data' has shape {pixels.shape}; {data_set.name}'s is (images, {_ROW})"
@@ -105,7 +130,7 @@ def _labels(batch: Dict[Any, Any], count: int, name: str, data_set: DataSet) -> 
     key = data_set.label_key
     labels = _entry(batch, key, name, data_set)
     if not isinstance(labels, list):
-        raise DataError(f"{name}: {key!r} is a {type(labels).__name__}; a list is needed")
+        raise DataError(f"{name}: {key!r} is not a list, as {data_set.name}'s labels are")
     if len(labels) != count:
         raise DataError(f"{name}: {key!r} holds {len(labels)} labels for {count} images")
     for row, label in enumerate(labels):

@@ -70,7 +70,7 @@ def test_the_message_names_file_and_function():
     with pytest.raises(DataError) as caught:
         read_python(pickle.dumps(Call(os.system, "true"), 2), "data_batch_1", CIFAR10)
     assert str(caught.value) == (
-        "data_batch_1: is not a pickle of plain data and arrays: it asks for"
+        "data_batch_1: is not a pickle of plain data and uint8 arrays: it asks for"
         f" {os.system.__module__}.system, which is not allowed"
     )
 
@@ -87,15 +87,33 @@ def test_the_message_names_file_and_function():
 )
 def test_arrays_of_other_types(array):
     content = pickle.dumps({"data": array, "labels": [0, 1]}, 4)
-    with pytest.raises(DataError, match="f: 'data' is not an array of uint8, but "):
+    refused(content, r"an array of '\w+'; uint8 is needed")
+
+
+def test_bytes_in_the_place_of_objects():
+    """NumPy itself takes them for pointers when the type's state is without its flags."""
+    kind = np.dtype("O", copy=True)
+    kind.__setstate__((4, "|", None, None, None, -1, -1, 0))
+    array = np.empty(0, np.uint8)
+    array.__setstate__((1, (1,), kind, False, bytes(8)))
+    assert array.dtype == object
+    content = pickle.dumps(kind, 2).replace(b"O8", b"u1")
+    refused(pickle.dumps(kind, 2), "an array of 'O8'; uint8 is needed")
+    with pytest.raises(DataError, match="f: is not a dictionary"):
         read_python(content, "f", CIFAR10)
 
 
-@pytest.mark.parametrize("names", [["numpy.ndarray"], ["numpy.dtype"]])
-def test_what_is_allowed_cannot_be_changed(names):
-    module, name = names[0].split(".")
-    for state in (b"}U\x05shapeNs", b"N}U\x05shapeNs\x86"):
-        refused(b"\x80\x02" + f"c{module}\n{name}\n".encode() + state + b"b.", "")
+@pytest.mark.parametrize("name", ["numpy ndarray", "numpy dtype", "numpy.core.multiarray _reconst"])
+def test_what_is_allowed_cannot_be_changed(name):
+    module, _, function = name.replace("_reconst", "_reconstruct").partition(" ")
+    for state in (b"}U\x06valuesK\x01s", b"N}U\x06valuesK\x01s\x86", b"(K\x01K\x01NNNt"):
+        refused(b"\x80\x02" + f"c{module}\n{function}\n".encode() + state + b"b.", "")
+
+
+def test_an_array_without_its_state():
+    content = b"\x80\x02}(U\x04datacnumpy.core.multiarray\n_reconstruct\n)RU\x06labels]u."
+    with pytest.raises(DataError, match="f: 'data' is not an array"):
+        read_python(content, "f", CIFAR10)
 
 
 @pytest.mark.parametrize("name", [b"x\n", b"]"])
