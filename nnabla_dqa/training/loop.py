@@ -11,8 +11,8 @@ import numpy as np
 from tqdm import tqdm
 
 from nnabla_dqa._util.files import PathLike, remove_parts
-from nnabla_dqa.data.iteration import batches_of
 from nnabla_dqa.data.prefetch import Prefetcher
+from nnabla_dqa.data.sampler import batches_of
 from nnabla_dqa.layers.tensors import QuantizedTensor
 from nnabla_dqa.parallel import Communicator, check_equal, critical
 from nnabla_dqa.solver.attached import AttachedSolver

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnabla_dqa.data.iteration import batches_of
+from nnabla_dqa.data.sampler import batches_of
 from nnabla_dqa.parallel import Alone, ParallelError
 from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training import loop as loops

@@ -15,7 +15,6 @@ from nnabla_dqa.data.prefetch import Prefetcher
 from nnabla_dqa.layers.scopes import hard
 from nnabla_dqa.models import build
 from nnabla_dqa.parallel import Alone, Communicator
-from nnabla_dqa.parallel.opening import is_cuda
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.checks import RecipeError
 from nnabla_dqa.recipes.experiment import Experiment
@@ -59,9 +58,7 @@ class Classifier(Job):
         self.source = experiment.data.source
         self.workers = experiment.data.workers
         size = experiment.model.image_size
-        self.data, self.validation = open_images(
-            experiment.data, size, experiment.seed, _gpu(nn.get_current_context())
-        )
+        self.data, self.validation = open_images(experiment.data, size, experiment.seed)
         self._check_data()
         cpu = all(name.startswith("cpu") for name in nn.get_current_context().backend)
         if experiment.model.channel_last and cpu:
@@ -258,11 +255,6 @@ class Classifier(Job):
             "type_config": "half" if half else "float",
             "data": self._fingerprint,
         }
-
-
-def _gpu(context: nn.Context) -> Optional[int]:
-    """The number of the GPU that a context is of, or None."""
-    return int(context.device_id or 0) if is_cuda(context) else None
 
 
 def _ranks(logits: np.ndarray, labels: np.ndarray) -> Tuple[int, int]:
