@@ -12,12 +12,12 @@ from typing import Any, Callable, Dict, Optional, Tuple
 import nnabla as nn
 import numpy as np
 
+from nnabla_dqa.distributed import Communicator, SingleProcess, check_equal
 from nnabla_dqa.files import PathLike
 from nnabla_dqa.graph.deploy import deploy
 from nnabla_dqa.graph.nnp import save_network
 from nnabla_dqa.half import float_context, is_half
 from nnabla_dqa.layers import AttentionWarning
-from nnabla_dqa.parallel import Alone, Communicator, check_equal
 from nnabla_dqa.reporting.summary import Report, report
 from nnabla_dqa.training.classifier import Classifier, Graph
 from nnabla_dqa.training.experiment import Experiment
@@ -82,7 +82,7 @@ def run_experiment(
             TrainingStopped: With one line; the last checkpoint is kept.
     """
     experiment = experiment.resolved()
-    place, comm = RunFolder(folder), communicator or Alone()
+    place, comm = RunFolder(folder), communicator or SingleProcess()
     context = context or nn.get_current_context()
     if resume:
         place.check_same(experiment)

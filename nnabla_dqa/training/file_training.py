@@ -11,6 +11,7 @@ import nnabla.functions as F
 import numpy as np
 
 from nnabla_dqa.data import DataError
+from nnabla_dqa.distributed import SingleProcess
 from nnabla_dqa.files import PathLike
 from nnabla_dqa.graph.archive import check_output
 from nnabla_dqa.graph.live import LiveGraph
@@ -20,7 +21,6 @@ from nnabla_dqa.graph_ops import Variable
 from nnabla_dqa.half import float_context
 from nnabla_dqa.layers import AttentionWarning
 from nnabla_dqa.mixing import BinaryRelax
-from nnabla_dqa.parallel import Alone
 from nnabla_dqa.regularization import regularizer, total_weights
 from nnabla_dqa.reporting.summary import report
 from nnabla_dqa.training.checkpoint import checkpoint_path
@@ -102,7 +102,7 @@ def train(
 class _FileJob(Job):
     def __init__(self, source: PathLike, recipe: Recipe, target: PathLike) -> None:
         self.settings = self.recipe = recipe
-        self.communicator = Alone()
+        self.communicator = SingleProcess()
         used = [source, recipe.data.train, recipe.data.validation, recipe.teacher]
         self.target = check_output(target, [path for path in used if path is not None])
         self.file = read_trainable(source)

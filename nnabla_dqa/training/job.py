@@ -8,10 +8,10 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 import numpy as np
 
 from nnabla_dqa.data import Data
+from nnabla_dqa.distributed import Communicator
 from nnabla_dqa.graph.live import LiveGraph
 from nnabla_dqa.graph_ops import Variable
 from nnabla_dqa.layers import Layer, find_layers
-from nnabla_dqa.parallel import Communicator
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.training.settings import Settings
 from nnabla_dqa.training.solver import AttachedSolver

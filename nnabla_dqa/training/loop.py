@@ -12,9 +12,9 @@ from tqdm import tqdm
 
 from nnabla_dqa.data.iteration import batches_of
 from nnabla_dqa.data.prefetch import Prefetcher
+from nnabla_dqa.distributed import Communicator, check_equal
 from nnabla_dqa.files import PathLike, remove_parts
 from nnabla_dqa.layers import Layer
-from nnabla_dqa.parallel import Communicator, check_equal, critical
 from nnabla_dqa.training.checkpoint import (
     CheckpointError,
     difference,
@@ -244,8 +244,10 @@ class Loop:
             arrays = {name: v.d for name, v in self.job.parameters().items()}
             check_arrays(arrays)
             notes = {**self.notes(), "hits": sum(hits)}
-            with critical():
-                write_checkpoint(self.checkpoint, arrays, self.job.solver, notes)
+            write_checkpoint(self.checkpoint, arrays, self.job.solver, notes)
+        # A process that goes on and fails would end the first one while it is writing.
+        # So all of them wait until the file is complete.
+        comm.barrier()
         self._saved_step = self.at.step
         self._saved_time = time.monotonic()
 

@@ -14,10 +14,10 @@ import nnabla as nn
 import numpy as np
 import yaml
 
+from nnabla_dqa.distributed import Communicator
 from nnabla_dqa.files import PathLike, read_yaml, write_atomically
 from nnabla_dqa.functions.backends import mixtures_by
 from nnabla_dqa.half import is_half
-from nnabla_dqa.parallel import Communicator
 from nnabla_dqa.training.checkpoint import difference
 from nnabla_dqa.training.experiment import Experiment
 from nnabla_dqa.training.values import RecipeError

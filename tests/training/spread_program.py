@@ -18,7 +18,7 @@ import numpy as np
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
 from nnabla_dqa.data import ArrayData
-from nnabla_dqa.parallel import open_communicator
+from nnabla_dqa.distributed import open_communicator
 from nnabla_dqa.training.job import Job, Scores
 from nnabla_dqa.training.loop import Loop
 from nnabla_dqa.training.settings import Settings

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from nnabla_dqa.training.checkpoint import read_checkpoint
-from tests.parallel.test_mpi import ENVIRONMENT, MPIEXEC
-from tests.parallel.test_mpi import pytestmark as needs_mpi
+from tests.distributed.test_mpi import ENVIRONMENT, MPIEXEC
+from tests.distributed.test_mpi import pytestmark as needs_mpi
 
 pytestmark = needs_mpi
 PROGRAM = Path(__file__).with_name("spread_program.py")
