@@ -7,6 +7,7 @@ import nnabla as nn
 import numpy as np
 import pytest
 
+from nnabla_dqa import distributed, parallel
 from nnabla_dqa.distributed import ParallelError, SingleProcess, check_equal
 from tests.distributed.threads import together
 
@@ -94,3 +95,14 @@ def test_the_first_difference_is_named_on_every_rank(mine, other, message):
         assert isinstance(error, ParallelError)
         assert re.match(message, str(error))
         assert "\n" not in str(error)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [("Alone", "SingleProcess"), ("open_communicator", "open_communicator")]
+)
+def test_the_old_names_warn(old, new):
+    with pytest.warns(DeprecationWarning, match=f"now nnabla_dqa.distributed.{new}") as caught:
+        assert getattr(parallel, old) is getattr(distributed, new)
+    assert caught[0].filename == __file__
+    with pytest.raises(AttributeError, match="critical"):
+        _ = parallel.critical

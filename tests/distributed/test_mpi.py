@@ -81,7 +81,7 @@ def test_processes_without_mpi4py_do_not_train_independently(tmp_path):
 
 
 def test_processes_that_do_not_see_each_other_do_not_train_independently():
-    """A foreign launcher, as seen from mpi4py: it told the environment 2, MPI sees 1."""
+    """A launcher of another MPI: the environment says 2, mpi4py sees 1."""
     code = (
         "import nnabla as nn; from nnabla_dqa.distributed import open_communicator; "
         "open_communicator(nn.Context(), 'auto', {'OMPI_COMM_WORLD_SIZE': '2'})"
