@@ -97,6 +97,8 @@ class RunFolder:
 
     def check_seen(self, communicator: Communicator) -> None:
         """Raise RunError unless all processes see the folder: they read what one of them wrote."""
+        # The first process may still be writing the file.
+        communicator.barrier()
         seen = communicator.gather(self.recipe.is_file())
         if not all(seen):
             raise RunError(

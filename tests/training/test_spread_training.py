@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from nnabla_dqa.training.checkpoint import read_checkpoint
 from tests.distributed.test_mpi import ENVIRONMENT, MPIEXEC
 from tests.distributed.test_mpi import pytestmark as needs_mpi
+from tests.training.experiments import recipe
 
 pytestmark = needs_mpi
 PROGRAM = Path(__file__).with_name("spread_program.py")
@@ -82,3 +85,27 @@ def test_processes_that_do_not_agree_are_an_error_before_the_first_update(tmp_pa
     assert done.returncode != 0
     assert "first/conv: alpha is not the same in all processes" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def by_command(folder, *options):
+    """``nnabla-dqa train`` in two processes."""
+    (folder / "r.yaml").write_text(yaml.safe_dump(recipe(folder, quantizers="minmax:2,4")))
+    start = [str(MPIEXEC), "-n", "2", sys.executable, "-m", "nnabla_dqa", "train"]
+    start += ["--recipe", str(folder / "r.yaml"), "-o", str(folder / "run"), *options]
+    return subprocess.run(start, capture_output=True, text=True, timeout=90, env=ENVIRONMENT)
+
+
+def test_two_processes_fill_one_folder(tmp_path):
+    done = by_command(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 2/2") == 1
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["starts"][0]["processes"] == 2
+    assert (tmp_path / "run" / "deployed.nnp").is_file()
+
+
+def test_synchronized_normalization_on_cpus_is_one_line_of_error(tmp_path):
+    done = by_command(tmp_path, "--set", "sync_normalization=true")
+    assert done.returncode != 0
+    assert "nnabla-dqa: ParallelError: sync_normalization over several processes" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()
