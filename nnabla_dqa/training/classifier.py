@@ -50,10 +50,10 @@ class Classifier(Job):
             of every mini-batch.
 
     With several processes each normalizes by the batch statistics of its own
-    part of the mini-batch. The loop averages the running statistics over the
-    processes before they are used or saved, so that all end with the same
-    parameters. ``sync_normalization`` takes the statistics of the whole
-    mini-batch instead, on GPUs that communicate over NCCL.
+    part of the mini-batch. The running statistics are averaged over the
+    processes in every update, so that all have the same parameters.
+    ``sync_normalization`` takes the statistics of the whole mini-batch instead,
+    on GPUs that communicate over NCCL.
 
     Raises:
         DataError: The images cannot be opened, or are not of a fitting shape.

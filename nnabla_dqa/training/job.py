@@ -110,7 +110,7 @@ class Job(abc.ABC):
         return schedule.soft_steps < schedule.steps and step >= schedule.soft_steps
 
     def statistics(self) -> List[Any]:
-        """The running statistics of normalization in the graph, which differ between processes."""
+        """The running statistics of batch normalization that training updates."""
         found: Dict[Any, None] = {}
         for function in LiveGraph.of({"loss": self.loss}).functions:
             moving = function.arguments.get("batch_stat", True)

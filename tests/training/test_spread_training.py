@@ -42,8 +42,13 @@ def single(tmp_path_factory):
     return trained(1, tmp_path_factory.mktemp("single"))[0]
 
 
-def test_two_processes_with_half_the_batch_equal_one_with_the_whole(single, tmp_path):
-    first, second = trained(2, tmp_path)
+@pytest.fixture(scope="module")
+def double(tmp_path_factory):
+    return trained(2, tmp_path_factory.mktemp("double"))
+
+
+def test_two_processes_with_half_the_batch_equal_one_with_the_whole(single, double):
+    first, second = double
     assert single["dqa/step"] == 50
     for name, array in single.items():
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
@@ -52,12 +57,15 @@ def test_two_processes_with_half_the_batch_equal_one_with_the_whole(single, tmp_
     assert np.abs(alpha - [0.857, 0.714, 0.429]).max() > 1e-3
 
 
-def test_the_checkpoint_of_two_goes_on_with_one_and_with_four(single, tmp_path):
+def test_two_processes_resume_bit_for_bit_and_others_but_for_rounding(single, double, tmp_path):
     stopped = start(2, "stopped", tmp_path)
     assert "TrainingStopped: stopped after 2" in stopped.stderr
     # At 20 an epoch ends: a checkpoint of that step would be the one before.
     assert 21 <= read_checkpoint(tmp_path / "checkpoint").notes["step"] <= 22
     kept = (tmp_path / "checkpoint").read_bytes()
+    for result in trained(2, tmp_path, "resumed"):
+        for name, array in double[0].items():
+            np.testing.assert_array_equal(result[name], array, err_msg=name)
     for count in (1, 4):
         (tmp_path / "checkpoint").write_bytes(kept)
         for result in trained(count, tmp_path, "resumed"):
@@ -87,10 +95,11 @@ def test_processes_that_do_not_agree_are_an_error_before_the_first_update(tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def by_command(folder, *options):
-    """``nnabla-dqa train`` in two processes."""
-    (folder / "r.yaml").write_text(yaml.safe_dump(recipe(folder, quantizers="minmax:2,4")))
-    start = [str(MPIEXEC), "-n", "2", sys.executable, "-m", "nnabla_dqa", "train"]
+def by_command(folder, *options, count=2):
+    """``nnabla-dqa train`` in several processes."""
+    keys = recipe(folder, quantizers="minmax:2,4", batch_size=12)
+    (folder / "r.yaml").write_text(yaml.safe_dump(keys))
+    start = [str(MPIEXEC), "-n", str(count), sys.executable, "-m", "nnabla_dqa", "train"]
     start += ["--recipe", str(folder / "r.yaml"), "-o", str(folder / "run"), *options]
     return subprocess.run(start, capture_output=True, text=True, timeout=90, env=ENVIRONMENT)
 
@@ -101,6 +110,20 @@ def test_two_processes_fill_one_folder(tmp_path):
     assert done.stdout.count("epoch 2/2") == 1
     assert json.loads((tmp_path / "run" / "run.json").read_text())["starts"][0]["processes"] == 2
     assert (tmp_path / "run" / "deployed.nnp").is_file()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_checkpoint_within_an_epoch_changes_no_bit(count, tmp_path):
+    """Not of the running statistics either, which every process has its own part in."""
+    results = []
+    for name, minutes in (("rarely", "10"), ("always", "0")):
+        (tmp_path / name).mkdir()
+        done = by_command(tmp_path / name, "--save-every", minutes, count=count)
+        assert done.returncode == 0, done.stderr
+        results.append(read_checkpoint(tmp_path / name / "run" / "checkpoint").arrays)
+    assert results[0].keys() == results[1].keys()
+    for name, array in results[0].items():
+        np.testing.assert_array_equal(results[1][name], array, err_msg=name)
 
 
 def test_synchronized_normalization_on_cpus_is_one_line_of_error(tmp_path):
