@@ -33,9 +33,9 @@ import PIL
 from PIL import Image, features
 from pipeline_photos import decode_all, deliver, enlarge, plain_loop, rates_of
 
+from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.data import CropFlip, open_data, open_photos
 from nnabla_dqa.data.photos.photos import DECODERS
-from nnabla_dqa._util.tables import format_table
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))

@@ -9,9 +9,9 @@ import dataclasses
 import math
 from typing import Any, Dict, Protocol
 
+from nnabla_dqa._util.checks import is_int
 from nnabla_dqa._util.registry import Registry, to_json
 from nnabla_dqa._util.renamed import renamed
-from nnabla_dqa._util.checks import is_int
 
 
 def temperature(b: int, steps: int, start: float = 100.0, end: float = 0.03) -> float:

@@ -10,9 +10,9 @@ from typing import IO, Any, Dict, Mapping, Optional
 
 import numpy as np
 
+from nnabla_dqa._util.messages import one_line
 from nnabla_dqa.data.base import DataError, Raw, Shape, check_scale, scaled
 from nnabla_dqa.data.columns import ColumnData
-from nnabla_dqa._util.messages import one_line
 
 DEFLATE_LIMIT = 1032
 """Deflate cannot shrink data by more than this factor. A file that claims more is damaged."""

@@ -7,13 +7,13 @@ from functools import partial
 from pathlib import Path
 from typing import Callable, List, Optional, Sequence, Tuple
 
+from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.data.arrays import open_npz
 from nnabla_dqa.data.base import Data, DataError, check_scale
 from nnabla_dqa.data.cifar import find_cifar, open_cifar_archive
 from nnabla_dqa.data.idx import images_of_folder, looks_like_idx, open_idx
 from nnabla_dqa.data.nnabla_csv import open_csv
 from nnabla_dqa.data.photos.folders import holds_class_folders, open_folders
-from nnabla_dqa._util.files import PathLike
 
 SUBSETS = ("train", "validation")
 

@@ -43,7 +43,7 @@ class Experiment(Settings):
             (:func:`~nnabla_dqa.quantization.notation.parse_quantizers`); None: a float net.
         mixing: ``attention`` (DQA) or ``binary_relax``; one quantizer needs none.
         sync_normalization: Batch statistics over all processes rather than
-            each one's own part of the mini-batch.
+            each one's own part of the mini-batch; needs GPUs and NCCL.
         paper: What is printed for this row: ``{table, accuracy, top5, epochs, seeds}``.
 
     Raises:

@@ -17,7 +17,7 @@ import yaml
 from nnabla_dqa._util.devices import is_half
 from nnabla_dqa._util.files import PathLike, read_yaml, write_atomically
 from nnabla_dqa.backends.select import mixtures_by
-from nnabla_dqa.parallel import Communicator
+from nnabla_dqa.distributed import Communicator
 from nnabla_dqa.recipes.checks import RecipeError
 from nnabla_dqa.recipes.experiment import Experiment
 from nnabla_dqa.training.checkpoint import difference
@@ -97,6 +97,8 @@ class RunFolder:
 
     def check_seen(self, communicator: Communicator) -> None:
         """Raise RunError unless all processes see the folder: they read what one of them wrote."""
+        # The first process may still be writing the file.
+        communicator.barrier()
         seen = communicator.gather(self.recipe.is_file())
         if not all(seen):
             raise RunError(

@@ -8,9 +8,9 @@ import zlib
 from pathlib import Path
 from typing import Dict, Optional, Tuple
 
+from nnabla_dqa._util.messages import one_line
 from nnabla_dqa.data.base import DataError
 from nnabla_dqa.data.cifar.layouts import LAYOUTS, Layout
-from nnabla_dqa._util.messages import one_line
 
 # The largest published archive holds 186 MB. A hostile one holds gigabytes of zeros.
 _MOST_BYTES = 2**30

@@ -9,9 +9,9 @@ from typing import Any, Dict
 
 import numpy as np
 
+from nnabla_dqa._util.messages import one_line
 from nnabla_dqa.data.base import DataError
 from nnabla_dqa.data.cifar.layouts import PIXELS, DataSet, Part
-from nnabla_dqa._util.messages import one_line
 
 _ROW = math.prod(PIXELS)
 

@@ -9,10 +9,10 @@ from typing import Any, Callable, Optional, Tuple
 import numpy as np
 from PIL import Image
 
+from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.data.base import DataError
 from nnabla_dqa.data.photos.crops import Box
 from nnabla_dqa.data.photos.decode_pillow import JPEG_START, decoding_step, read_content, unreadable
-from nnabla_dqa._util.files import PathLike
 
 PACKAGE = "opencv-python-headless>=4.11,<4.12"
 

@@ -10,10 +10,10 @@ from typing import Callable, Optional, Tuple
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from nnabla_dqa.data.base import DataError
-from nnabla_dqa.data.photos.crops import Box
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.messages import one_line
+from nnabla_dqa.data.base import DataError
+from nnabla_dqa.data.photos.crops import Box
 
 _MODES = {1: "L", 3: "RGB"}
 

@@ -11,11 +11,11 @@ from typing import Dict, List, Optional, Sequence, Tuple
 import numpy as np
 
 from nnabla_dqa._util.checks import is_int
+from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.data.base import Data, DataError, Shape, check_scale, check_seed
 from nnabla_dqa.data.photos import decode_opencv, decode_pillow
 from nnabla_dqa.data.photos.crops import CropPlan, Transform
 from nnabla_dqa.data.photos.folders import ClassFiles, class_files
-from nnabla_dqa._util.files import PathLike
 
 CORRUPT = ("error", "skip")
 

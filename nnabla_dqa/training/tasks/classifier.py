@@ -12,9 +12,10 @@ import numpy as np
 from nnabla_dqa._util.devices import float_context
 from nnabla_dqa.data import DataError
 from nnabla_dqa.data.prefetch import Prefetcher
+from nnabla_dqa.distributed import Communicator, SingleProcess
+from nnabla_dqa.distributed.nccl import synchronized_batch_normalization
 from nnabla_dqa.layers.scopes import hard
 from nnabla_dqa.models import build
-from nnabla_dqa.parallel import Alone, Communicator
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.checks import RecipeError
 from nnabla_dqa.recipes.experiment import Experiment
@@ -47,14 +48,21 @@ class Classifier(Job):
         communicator: The processes that train together; each takes its part
             of every mini-batch.
 
+    With several processes each normalizes by the batch statistics of its own
+    part of the mini-batch. The running statistics are averaged over the
+    processes in every update, so that all have the same parameters.
+    ``sync_normalization`` takes the statistics of the whole mini-batch instead,
+    on GPUs that communicate over NCCL.
+
     Raises:
         DataError: The images cannot be opened, or are not of a fitting shape.
+        ParallelError: ``sync_normalization`` without NCCL.
         RecipeError: The batch size cannot be shared among the processes.
     """
 
     def __init__(self, experiment: Experiment, communicator: Optional[Communicator] = None) -> None:
         self.settings = self.experiment = experiment
-        self.communicator = communicator or Alone()
+        self.communicator = communicator or SingleProcess()
         self.source = experiment.data.source
         self.workers = experiment.data.workers
         size = experiment.model.image_size
@@ -147,8 +155,6 @@ class Classifier(Job):
     def _normalization(self) -> Any:
         if not self.experiment.sync_normalization or self.communicator.size == 1:
             return None
-        from nnabla_dqa.parallel.batch_normalization import synchronized_batch_normalization
-
         return synchronized_batch_normalization(self.communicator)
 
     def _solver(self) -> Any:

@@ -7,21 +7,21 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from nnabla_dqa.parallel import Alone, ParallelError, check_equal
-from tests.parallel.threads import together
+from nnabla_dqa.distributed import ParallelError, SingleProcess, check_equal
+from tests.distributed.threads import together
 
 
-class Recorded(Alone):
-    """Alone, and notes how it ends."""
+class Recorded(SingleProcess):
+    """A single process that records how its block ends."""
 
     def __init__(self) -> None:
         self.ended: List[str] = []
 
-    def close(self) -> None:
-        self.ended.append("close")
+    def barrier(self) -> None:
+        self.ended.append("barrier")
 
-    def leave(self) -> None:
-        self.ended.append("leave")
+    def abort_at_exit(self) -> None:
+        self.ended.append("abort")
 
 
 def array(*values):
@@ -30,9 +30,9 @@ def array(*values):
     return result
 
 
-def test_alone_changes_nothing():
+def test_a_single_process_changes_nothing():
     a = array(1, 2)
-    with Alone() as comm:
+    with SingleProcess() as comm:
         assert (comm.rank, comm.size, comm.local_rank) == (0, 1, 0)
         comm.average([a])
         comm.broadcast([a])
@@ -41,25 +41,24 @@ def test_alone_changes_nothing():
     np.testing.assert_array_equal(a.data, [1, 2])
 
 
-def test_abort_alone_exits_with_its_message(capfd):
+def test_abort_of_a_single_process_exits():
     with pytest.raises(SystemExit) as caught:
-        Alone().abort("no data")
+        SingleProcess().abort()
     assert caught.value.code == 1
-    assert capfd.readouterr().err == "no data\n"
 
 
 @pytest.mark.parametrize(
     ("error", "ended"),
     [
-        (None, "close"),
-        (SystemExit(0), "close"),
-        (SystemExit(), "close"),
-        (SystemExit(2), "leave"),
-        (ValueError("x"), "leave"),
-        (KeyboardInterrupt(), "leave"),
+        (None, "barrier"),
+        (SystemExit(0), "barrier"),
+        (SystemExit(), "barrier"),
+        (SystemExit(2), "abort"),
+        (ValueError("x"), "abort"),
+        (KeyboardInterrupt(), "abort"),
     ],
 )
-def test_the_block_ends_in_good_order_or_stops_the_others(error, ended):
+def test_the_block_waits_for_the_others_or_ends_them(error, ended):
     comm = Recorded()
     if error is None:
         with comm:

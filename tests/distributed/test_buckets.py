@@ -4,7 +4,7 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from nnabla_dqa.parallel.buckets import buckets, pack, unpack
+from nnabla_dqa.distributed.buckets import buckets, pack, unpack
 
 
 def array(shape, start=0):

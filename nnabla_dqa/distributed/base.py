@@ -1,14 +1,21 @@
-"""What a training asks of the processes it is spread over."""
+"""The interface between a training and the processes it runs in."""
 
 from __future__ import annotations
 
 import abc
+import atexit
+import contextlib
 import hashlib
+import os
 import sys
+import time
 from typing import Any, List, Mapping, Optional, Sequence, Type, Union
 
 import nnabla as nn
 import numpy as np
+
+_READING_SECONDS = 0.5
+"""Time for the launcher to read the last messages of a process before it aborts."""
 
 
 class ParallelError(RuntimeError):
@@ -18,13 +25,19 @@ class ParallelError(RuntimeError):
 class Communicator(abc.ABC):
     """Processes ("ranks") that train together.
 
-    Every method but :meth:`abort` is a collective: all ranks call it, in the
-    same order. Used as a context manager it is closed at the end of the block;
-    when the block ends with an exception, the other ranks are stopped.
+    Every method but :meth:`abort` and :meth:`abort_at_exit` is a collective:
+    all ranks call it, in the same order. Use it as a context manager::
+
+        with open_communicator(context) as communicator:
+            ...
+
+    A block that ends normally waits for the other ranks. A block that ends
+    with an exception ends the whole job as soon as this process exits, which
+    is after its error has been printed; see :meth:`abort_at_exit`.
 
     Attributes:
         rank: Number of this process, from 0.
-        size: How many processes there are.
+        size: Number of processes.
         local_rank: Number of this process among those of its machine.
     """
 
@@ -51,7 +64,7 @@ class Communicator(abc.ABC):
 
     @abc.abstractmethod
     def gather(self, value: Any) -> List[Any]:
-        """The value of every rank, in their order, on every rank.
+        """The value of every rank, in rank order, on every rank.
 
         Args:
             value: Something small that JSON can hold.
@@ -65,32 +78,30 @@ class Communicator(abc.ABC):
         """Wait for all ranks."""
 
     @abc.abstractmethod
-    def close(self) -> None:
-        """Part in good order, once all ranks have come here."""
+    def abort(self) -> None:
+        """End all ranks at once with a status that is not 0; does not return."""
 
     @abc.abstractmethod
-    def leave(self) -> None:
-        """Have the other ranks stopped, and this process end with status 1 when it ends.
+    def abort_at_exit(self) -> None:
+        """Have this process call :meth:`abort` when it exits; returns at once.
 
-        Returns at once, so that the caller can still say what went wrong.
+        The error that ends this process is then printed first. The other
+        ranks, which may be waiting for this one in a collective call, are
+        ended by MPI.
         """
-
-    @abc.abstractmethod
-    def abort(self, message: str) -> None:
-        """Say ``message`` on stderr and end all ranks with status 1; does not return."""
 
     def __enter__(self) -> Communicator:
         return self
 
     def __exit__(self, kind: Optional[Type[BaseException]], error: Any, _: object) -> None:
         if kind is None or (kind is SystemExit and error.code in (None, 0)):
-            self.close()
+            self.barrier()
         else:
-            self.leave()
+            self.abort_at_exit()
 
 
-class Alone(Communicator):
-    """The one process of a training that is not spread."""
+class SingleProcess(Communicator):
+    """The only process of a training."""
 
     rank = 0
     size = 1
@@ -109,16 +120,43 @@ class Alone(Communicator):
     def barrier(self) -> None:
         """Nothing to do."""
 
-    def close(self) -> None:
-        """Nothing to do."""
-
-    def leave(self) -> None:
-        """Nothing to do: there are no others."""
-
-    def abort(self, message: str) -> None:
-        """Say ``message`` and exit."""
-        sys.stderr.write(f"{message}\n")
+    def abort(self) -> None:
+        """Exit with status 1."""
         raise SystemExit(1)
+
+    def abort_at_exit(self) -> None:
+        """Nothing to do: there are no other processes."""
+
+
+class MultiProcess(Communicator):
+    """A communicator of several processes started by an MPI launcher.
+
+    Attributes:
+        mpi_hint: For error messages: which MPI is used and how to start the
+            processes with it.
+    """
+
+    mpi_hint: str
+
+    @abc.abstractmethod
+    def mpi_abort(self) -> None:
+        """Call MPI's Abort for all processes."""
+
+    def abort(self) -> None:
+        """See :meth:`Communicator.abort`."""
+        # MPI's Abort does not flush Python's buffers, and messages would be lost.
+        for stream in (sys.stdout, sys.stderr):
+            with contextlib.suppress(OSError, ValueError, AttributeError):
+                stream.flush()
+        # A launcher that hears of an abort drops what it has not read from the processes yet.
+        time.sleep(_READING_SECONDS)
+        self.mpi_abort()
+        # MPICH may return from it before the launcher has ended this process.
+        os._exit(1)
+
+    def abort_at_exit(self) -> None:
+        """See :meth:`Communicator.abort_at_exit`."""
+        atexit.register(self.abort)
 
 
 def check_equal(communicator: Communicator, named: Mapping[str, Union[np.ndarray, float]]) -> None:
@@ -131,9 +169,9 @@ def check_equal(communicator: Communicator, named: Mapping[str, Union[np.ndarray
     Raises:
         ParallelError: On every rank; it names the first value that differs.
     """
-    told = communicator.gather({name: _digest(value) for name, value in named.items()})
-    for name in dict.fromkeys(name for one in told for name in one):
-        values = [one.get(name, "missing") for one in told]
+    gathered = communicator.gather({name: _digest(value) for name, value in named.items()})
+    for name in dict.fromkeys(name for one in gathered for name in one):
+        values = [one.get(name, "missing") for one in gathered]
         for rank, value in enumerate(values):
             if value != values[0]:
                 raise ParallelError(

@@ -1,4 +1,4 @@
-"""Communication between GPUs, by the NCCL communicator of NNabla's CUDA extension.
+"""Communication between GPUs by the NCCL communicator of NNabla's CUDA extension.
 
 Written from NNabla's sources and tested with a stand-in for its communicator
 only: it has not been run on several GPUs, and nothing about its speed is
@@ -7,22 +7,21 @@ measured.
 NNabla starts NCCL by MPI, which it loads itself: it needs a ``libmpi.so`` of
 Open MPI (no other make; found in ``$OMPI_HOME/lib`` or by the system's loader)
 and ``libnccl.so`` from 2.10.3 (``$NCCL_HOME/lib``, or the loader). Without them
-the extension works on one GPU and has no communicator. Each rank uses the GPU
-whose number is its :attr:`local_rank`.
+the extension works on one GPU and has no communicator. Each rank communicates
+from the GPU whose number is its :attr:`local_rank`.
 """
 
 from __future__ import annotations
 
 import importlib
 import json
-from typing import Any, List, Optional, Sequence
+from typing import Any, Callable, List, Optional, Sequence
 
 import nnabla as nn
+import nnabla.parametric_functions as PF
 import numpy as np
 
-from nnabla_dqa.parallel.base import ParallelError
-from nnabla_dqa.parallel.launch import Launch
-from nnabla_dqa.parallel.together import Together
+from nnabla_dqa.distributed.base import Communicator, MultiProcess, ParallelError
 
 _NEEDS = (
     "it needs one GPU a process, Open MPI (libmpi.so, by OMPI_HOME or the system's loader, and its "
@@ -30,13 +29,13 @@ _NEEDS = (
 )
 
 
-class NcclCommunicator(Together):
+class NcclCommunicator(MultiProcess):
     """Ranks with one GPU each.
 
     Args:
-        context: A context of the CUDA extension. Its type of numbers does not
-            matter: everything is exchanged in float32.
-        launch: What the launcher says.
+        context: A context of the CUDA extension. Its number type and device do
+            not matter: everything is exchanged in float32, from the GPU of the
+            local rank.
         communicator: NNabla's, initialized; default: a new one of all processes.
 
     Raises:
@@ -44,19 +43,13 @@ class NcclCommunicator(Together):
             start them.
     """
 
-    _OTHER_MPI = f"NNabla uses another MPI; {_NEEDS}"
+    mpi_hint = f"NNabla uses another MPI; {_NEEDS}"
 
-    def __init__(
-        self,
-        context: nn.Context,
-        launch: Optional[Launch] = None,
-        communicator: Optional[Any] = None,
-    ) -> None:
+    def __init__(self, context: nn.Context, communicator: Optional[Any] = None) -> None:
         self.nnabla = _create(context) if communicator is None else communicator
         self.rank = int(self.nnabla.rank)
         self.size = int(self.nnabla.size)
         self.local_rank = int(self.nnabla.local_rank)
-        super().__init__(launch)
 
     def average(self, arrays: Sequence[nn.NdArray]) -> None:
         """See :meth:`Communicator.average`; NNabla packs the arrays itself."""
@@ -81,10 +74,14 @@ class NcclCommunicator(Together):
     def barrier(self) -> None:
         """See :meth:`Communicator.barrier`.
 
-        NNabla's own holds Python's lock, and with it the thread that notices
-        the end of other ranks.
+        NNabla's own keeps Python's lock while it waits, which would stop the
+        threads that read data ahead.
         """
         self.gather(None)
+
+    def mpi_abort(self) -> None:
+        """See :meth:`MultiProcess.mpi_abort`; NNabla calls it with status -1."""
+        self.nnabla.abort()
 
     def _rows(self, numbers: np.ndarray, length: int) -> np.ndarray:
         """The numbers of all ranks, shape (size, length), padded with zeros."""
@@ -96,8 +93,41 @@ class NcclCommunicator(Together):
         return np.array(array.data)
 
 
+def synchronized_batch_normalization(
+    communicator: Communicator,
+) -> Callable[[nn.Variable, bool, int], nn.Variable]:
+    """Batch normalization with the statistics of all ranks, by ``F.sync_batch_normalization``.
+
+    Args:
+        communicator: The ranks, each on a GPU of its own.
+
+    Returns:
+        ``normalization(h, train, channel_axis)`` with the parameters of
+        ``PF.batch_normalization``, which gives a variable shaped like ``h``.
+        With ``train`` it normalizes by the statistics of the batch over all
+        ranks and updates the running ones; otherwise it uses the running ones.
+
+    Raises:
+        ParallelError: ``communicator`` is not NNabla's NCCL communicator.
+    """
+    if not isinstance(communicator, NcclCommunicator):
+        raise ParallelError(
+            "sync_normalization over several processes needs GPUs that communicate over NCCL; "
+            "leave it out: each process then normalizes by the statistics of its own part of the "
+            "mini-batch, and the running statistics are averaged over the processes"
+        )
+    nnabla = communicator.nnabla
+
+    def normalization(h: nn.Variable, train: bool, channel_axis: int) -> nn.Variable:
+        if train:
+            return PF.sync_batch_normalization(h, nnabla, axes=[channel_axis])
+        return PF.batch_normalization(h, axes=[channel_axis], batch_stat=False)
+
+    return normalization
+
+
 def _create(context: nn.Context) -> Any:
-    # In a context of half precision it would add in half precision.
+    # In a context of half precision NNabla would add in half precision.
     backend = [one for one in context.backend if one.endswith(":float")]
     try:
         communicators = importlib.import_module("nnabla.communicators")
@@ -105,9 +135,9 @@ def _create(context: nn.Context) -> Any:
         created = communicators.MultiProcessDataParallelCommunicator(float_context)
         created.init()
     except (ImportError, RuntimeError) as error:
-        # The other lines are places in NNabla's sources.
-        said = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        # NNabla's message ends with the reason, after lines that name places in its sources.
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise ParallelError(
-            f"NNabla's NCCL communicator cannot be opened ({said}): {_NEEDS}"
+            f"NNabla's NCCL communicator cannot be opened ({reason}): {_NEEDS}"
         ) from None
     return created

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from typing import Any, Callable, List
 
-from nnabla_dqa.parallel import Alone
+from nnabla_dqa.distributed import SingleProcess
 
 
 class Exchange:
@@ -24,7 +24,7 @@ class Exchange:
         return given
 
 
-class Thread(Alone):
+class Thread(SingleProcess):
     """A rank that can gather."""
 
     def __init__(self, rank: int, exchange: Exchange) -> None:

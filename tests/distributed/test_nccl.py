@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import nnabla as nn
+import nnabla.functions as F
+import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
 
-from nnabla_dqa.parallel import Launch, NcclCommunicator, ParallelError, open_communicator
-from nnabla_dqa.parallel.opening import is_cuda
-from tests.parallel.threads import together
+from nnabla_dqa.distributed import (
+    NcclCommunicator,
+    ParallelError,
+    SingleProcess,
+    open_communicator,
+)
+from nnabla_dqa.distributed.nccl import synchronized_batch_normalization
+from nnabla_dqa.distributed.open import is_cuda
+from tests.distributed.threads import together
 
 CPU = nn.Context()
 CUDA = nn.Context(["cudnn:half", "cuda:half", "cudnn:float", "cuda:float", "cpu:float"])
@@ -92,12 +103,53 @@ def test_gather_refuses_what_is_no_json():
     on(2, run)
 
 
-def test_another_rank_than_the_launchers_is_an_error():
-    launch = Launch(1, 2, 1, "Open MPI")
-    run = together(1, lambda t: NcclCommunicator(CUDA, launch, communicator=Nnabla(t)))
-    assert isinstance(run[0], ParallelError)
-    assert "rank 1 of 2, but it sees itself as rank 0 of 1" in str(run[0])
-    assert "OMPI_HOME" in str(run[0])
+def test_abort_is_nnablas(monkeypatch):
+    called = []
+    nnabla = Nnabla(SingleProcess())
+    nnabla.abort = lambda: called.append("abort")
+    monkeypatch.setattr(os, "_exit", called.append)
+    monkeypatch.setattr(time, "sleep", lambda _: None)
+    NcclCommunicator(CUDA, communicator=nnabla).abort()
+    assert called == ["abort", 1]
+
+
+def shapes():
+    found = nn.get_parameters(grad_only=False)
+    described = {name: (v.shape, v.need_grad, v.d.tolist()) for name, v in found.items()}
+    nn.clear_parameters()
+    return described
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("axis", [1, 3])
+def test_synchronized_normalization_is_nnablas_own(train, axis, monkeypatch):
+    called = []
+
+    def record(*inputs, **arguments):
+        called.append((inputs, arguments))
+        return inputs[0]
+
+    x = nn.Variable((2, 5, 3, 4))
+    PF.batch_normalization(x, axes=[axis])
+    expected = shapes()
+    monkeypatch.setattr(F, "sync_batch_normalization", record)
+    comm = NcclCommunicator(CUDA, communicator=Nnabla(SingleProcess()))
+    y = synchronized_batch_normalization(comm)(x, train, axis)
+    assert y.shape == x.shape
+    assert shapes() == expected
+    assert len(called) == train
+    for given, arguments in called:
+        assert given[0] is x
+        _, beta, gamma, mean, variance, communicator, group, axes, *_, batch_stat, _ = given
+        assert [v.need_grad for v in (beta, gamma, mean, variance)] == [True, True, False, False]
+        assert communicator is comm.nnabla
+        assert (group, axes, batch_stat, arguments) == ("world", [axis], True, {})
+
+
+def test_synchronized_normalization_without_nccl_is_an_error():
+    with pytest.raises(ParallelError, match=r"sync_normalization .* NCCL; leave it out: ") as error:
+        synchronized_batch_normalization(SingleProcess())
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.filterwarnings("ignore")

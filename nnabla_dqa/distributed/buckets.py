@@ -1,4 +1,4 @@
-"""Many small arrays as few large ones, because every message costs time."""
+"""Pack many small arrays into few large messages, because every message costs time."""
 
 from __future__ import annotations
 

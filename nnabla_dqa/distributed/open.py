@@ -1,4 +1,4 @@
-"""The communicator that fits how the process was started and what it computes on."""
+"""Open the communicator that fits the launcher and the device."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from typing import Mapping, Optional
 
 import nnabla as nn
 
-from nnabla_dqa.parallel.base import Alone, Communicator, ParallelError
-from nnabla_dqa.parallel.launch import launched
-from nnabla_dqa.parallel.mpi import MpiCommunicator
-from nnabla_dqa.parallel.nccl import NcclCommunicator
+from nnabla_dqa.distributed.base import Communicator, MultiProcess, ParallelError, SingleProcess
+from nnabla_dqa.distributed.launcher import Launch, detect_launch
+from nnabla_dqa.distributed.mpi import MpiCommunicator
+from nnabla_dqa.distributed.nccl import NcclCommunicator
 
 KINDS = ("auto", "mpi", "nccl", "none")
 
@@ -19,25 +19,28 @@ def open_communicator(
 ) -> Communicator:
     """The communicator of the processes that were started together.
 
+    Processes that a launcher started together never train independently: if
+    they do not see each other, this is an error.
+
     Args:
-        context: What the network will run on.
+        context: What the network will run on. Which GPU a process uses can be
+            chosen afterwards, by the communicator's ``local_rank``.
         kind: ``"mpi"``, ``"nccl"``; ``"auto"``: NCCL if ``context`` is of the
             CUDA extension, otherwise MPI, and neither if no launcher started
             this process; ``"none"``: there is one process only.
         environment: Of the process; default: its own.
 
     Returns:
-        :class:`Alone` for one process.
+        :class:`SingleProcess` for one process.
 
     Raises:
-        ParallelError: Several processes were started and cannot communicate as
-            asked, or it cannot be told whether there are several: they
-            never train separately.
+        ParallelError: The launcher started several processes, or does not say
+            how many, and they cannot communicate as asked.
         ValueError: No such kind.
     """
     if kind not in KINDS:
         raise ValueError(f"parallel={kind!r} is none of {', '.join(KINDS)}")
-    launch = launched(environment)
+    launch = detect_launch(environment)
     if launch is not None and launch.size == 1:
         launch = None
     if kind == "none" and launch is not None:
@@ -46,20 +49,28 @@ def open_communicator(
             f"one process, or set parallel to auto"
         )
     if kind == "none" or (kind == "auto" and launch is None):
-        return Alone()
+        return SingleProcess()
     if kind == "auto":
         kind = "nccl" if is_cuda(context) else "mpi"
-    opened = NcclCommunicator(context, launch) if kind == "nccl" else MpiCommunicator(launch)
-    if opened.size > 1:
-        return opened
-    opened.close()
+    opened = NcclCommunicator(context) if kind == "nccl" else MpiCommunicator()
     if launch is not None:
+        _check_size(opened, launch)
+    return opened if opened.size > 1 else SingleProcess()
+
+
+def _check_size(opened: MultiProcess, launch: Launch) -> None:
+    """Raise ParallelError unless MPI sees the processes that the launcher started."""
+    if launch.size is None and opened.size == 1:
         raise ParallelError(
             f"cannot tell whether {launch.launcher} started one process or several: it does not "
-            f"say how many, and this one sees no other; start them with mpiexec of the MPI that "
-            f"{'NNabla' if kind == 'nccl' else 'mpi4py'} uses, also a single one"
+            f"say how many, and this one sees no other; start them with mpiexec, also a single "
+            f"one: {opened.mpi_hint}"
         )
-    return Alone()
+    if launch.size not in (None, opened.size):
+        raise ParallelError(
+            f"{launch.launcher} started {launch.processes} processes, but this one sees "
+            f"{opened.size}: {opened.mpi_hint}"
+        )
 
 
 def is_cuda(context: nn.Context) -> bool:
