@@ -20,7 +20,7 @@ from nnabla.utils.save import save
 
 from nnabla_dqa.cli import main
 
-COMMANDS = ("convert", "train", "summary", "deploy", "check", "evaluate", "table")
+COMMANDS = ("convert", "train", "summary", "deploy", "check", "evaluate")
 COMMAND = [sys.executable, "-c", "import nnabla_dqa_command as c, sys; sys.exit(c.main())"]
 RECIPE = "data: data.npz\nepochs: 2\nbatch_size: 16\nloss: softmax_cross_entropy\n"
 
