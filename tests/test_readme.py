@@ -11,7 +11,6 @@ from pathlib import Path
 
 import nnabla as nn
 import numpy as np
-import pytest
 
 import nnabla_dqa as dqa
 
@@ -90,13 +89,3 @@ def test_plain_evaluation_really_has_no_nnabla_dqa():
     done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True)
     assert done.returncode != 0
     assert "nnabla_dqa" in done.stderr
-
-
-@pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/method.md", "docs/digits.md"]
-)
-def test_links_lead_somewhere(page):
-    text = (ROOT / page).read_text("utf-8")
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        if "://" not in target:
-            assert ((ROOT / page).parent / target).exists(), target

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 
 from nnabla_dqa.models import build
 from nnabla_dqa.training.experiment import Experiment
+from tests.examples.scripts import load
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SETS = {
@@ -67,10 +67,7 @@ MEANS = {
 
 def example(path="rows.py"):
     """A file of the examples as a module."""
-    spec = importlib.util.spec_from_file_location("example", EXAMPLES / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(EXAMPLES / path)
 
 
 def recipes(folder):
