@@ -16,7 +16,6 @@ from nnabla_dqa.functions import (
     current_backend,
     release_mixtures,
 )
-from nnabla_dqa.graph.deploy import Deployment, deploy
 from nnabla_dqa.layers import AttentionWarning, Layer, Mixture, find_layers
 from nnabla_dqa.mixing import Attention, BinaryRelax, MixingRule, Single
 from nnabla_dqa.parametric_functions import install
@@ -39,6 +38,7 @@ if TYPE_CHECKING:
     from nnabla_dqa.graph.archive import NNPError
     from nnabla_dqa.graph.check import Check, check_file
     from nnabla_dqa.graph.convert import Conversion, NothingToConvertError, convert_file
+    from nnabla_dqa.graph.deploy import Deployment, deploy
     from nnabla_dqa.graph.deploy_file import FileDeployment, deploy_file
     from nnabla_dqa.graph.file_summary import FileSummary, summarize
     from nnabla_dqa.graph.live_convert import convert
@@ -59,6 +59,8 @@ _LATER = {
     "Conversion": "nnabla_dqa.graph.convert",
     "NothingToConvertError": "nnabla_dqa.graph.convert",
     "convert_file": "nnabla_dqa.graph.convert",
+    "Deployment": "nnabla_dqa.graph.deploy",
+    "deploy": "nnabla_dqa.graph.deploy",
     "FileDeployment": "nnabla_dqa.graph.deploy_file",
     "deploy_file": "nnabla_dqa.graph.deploy_file",
     "FileSummary": "nnabla_dqa.graph.file_summary",

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import nnabla as nn
 import numpy as np
+import pytest
 
 import nnabla_dqa as dqa
 
@@ -39,6 +40,7 @@ def test_the_code_in_the_readme(tmp_path, monkeypatch, capsys):
     assert len(np.unique(weights)) <= 4
 
 
+@pytest.mark.slow
 def test_digits_example_end_to_end(tmp_path):
     """A reduced run: one epoch, one seed. Files, fields, and the table."""
     command = [sys.executable, "examples/digits.py", "--epochs", "1", "--seeds", "1"]
@@ -76,6 +78,7 @@ def test_digits_example_end_to_end(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_examples_refuse_wrong_arguments_in_one_line():
     command = [sys.executable, "examples/digits.py", "--seeds", "0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

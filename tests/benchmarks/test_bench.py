@@ -178,6 +178,7 @@ def test_claims_on_memory_look_at_every_batch():
     assert [c["holds"] for c in found] == [False, True, True]
 
 
+@pytest.mark.slow
 def test_every_section_comes_out(content):
     assert set(content["sections"]) == SECTIONS
     assert content["meta"]["reduced"]
@@ -193,6 +194,7 @@ def test_every_section_comes_out(content):
     assert content["claims"]
 
 
+@pytest.mark.slow
 def test_the_machine_has_no_name_of_its_own(content):
     import platform
 
@@ -203,6 +205,7 @@ def test_the_machine_has_no_name_of_its_own(content):
     assert str(ROOT) not in text
 
 
+@pytest.mark.slow
 def test_kernels_need_far_less_than_the_portable_graph(content):
     rows = content["sections"]["kernels"]
     taken = {
@@ -215,6 +218,7 @@ def test_kernels_need_far_less_than_the_portable_graph(content):
         assert 2 * fused < taken["per tensor", name, "portable", 1]
 
 
+@pytest.mark.slow
 def test_every_table_has_all_rows(content):
     for name, table in tables.TABLES.items():
         text = table(content)
@@ -224,6 +228,7 @@ def test_every_table_has_all_rows(content):
     assert tables.steps(content).count("NNabla's `PF.min_max_quantized_*`") == len(QUICK.nets)
 
 
+@pytest.mark.slow
 def test_a_page_takes_whole_runs_only(content):
     with pytest.raises(ValueError, match="reduced or partial run"):
         tables.page_part("claims", [content])
@@ -236,6 +241,7 @@ def test_a_page_takes_whole_runs_only(content):
     assert tables.gpu(whole).startswith("Unmeasured")
 
 
+@pytest.mark.slow
 def test_gpu_rows_with_the_cpu_in_its_place(content):
     entries = gpu.measure(QUICK, "cpu", [("float", False)])
     nets = [row["net"].partition(",")[0] for row in entries[0]["updates"]]
@@ -247,6 +253,7 @@ def test_gpu_rows_with_the_cpu_in_its_place(content):
     assert "unmeasured" in text  # memory, without nvidia-smi
 
 
+@pytest.mark.slow
 def test_partial_runs_say_what_is_missing():
     command = [sys.executable, "-m", "benchmarks.bench", "--quick", "--only", "imports"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

@@ -16,6 +16,8 @@ from nnabla_dqa.functions.fused import fused_mixture
 from nnabla_dqa.functions.operations import Problem
 from tests.functions.emulation.device import library
 
+pytestmark = pytest.mark.slow
+
 MEMORY = nn.Context(["cpu:float"], "CpuCachedArray", "1")
 CUDNN = nn.Context(["cudnn:float", "cuda:float", "cpu:float"], "CudaCachedArray", "0")
 SETS = {

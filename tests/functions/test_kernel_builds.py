@@ -14,6 +14,8 @@ import nnabla_dqa as dqa
 from nnabla_dqa.functions import cpu
 from nnabla_dqa.functions.operations import Problem
 
+pytestmark = pytest.mark.slow
+
 KERNELS = Path(dqa.__file__).resolve().parent / "kernels"
 FLAGS = [
     "-std=c++17",
