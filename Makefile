@@ -10,7 +10,7 @@ demo: setup
 
 # While one works: less than a minute on two cores.
 check: setup lint
-	$(PYTEST) -m "not slow and not mpi and not gpu"
+	$(PYTEST) -m "not slow and not mpi and not gpu" --hypothesis-profile=check
 
 test: setup lint
 	$(PYTEST) -rs

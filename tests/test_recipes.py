@@ -167,6 +167,7 @@ def test_sources_are_beside_the_user():
     assert Experiment.from_yaml(path).data.source == "imagenet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar", "imagenet"])
 def test_rows_are_listed(name):
     done = subprocess.run(

@@ -257,6 +257,7 @@ def test_a_training_stopped_at_ten_steps_equals_one_in_one_go(rules, kind, tmp_p
     assert str(resumed.report) == str(straight.report)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_written_within_an_epoch(tmp_path, monkeypatch):
     """A process that is killed outright loses no more than save_seconds."""
     source, recipe = make(tmp_path)
@@ -338,6 +339,7 @@ def another(kind, folder, source, recipe):
     return source, recipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_checkpoint_of_another_training_is_refused(kind, tmp_path):
     source, recipe = make(tmp_path, epochs=1)

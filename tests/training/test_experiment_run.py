@@ -246,6 +246,7 @@ BLOWN_UP = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), BLOWN_UP)
 def test_a_training_that_blows_up_names_the_place_and_keeps_its_checkpoint(
     kind, name, tmp_path, monkeypatch
@@ -327,6 +328,7 @@ def test_data_without_a_part_for_validation_are_refused(kind, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [False, True])
 def test_ctrl_c_during_an_evaluation(last, tmp_path, monkeypatch):
     """The epoch is kept; after the last one there is nothing to stop."""

@@ -272,6 +272,7 @@ def test_ctrl_c_at_any_moment(moment, tmp_path, monkeypatch):
     assert not target.exists()
 
 
+@pytest.mark.slow
 def test_a_training_that_blows_up_keeps_its_checkpoint(tmp_path, monkeypatch):
     source, recipe = make(tmp_path, solver="Sgd")
     target = tmp_path / "out.nnp"
