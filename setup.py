@@ -17,7 +17,8 @@ LINUX = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 MPI = [f"mpi4py>=4.1,<5; {LINUX}", f"mpich>=5,<6; {LINUX}"]
 # The last version before NumPy 2 was required; the first that decodes to RGB. 50 MB.
 PHOTOS = ["opencv-python-headless>=4.11,<4.12"]
-TEST = ["pytest>=7.4,<10", "hypothesis>=6.90,<7", "ruff>=0.4,<1", "mypy>=1.8,<3"]
+TEST = ["pytest>=7.4,<10", "pytest-xdist>=3,<4", "hypothesis>=6.90,<7"]
+LINT = ["ruff>=0.4,<1", "mypy>=1.8,<3"]
 NNABLA = ">=1.39,<1.40"
 CUDA = {f"cuda{v}": [f"nnabla-ext-cuda{v}{NNABLA}"] for v in ("110", "116", "120")}
 
@@ -83,7 +84,7 @@ setup(
         "demo": DEMO,
         "mpi": MPI,
         "photos": PHOTOS,
-        "test": DEMO + MPI + PHOTOS + TEST,
+        "test": DEMO + MPI + PHOTOS + TEST + LINT,
         **CUDA,
     },
     classifiers=[

@@ -8,7 +8,7 @@ import traceback
 import warnings
 from typing import Any, List, Optional, Sequence
 
-from nnabla_dqa.commands import backends, check, convert, deploy, evaluate, summary, table, train
+from nnabla_dqa.commands import backends, check, convert, deploy, evaluate, summary, train
 
 _COMMANDS = {
     "convert": convert,
@@ -17,7 +17,6 @@ _COMMANDS = {
     "deploy": deploy,
     "check": check,
     "evaluate": evaluate,
-    "table": table,
     "backends": backends,
 }
 _EPILOG = """the usual way:

@@ -19,6 +19,8 @@ from nnabla_dqa.backends.kernel_args import Problem
 from nnabla_dqa.backends.select import fused_kernels
 from tests.backends.emulation.device import library
 
+pytestmark = pytest.mark.slow
+
 MEMORY = nn.Context(["cpu:float"], "CpuCachedArray", "1")
 CUDNN = nn.Context(["cudnn:float", "cuda:float", "cpu:float"], "CudaCachedArray", "0")
 SETS = {

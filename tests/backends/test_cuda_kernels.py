@@ -18,6 +18,8 @@ from nnabla_dqa.backends.kernel_args import MAX_QUANTIZERS, Op, Problem
 from tests.backends.emulation.device import library
 from tests.backends.emulation.layer import LEAST, Layer
 
+pytestmark = pytest.mark.slow
+
 KINDS = {
     "minmax": lambda axis: [MinMax(b, axis) for b in (2, 4, 8, 1, 3)],
     "sawb": lambda axis: [SAWB(b, axis) for b in (2, 4, 3, 8, 5)],

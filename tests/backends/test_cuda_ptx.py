@@ -55,6 +55,7 @@ def test_rounds_products_and_sums_one_by_one():
     assert not {"mul.f32", "add.f32", "sub.f32", "div.f32"} & operations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", ["ptxas", "nvcc"])
 def test_compiles(tool, tmp_path):
     """With whatever CUDA is installed here, for the GPU that it takes by default."""

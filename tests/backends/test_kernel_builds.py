@@ -14,6 +14,8 @@ import nnabla_dqa as dqa
 from nnabla_dqa.backends import cpu
 from nnabla_dqa.backends.kernel_args import Problem
 
+pytestmark = pytest.mark.slow
+
 KERNELS = Path(dqa.__file__).resolve().parent / "backends" / "kernels"
 FLAGS = [
     "-std=c++17",

@@ -27,6 +27,7 @@ ENVIRONMENT = {
 }
 
 pytestmark = [
+    pytest.mark.mpi,
     pytest.mark.skipif(
         importlib.util.find_spec("mpi4py") is None,
         reason="mpi4py is not installed (pip install mpi4py)",

@@ -162,6 +162,7 @@ def test_no_function_without_a_cuda_version(name):
     assert missing.isdisjoint(f.info.type_name for f in functions(y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet8_32", "resnet18_224", "mobilenetv2_224"])
 def test_deployed_file_gives_the_outputs_of_the_hard_net_for_any_batch(name, tmp_path):
     x = images(4)

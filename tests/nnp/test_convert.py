@@ -22,6 +22,7 @@ UNNAMED = "02"
 SETS = ["minmax:2,4,8", "sawb:2", "bwn/twn/float", "minmax:2@channel"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", shared_files(*(p for p in WITH_LAYERS if p != UNNAMED)))
 def test_float_leaves_every_output_as_it_was(path, tmp_path):
     result = convert_file(path, tmp_path / "f.nnp", "float")
@@ -60,6 +61,7 @@ def opened(path):
     return found | {("executor", name) for name in info.executors}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", shared_files(*WITH_LAYERS))
 def test_other_loaders_open_what_they_opened(path, tmp_path):
     before = opened(path)
@@ -70,6 +72,7 @@ def test_other_loaders_open_what_they_opened(path, tmp_path):
         assert opened(tmp_path / f"{i}.nnp") == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantizers", SETS)
 @pytest.mark.parametrize("path", shared_files("02", "07", "21"))
 def test_reading_takes_the_mixtures_out_and_saving_writes_them_again(path, quantizers, tmp_path):

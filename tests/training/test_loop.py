@@ -228,6 +228,7 @@ def test_a_target_that_cannot_be_written_is_refused_before_the_first_update(
     assert ("must end in .nnp" if name == "out.onnx" else "there is no folder") in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dropout", [0.0, 0.5])
 def test_seeds(dropout, tmp_path):
     source, recipe = make(tmp_path, dropout=dropout, epochs=2, data={"validation": None})
@@ -271,6 +272,7 @@ def test_ctrl_c_at_any_moment(moment, tmp_path, monkeypatch):
     assert not target.exists()
 
 
+@pytest.mark.slow
 def test_a_training_that_blows_up_keeps_its_checkpoint(tmp_path, monkeypatch):
     source, recipe = make(tmp_path, solver="Sgd")
     target = tmp_path / "out.nnp"

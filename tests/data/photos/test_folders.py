@@ -173,6 +173,7 @@ def test_image_that_went_away(tmp_path):
         whole(data)
 
 
+@pytest.mark.slow
 def test_real_images(tmp_path):
     path = REAL / "imagefolder" / "imagenette2-224-mini.zip"
     if not path.is_file():

@@ -1,17 +1,32 @@
-"""The paper's table beside that of runs: a row for each recipe, over its seeds."""
+"""The accuracy of runs beside the paper's: one row for each recipe, mean and sd over its seeds.
+
+python examples/paper/results_table.py runs
+python examples/paper/results_table.py runs/dqa-0 runs/dqa-1 --markdown
+
+RUNS are what `nnabla-dqa train -o FOLDER` left, or folders that contain such. Accuracies are those
+of the deployed networks. A run that is not finished is named below the table.
+"""
 
 from __future__ import annotations
 
+import argparse
 import dataclasses
 import json
+import logging
 import re
 import statistics
-from typing import Any, Dict, Iterable, List, Optional, Tuple
+import sys
+from pathlib import Path
+from typing import Any, Dict, Iterable, List, Optional, Sequence, Tuple
 
-from nnabla_dqa._util.files import PathLike
+if __name__ == "__main__":
+    # NNabla greets on stderr when it is imported.
+    logging.disable(logging.INFO)
+
+from runs import Run, Unfinished, read_runs
+
 from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.recipes.experiment import Experiment
-from nnabla_dqa.reporting.runs import Run, Unfinished, read_runs
 
 MARKS = {
     "e": "fewer epochs than the paper",
@@ -21,17 +36,16 @@ MARKS = {
     "r": "recipe differs from the paper's: hard end, or half precision",
 }
 """How a row can differ from the paper's, by the letter that says so."""
+# Models and number of validation images by table of the paper, then the order of its rows.
 _MODELS = {1: ("resnet18_32",), 2: ("resnet18_224", "mobilenetv2_224")}
 _IMAGES = {1: 10_000, 2: 50_000}
-"""Models and validation images by table of the paper."""
 _METHODS = ("Full precision", "Plain", "Binary-Relax", "DQA")
 _KINDS = ("", "minmax", "sawb", "bwn", "twn")
-"""The orders of the paper's tables."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """Runs whose recipes differ in nothing but the seed, on the same images."""
+    """Runs that differ in nothing but the seed."""
 
     runs: Tuple[Run, ...]
 
@@ -42,7 +56,7 @@ class Row:
 
     @property
     def paper(self) -> Dict[str, float]:
-        """What is printed for this row; empty if it is none of the paper's."""
+        """The paper's figures for this row; empty if the paper has no such row."""
         return next((run.recipe.paper for run in self.runs if run.recipe.paper), {})
 
     @property
@@ -51,7 +65,7 @@ class Row:
         return statistics.fmean(run.accuracy for run in self.runs)
 
     @property
-    def deviation(self) -> Optional[float]:
+    def sd(self) -> Optional[float]:
         """Sample standard deviation over the runs; None for one."""
         if len(self.runs) == 1:
             return None
@@ -65,19 +79,17 @@ class Row:
 
     @property
     def difference(self) -> Optional[float]:
-        """Of the mean to the paper's, in points."""
+        """The mean minus the paper's accuracy, in percentage points."""
         return self.accuracy - self.paper["accuracy"] if "accuracy" in self.paper else None
 
     @property
     def marks(self) -> str:
-        """The letters of :data:`MARKS` that hold."""
-        recipe, paper, data = self.recipe, self.paper, self.recipe.data
-        mixture = recipe.mixture()
-        mixed = mixture is not None and len(mixture.quantizers) > 1
+        """The letters of :data:`MARKS` that apply."""
+        recipe, paper, data, model = self.recipe, self.paper, self.recipe.data, self.recipe.model
+        mixed = recipe.method in ("Binary-Relax", "DQA")
         table = int(paper.get("table", 0))
-        model = recipe.model
-        images = _IMAGES.get(table)
-        holds = {
+        images = {run.validation_images for run in self.runs}
+        applicable = {
             "e": recipe.epochs < paper.get("epochs", 0),
             "s": len(self.runs) < paper.get("seeds", 0),
             "w": model.width != 1
@@ -86,11 +98,11 @@ class Row:
             "d": data.limit is not None
             or data.holdout > 0
             or data.size not in (None, model.image_size)
-            or any(run.validation_images != (images or run.validation_images) for run in self.runs),
+            or (table in _IMAGES and images != {_IMAGES[table]}),
             "r": bool(paper)
             and ((mixed and recipe.hard > 0) or any(run.half for run in self.runs)),
         }
-        return "".join(mark for mark, is_so in holds.items() if is_so)
+        return "".join(mark for mark, applies in applicable.items() if applies)
 
     def names(self) -> Tuple[str, ...]:
         """The cells that say what was run: data set to epochs."""
@@ -100,7 +112,7 @@ class Row:
             _model(recipe),
             recipe.method,
             recipe.quantizers or "-",
-            _strength(recipe),
+            _lambda(recipe),
             str(recipe.epochs) + ("" if printed is None else f"/{printed:g}"),
         )
 
@@ -116,7 +128,7 @@ class Row:
             "epochs": self.recipe.epochs,
             "seeds": [run.recipe.seed for run in self.runs],
             "accuracy": self.accuracy,
-            "deviation": self.deviation,
+            "deviation": self.sd,
             "top5": self.top5,
             "paper": dict(self.paper),
             "difference": self.difference,
@@ -127,8 +139,8 @@ class Row:
 
 
 @dataclasses.dataclass(frozen=True)
-class RunTable:
-    """What :func:`run_table` found; ``str()`` of it is a text."""
+class ResultsTable:
+    """Rows in the paper's order; ``str()`` gives plain text."""
 
     rows: Tuple[Row, ...]
     unfinished: Tuple[Unfinished, ...]
@@ -167,21 +179,14 @@ class RunTable:
         return [*([table] if self.rows else []), *([legend] if legend else []), *left]
 
 
-def run_table(paths: Iterable[PathLike]) -> RunTable:
-    """A table of the runs in some folders and below them, in the order of the paper's.
-
-    Args:
-        paths: As :func:`~nnabla_dqa.reporting.runs.read_runs` takes them.
-
-    Raises:
-        RunError, CheckpointError, OSError: As that.
-    """
+def results_table(paths: Iterable[Path]) -> ResultsTable:
+    """The runs in some folders and below them; errors are those of :func:`runs.read_runs`."""
     finished, unfinished = read_runs(paths)
     groups: Dict[str, List[Run]] = {}
     for run in finished:
-        groups.setdefault(json.dumps(run.decisive(), sort_keys=True), []).append(run)
+        groups.setdefault(json.dumps(run.settings(), sort_keys=True), []).append(run)
     rows = [Row(tuple(sorted(g, key=lambda run: run.recipe.seed))) for g in groups.values()]
-    return RunTable(tuple(sorted(rows, key=_order)), tuple(unfinished))
+    return ResultsTable(tuple(sorted(rows, key=_order)), tuple(unfinished))
 
 
 _HEAD = (
@@ -192,7 +197,7 @@ _OPTIONAL = ("top-5 %", "marks", "other keys")
 
 
 def _cells(row: Row, other: str) -> Tuple[str, ...]:
-    deviation = "" if row.deviation is None else f" ± {row.deviation:.2f}"
+    deviation = "" if row.sd is None else f" ± {row.sd:.2f}"
     paper = [f"{row.paper[key]:.1f}" for key in ("accuracy", "top5") if key in row.paper]
     # + 0.0: no "-0.0".
     difference = "" if row.difference is None else f"{round(row.difference, 1) + 0.0:+.1f}"
@@ -216,8 +221,8 @@ def _other_keys(rows: Tuple[Row, ...]) -> List[str]:
     """For rows that look the same: the keys in which their recipes differ."""
     texts = []
     for row in rows:
-        alike = [r.runs[0].decisive() for r in rows if r.names() == row.names()]
-        own = row.runs[0].decisive()
+        alike = [r.runs[0].settings() for r in rows if r.names() == row.names()]
+        own = row.runs[0].settings()
         differing = [k for k in own if any(values.get(k) != own[k] for values in alike)]
         texts.append(", ".join(f"{key}={_text(own[key])}" for key in differing))
     return texts
@@ -236,7 +241,7 @@ def _order(row: Row) -> Tuple[Any, ...]:
         _METHODS.index(recipe.method),
         recipe.quantizers or "",
         recipe.epochs,
-        json.dumps(row.runs[0].decisive(), sort_keys=True),
+        json.dumps(row.runs[0].settings(), sort_keys=True),
     )
 
 
@@ -254,7 +259,33 @@ def _model(recipe: Experiment) -> str:
     return model.name + width + stem + (f" at {size}" if size else "")
 
 
-def _strength(recipe: Experiment) -> str:
+def _lambda(recipe: Experiment) -> str:
     if recipe.method != "DQA" or recipe.lambda_ is None:
         return "-"
     return f"{recipe.lambda_:g}"
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Print the table; the exit code is 2, with one line on stderr, where that is not possible."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("runs", metavar="RUNS", type=Path, nargs="+", help="folders")
+    form = parser.add_mutually_exclusive_group()
+    form.add_argument("--markdown", action="store_true", help="the table in Markdown")
+    form.add_argument("--json", action="store_true", help="as JSON instead of a table")
+    arguments = parser.parse_args(argv)
+    try:
+        table = results_table(arguments.runs)
+    except (ValueError, OSError) as error:
+        print(f"results_table.py: {error}", file=sys.stderr)
+        return 2
+    if arguments.json:
+        print(json.dumps(table.to_json(), indent=1))
+    else:
+        print(table.markdown() if arguments.markdown else table)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,19 +1,25 @@
-"""The table of runs: what is one row, its figures, its marks, and what is refused."""
+"""examples/paper/results_table.py: what is one row, its figures, its marks, what is refused."""
 
 from __future__ import annotations
 
 import json
 import statistics
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from nnabla_dqa.cli import main
 from nnabla_dqa.recipes.experiment import Experiment
-from nnabla_dqa.reporting.run_table import MARKS, run_table
 from nnabla_dqa.training.checkpoint import CheckpointError
 from nnabla_dqa.training.run_folder import RunError, RunFolder, write_json
+from tests.examples.scripts import load
 
+SCRIPT = Path(__file__).resolve().parents[2] / "examples" / "paper" / "results_table.py"
+table_script = load(SCRIPT)
+results_table, show = table_script.results_table, table_script.main
 PAPER = {"table": 1, "accuracy": 94.8, "epochs": 300, "seeds": 1}
 RECIPE = {
     "data": {"source": "/data/cifar-10-batches-bin"},
@@ -50,7 +56,7 @@ def finish(folder, accuracy, top5=None, images=10_000, half=None, seen=None, **c
 
 
 def only_row(folder):
-    (row,) = run_table([folder]).rows
+    (row,) = results_table([folder]).rows
     return row
 
 
@@ -59,11 +65,11 @@ def test_seeds_are_one_row(tmp_path):
         finish(tmp_path / f"deep/er/{seed}", accuracy, seed=seed)
     row = only_row(tmp_path)
     assert row.accuracy == pytest.approx(100 * statistics.mean([0.94, 0.95, 0.935]))
-    assert row.deviation == pytest.approx(100 * statistics.stdev([0.94, 0.95, 0.935]))
+    assert row.sd == pytest.approx(100 * statistics.stdev([0.94, 0.95, 0.935]))
     assert row.difference == pytest.approx(row.accuracy - 94.8)
     assert row.marks == ""
     assert row.names() == ("CIFAR-10", "resnet18_32", "DQA", "minmax:2,4,8", "5", "300/300")
-    text = str(run_table([tmp_path]))
+    text = str(results_table([tmp_path]))
     assert "94.17 ± 0.76" in text
     assert text.endswith("94.8     -0.6")
     assert len(text.splitlines()) == 3
@@ -72,8 +78,8 @@ def test_seeds_are_one_row(tmp_path):
 
 def test_one_seed_has_no_deviation_and_no_minus_zero(tmp_path):
     finish(tmp_path / "a", 0.94796)
-    assert only_row(tmp_path).deviation is None
-    text = str(run_table([tmp_path]))
+    assert only_row(tmp_path).sd is None
+    text = str(results_table([tmp_path]))
     assert "±" not in text
     assert "94.80       94.8     +0.0" in text
 
@@ -94,7 +100,7 @@ def test_runs_on_other_images_are_no_seeds_of_one_row(tmp_path):
         finish(tmp_path / str(seed), 0.9, seen=seen, seed=seed)
     # Not a twin of the first.
     finish(tmp_path / "other", 0.9, seen=images(50, 9), seed=0)
-    table = run_table([tmp_path])
+    table = results_table([tmp_path])
     seeds = [[run.recipe.seed for run in row.runs] for row in table.rows]
     assert sorted(seeds) == [[0], [0, 2], [1], [3]]
     (line,) = [line for line in str(table).splitlines() if "images.samples=40" in line]
@@ -116,7 +122,7 @@ def test_rows_that_look_alike_say_how_they_differ(tmp_path, changes, shown):
     finish(tmp_path / "a", 0.9)
     finish(tmp_path / "b", 0.8, **changes)
     finish(tmp_path / "c", 0.7, quantizers="bwn")
-    table = run_table([tmp_path])
+    table = results_table([tmp_path])
     assert len(table.rows) == 3
     (line,) = [line for line in str(table).splitlines() if " 80.00 " in line]
     assert line.endswith(shown)
@@ -149,8 +155,10 @@ def test_rows_that_look_alike_say_how_they_differ(tmp_path, changes, shown):
 def test_marks(tmp_path, changes, marks):
     finish(tmp_path / "a", 0.9, **changes)
     assert only_row(tmp_path).marks == marks
-    text = str(run_table([tmp_path]))
-    assert [mark for mark, meaning in MARKS.items() if f"{mark}: {meaning}" in text] == list(marks)
+    text = str(results_table([tmp_path]))
+    assert [
+        mark for mark, meaning in table_script.MARKS.items() if f"{mark}: {meaning}" in text
+    ] == list(marks)
 
 
 def test_imagenet(tmp_path):
@@ -159,12 +167,12 @@ def test_imagenet(tmp_path):
     model = {"name": "resnet18_224", "classes": 1000}
     rest = {"images": 50_000, "model": model, "epochs": 90, "paper": paper}
     finish(tmp_path / "a", 0.66, 0.87, data=data, **rest)
-    text = str(run_table([tmp_path]))
+    text = str(results_table([tmp_path]))
     assert "66.00       87.00    66.9 (87.4)  -0.9" in text
     assert "marks" not in text
     finish(tmp_path / "b", 0.5, 0.8, data={**data, "size": 96}, **rest)
-    assert [row.marks for row in run_table([tmp_path]).rows] == ["", "d"]
-    assert "resnet18_224 at 96" in str(run_table([tmp_path]))
+    assert [row.marks for row in results_table([tmp_path]).rows] == ["", "d"]
+    assert "resnet18_224 at 96" in str(results_table([tmp_path]))
 
 
 def test_order_is_the_papers(tmp_path):
@@ -172,7 +180,7 @@ def test_order_is_the_papers(tmp_path):
     for i, quantizers in enumerate(sets):
         finish(tmp_path / str(i), 0.9, quantizers=quantizers)
     finish(tmp_path / "br", 0.9, quantizers="minmax:2,4,8", mixing="binary_relax")
-    names = [row.names()[2:5] for row in run_table([tmp_path]).rows]
+    names = [row.names()[2:5] for row in results_table([tmp_path]).rows]
     assert names == [
         ("Full precision", "-", "-"),
         ("Plain", "minmax:2", "-"),
@@ -187,14 +195,14 @@ def test_order_is_the_papers(tmp_path):
 
 def test_a_folder_named_twice_counts_once(tmp_path):
     finish(tmp_path / "a", 0.9)
-    assert len(run_table([tmp_path, tmp_path / "a", tmp_path / "a/../a"]).rows[0].runs) == 1
+    assert len(results_table([tmp_path, tmp_path / "a", tmp_path / "a/../a"]).rows[0].runs) == 1
 
 
 def test_the_same_seed_twice_is_refused(tmp_path):
     finish(tmp_path / "a", 0.9, seed=3)
     finish(tmp_path / "b", 0.91, seed=3)
     with pytest.raises(RunError, match=r"b: has the recipe and the seed \(3\) of .*a; leave out"):
-        run_table([tmp_path])
+        results_table([tmp_path])
 
 
 @pytest.mark.parametrize(
@@ -216,19 +224,19 @@ def test_damaged_results_are_named(tmp_path, key, value, message):
     result = json.loads(place.result.read_text())
     write_json(place.result, {**result, key: value})
     with pytest.raises(RunError) as refused:
-        run_table([tmp_path])
+        results_table([tmp_path])
     assert str(refused.value).startswith(str(place.result))
     assert message in str(refused.value)
     del result[key]
     write_json(place.result, result)
     with pytest.raises(RunError, match=f"result.json: key '{key}' is missing"):
-        run_table([tmp_path])
+        results_table([tmp_path])
 
 
 def test_images_that_are_no_mapping_are_named(tmp_path):
     place = finish(tmp_path / "a", 0.9, seen=[3])
     with pytest.raises(RunError, match=r"result\.json: key 'data' must be a mapping; got \[3\]"):
-        run_table([tmp_path])
+        results_table([tmp_path])
     result = json.loads(place.result.read_text())
     write_json(place.result, {**result, "data": None})
     assert only_row(tmp_path).runs[0].data is None
@@ -239,39 +247,39 @@ def test_results_of_another_kind_are_named(tmp_path, content):
     place = finish(tmp_path / "a", 0.9)
     place.result.write_text(content)
     with pytest.raises(RunError, match=r"a/result\.json: "):
-        run_table([tmp_path])
+        results_table([tmp_path])
 
 
 def test_unfinished_runs_are_listed(tmp_path):
     place = begin(tmp_path / "a", epochs=7)
-    assert str(run_table([tmp_path])) == f"not finished: {place.path}: 0 of 7 epochs are done"
+    assert str(results_table([tmp_path])) == f"not finished: {place.path}: 0 of 7 epochs are done"
     finish(tmp_path / "b", 0.9)
-    table = run_table([tmp_path])
+    table = results_table([tmp_path])
     assert "not finished" in str(table).splitlines()[-1]
     assert "not finished" in table.markdown().splitlines()[-1]
     place.checkpoint.write_bytes(b"nothing")
     with pytest.raises(CheckpointError, match="a/checkpoint"):
-        run_table([tmp_path])
+        results_table([tmp_path])
 
 
 def test_where_there_is_no_run(tmp_path):
     with pytest.raises(RunError, match="holds no run"):
-        run_table([tmp_path])
+        results_table([tmp_path])
     with pytest.raises(RunError, match="is no folder"):
-        run_table([tmp_path / "none"])
+        results_table([tmp_path / "none"])
 
 
 def test_markdown_and_json(tmp_path, capsys):
     finish(tmp_path / "a", 0.948, epochs=30)
     finish(tmp_path / "b", 0.5, data={"source": "odd|name"}, seed=4)
     begin(tmp_path / "c", epochs=9)
-    assert main(["table", str(tmp_path), "--markdown"]) == 0
+    assert show([str(tmp_path), "--markdown"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("| data set | model |")
     assert lines[1].count("---") == lines[0].count(" | ") + 1
     assert lines[2].endswith("| 30/300 | 1 | 94.80 | 94.8 | +0.0 | e |")
     assert "odd\\|name" in lines[3]
-    assert main(["table", str(tmp_path), "--json"]) == 0
+    assert show([str(tmp_path), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     first, second = told["rows"]
     assert (first["accuracy"], first["paper"], first["marks"]) == (94.8, PAPER, "e")
@@ -279,14 +287,14 @@ def test_markdown_and_json(tmp_path, capsys):
     assert told["unfinished"] == [{"folder": str(tmp_path / "c"), "epoch": 0, "epochs": 9}]
 
 
-def test_refusals_are_one_line(tmp_path, capsys):
+def test_refusals_are_one_line(tmp_path):
     place = finish(tmp_path / "a", 0.9)
     place.result.write_text("{")
-    assert main(["table", str(tmp_path)]) == 2
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.startswith(f"nnabla-dqa: {place.result}: is no JSON")
-    assert captured.err.count("\n") == 1
+    command = [sys.executable, str(SCRIPT), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"results_table.py: {place.result}: is no JSON")
+    assert done.stderr.count("\n") == 1
 
 
 def test_of_real_runs(tmp_path, capsys):
@@ -313,6 +321,6 @@ def test_of_real_runs(tmp_path, capsys):
     assert row.names() == ("d.npz", "resnet8_32 x0.1", "DQA", "minmax:2,4", "5", "2/300")
     assert row.marks == "ewdr"
     (runs / "1/result.json").unlink()
-    assert main(["table", str(runs)]) == 0
+    assert show([str(runs)]) == 0
     last = capsys.readouterr().out.splitlines()[-1]
     assert last == f"not finished: {runs / '1'}: 2 of 2 epochs are done"
