@@ -22,7 +22,6 @@ import nnabla_dqa as dqa
 from nnabla_dqa._util.registry import Registry
 from nnabla_dqa.layers.tensors import Mixture
 from nnabla_dqa.quantization import quantizer_from_json
-from nnabla_dqa._util.registry import Registry
 from nnabla_dqa.training import loss_scaler as precision
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -194,7 +193,7 @@ def test_setup_does_nothing_until_something_changes(clone):
     bin_folder.mkdir(parents=True)
     executable(bin_folder / "python", "exit 1")
     described = [clone / "setup.py", clone / "pyproject.toml"]
-    described += sorted(clone.glob("nnabla_dqa/kernels/*"))
+    described += sorted(clone.glob("nnabla_dqa/backends/kernels/*"))
     read = b"".join(path.read_bytes() for path in described)
     stamp = subprocess.run(["cksum"], input=read, check=True, capture_output=True).stdout
     (clone / ".venv" / ".installed").write_bytes(stamp)

@@ -12,8 +12,8 @@ import nnabla as nn
 
 from nnabla_dqa._util.devices import is_half
 from nnabla_dqa._util.messages import one_line
-from nnabla_dqa.training.checkpoint import read_checkpoint
 from nnabla_dqa.recipes.experiment import Experiment
+from nnabla_dqa.training.checkpoint import read_checkpoint
 from nnabla_dqa.training.run_folder import RECIPE, RESULT, RunError, RunFolder
 
 

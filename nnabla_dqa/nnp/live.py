@@ -79,7 +79,7 @@ class Program:
     @property
     def layers(self) -> List[QuantizedTensor]:
         """The DQA layers that have been built."""
-        return find_quantized(self.scope)
+        return find_quantized(self.scope) if self.quantized else []
 
     def variable(self, name: str) -> Variable:
         """The parameter of this name."""
