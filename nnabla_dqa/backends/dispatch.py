@@ -62,16 +62,14 @@ def _fused(
     # Not before it is needed: importing the package takes no longer for it.
     from nnabla_dqa.backends.fused import fused_mixture, with_array_class
     from nnabla_dqa.backends.kernel_args import Problem
-    from nnabla_dqa.backends.saving import teach_nnabla
-    from nnabla_dqa.backends.searches import spare_searches
+    from nnabla_dqa.backends.nnabla_hooks import install_hooks
 
     problem = Problem.of(w.shape, quantizers)
     if problem is None:
         listed = ", ".join(str(q) for q in quantizers)
         without(f"not all of {listed} have kernels for weights of shape {w.shape}")
         return None
-    teach_nnabla()
-    spare_searches()
+    install_hooks()
     context = with_array_class(context)
     try:
         made = kernels(problem, context)

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nnabla.backward_functions import registry
 
 import nnabla_dqa as dqa
 from nnabla_dqa import BWN, SAWB, TWN, FullPrecision, MinMax
@@ -354,6 +355,24 @@ def test_gradients_as_graphs(family, count):
         scale = np.abs(expected).max()
         np.testing.assert_allclose(fused, expected, rtol=0, atol=1e-5 * scale)
         assert scale > 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_quantizers_are_the_arguments_of_the_function(family):
+    """One type of function for all of them, also where it is met in a graph."""
+    quantizers = FAMILIES[family](0)
+    v = nn.Variable.from_numpy_array(weights("normal", (6, 5), 0), need_grad=True)
+    a = nn.Variable((1, len(quantizers)), need_grad=True)
+    with dqa.backend("fused"):
+        y = nn.functions.tanh(mixture(v, quantizers, a if len(quantizers) > 1 else None))
+    found = []
+    y.visit(found.append)
+    function = found[0]
+    assert function.info.type_name == "DQAMixture"
+    assert function.info.args == {"quantizers": [q.to_json() for q in quantizers]}
+    assert quantizers_of(function) == list(quantizers)
+    assert quantizers_of(found[1]) is None
+    assert [name for name in registry if name.startswith("DQA")] == ["DQAMixture"]
 
 
 def test_nothing_of_the_weights_size_is_kept_besides_the_mixture():

@@ -163,7 +163,9 @@ def test_kernels_that_are_missing_or_stale(change, message, tmp_path):
     )
     shutil.copytree(ROOT / "nnabla_dqa", tmp_path / "nnabla_dqa", ignore=ignored)
     if change == "edit":
-        with open(tmp_path / "nnabla_dqa" / "kernels" / "grid.h", "a", encoding="utf-8") as file:
+        with open(
+            tmp_path / "nnabla_dqa" / "backends" / "kernels" / "grid.h", "a", encoding="utf-8"
+        ) as file:
             file.write("// edited\n")
     script = (
         "import nnabla as nn, nnabla.parametric_functions as PF, nnabla_dqa as dqa\n"
@@ -233,7 +235,7 @@ def test_modules_that_do_not_exist_are_not_searched_for():
     script = (
         "import sys, nnabla as nn, numpy as np, nnabla_dqa as dqa\n"
         "w = nn.Variable.from_numpy_array(np.ones((3, 4)), need_grad=True)\n"
-        "q = dqa.functions.mixture(w, [dqa.MinMax(2)], None)\n"
+        "q = dqa.backends.mixture(w, [dqa.MinMax(2)], None)\n"
         "w.grad.zero()\n"
         "q.forward()\n"
         "q.backward()\n"
