@@ -7,6 +7,7 @@ Importing this package also makes the ``dqa_`` layers available from
 import importlib
 from typing import TYPE_CHECKING, Any, List
 
+from nnabla_dqa._version import __version__ as __version__
 from nnabla_dqa.backends import (
     BackendError,
     BackendWarning,
@@ -47,8 +48,6 @@ if TYPE_CHECKING:
     from nnabla_dqa.training.result import Epoch, Training, TrainingStopped
     from nnabla_dqa.training.tasks.evaluation import Score, evaluate_file
     from nnabla_dqa.training.tasks.nnp import train
-
-__version__ = "0.1.0"
 
 install()
 

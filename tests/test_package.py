@@ -122,6 +122,10 @@ def described(monkeypatch):
     return found
 
 
+def test_there_is_one_version(described):
+    assert described["version"] == dqa.__version__
+
+
 @pytest.mark.parametrize("version", ["110", "116", "120"])
 def test_extras_name_the_cuda_extension_of_the_same_nnabla(described, version):
     (nnabla,) = (line for line in described["install_requires"] if line.startswith("nnabla"))

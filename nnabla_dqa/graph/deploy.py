@@ -11,6 +11,7 @@ import nnabla as nn
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._version import __version__
 from nnabla_dqa.graph.save import save_network
 from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.layers.report import LayerReport, Report, format_table, report, short_name
@@ -251,6 +252,4 @@ def _check_grid(layer: Layer, quantizer: Quantizer, uses: List[Variable]) -> int
 
 
 def _metadata(notes: List[Dict[str, Any]]) -> Dict[str, Any]:
-    from nnabla_dqa import __version__
-
     return {"format": FORMAT, "kind": "deployed", "nnabla_dqa": __version__, "layers": notes}

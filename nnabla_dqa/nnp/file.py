@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._version import __version__
 from nnabla_dqa.layers.rules import Assignment
 from nnabla_dqa.layers.tensors import FINGERPRINT, STATE_SCOPE, Mixture
 from nnabla_dqa.nnp.archive import METADATA, Archive, NNPError
@@ -110,8 +111,6 @@ class NetworkFile:
 
     def converted(self, assigned: Dict[str, Assignment]) -> NetworkFile:
         """A converted form of this float file: shares the weights, adds the layers' state."""
-        from nnabla_dqa import __version__
-
         parameters = dict(self.archive.parameters)
         for layer in self.layers:
             parameters.update(initial_state(layer, assigned[layer.name].mixture))
