@@ -134,7 +134,7 @@ def test_extras_name_the_cuda_extension_of_the_same_nnabla(described, version):
 
 
 def test_messages_name_extras_that_exist(described):
-    text = (ROOT / "nnabla_dqa" / "training" / "precision.py").read_text("utf-8")
+    text = (ROOT / "nnabla_dqa" / "training" / "loss_scaler.py").read_text("utf-8")
     extras = {extra for extra in described["extras_require"] if extra.startswith("cuda")}
     assert set(re.findall(r"cuda1\d\d", text)) == extras
 
