@@ -108,7 +108,7 @@ def _fused(
     except (OSError, RuntimeError) as error:
         # They are there, and the device does not take them.
         reason = _refusals[_device(context)] = f"on {device_of(context)}: {error}"
-        unavailable(reason, warn=True)
+        unavailable(reason, surprising=True)
         return None
     _refusals.pop(_device(context), None)
     return fused_mixture(w, quantizers, shares, made, context, negligible)

@@ -6,10 +6,11 @@ import contextlib
 import contextvars
 import importlib
 import os
-import warnings
 from typing import Any, Dict, Iterator, Optional, Set, Tuple
 
 import nnabla as nn
+
+from nnabla_dqa._util.warn import warn
 
 NAMES = ("auto", "fused", "portable")
 
@@ -96,7 +97,7 @@ def fused_kernels(context: nn.Context) -> Tuple[Optional[Any], str]:
         return module.DEVICE_KERNELS, ""
     if current_backend() == "portable":
         return None, reason
-    return unavailable(reason, warn=surprising)
+    return unavailable(reason, surprising)
 
 
 def _find(context: nn.Context) -> Tuple[Optional[Any], str, bool]:
@@ -113,21 +114,20 @@ def _find(context: nn.Context) -> Tuple[Optional[Any], str, bool]:
     return module, "", False
 
 
-def unavailable(reason: str, warn: bool = False) -> Tuple[None, str]:
-    """None and the reason, once a warning has told it where ``warn`` is set; or an error.
+def unavailable(reason: str, surprising: bool = False) -> Tuple[None, str]:
+    """None and the reason, once a warning has told it where it is ``surprising``; or an error.
 
     Raises:
         BackendError: Fused kernels were asked for by name.
     """
     if current_backend() == "fused":
         raise BackendError(f"the fused backend cannot be used: {reason}")
-    if warn and reason not in _told:
+    if surprising and reason not in _told:
         _told.add(reason)
-        warnings.warn(
+        warn(
             f"the mixtures are computed by standard functions, which is slower: {reason} "
             f'(backend("portable") or {VARIABLE}=portable chooses them without this warning)',
             BackendWarning,
-            stacklevel=2,
         )
     return None, reason
 

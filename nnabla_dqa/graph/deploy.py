@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Tuple
 
@@ -11,6 +10,7 @@ import nnabla as nn
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._util.warn import warn
 from nnabla_dqa._version import __version__
 from nnabla_dqa.graph.save import save_network
 from nnabla_dqa.graph.traverse import LiveGraph
@@ -150,7 +150,7 @@ def deploy(
     chosen = {layer.name: rows[layer.name].argmax if choose == "argmax" else 0 for layer in layers}
     if choose == "lowest" and not allow_untrained:
         for message in Report(tuple(rows.values())).messages():
-            warnings.warn(message, AttentionWarning, stacklevel=2)
+            warn(message, AttentionWarning)
     baked = {}
     deployed, notes = [], []
     if choose == "argmax":
@@ -195,11 +195,10 @@ def _check_inputs(graph: LiveGraph, inputs: Mapping[str, Variable]) -> None:
     for function in graph.functions:
         arguments = function.arguments if function.info.type_name == "BatchNormalization" else {}
         if arguments.get("batch_stat"):
-            warnings.warn(
+            warn(
                 "deploy: the graph uses batch statistics, as in training; build the model to "
                 "deploy with batch_normalization(..., batch_stat=False)",
                 UserWarning,
-                stacklevel=3,
             )
             return
 
