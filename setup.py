@@ -1,16 +1,14 @@
 """Package definition. Tools are configured in pyproject.toml; `make` sets everything up."""
 
 import pathlib
-import re
+import runpy
 import zlib
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 HERE = pathlib.Path(__file__).parent
-VERSION = re.search(
-    r'^__version__ = "(.+)"$', (HERE / "nnabla_dqa" / "__init__.py").read_text("utf-8"), re.M
-).group(1)
+VERSION = runpy.run_path(str(HERE / "nnabla_dqa" / "_version.py"))["__version__"]
 
 DEMO = ["scikit-learn>=1.3,<2", "matplotlib>=3.7,<4"]
 LINUX = "sys_platform == 'linux' and platform_machine == 'x86_64'"

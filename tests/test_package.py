@@ -116,10 +116,43 @@ def test_import_takes_at_most_50_ms_more_than_nnabla(tmp_path):
 def test_import_does_not_load_what_only_some_need():
     statement = (
         "import sys, nnabla_dqa\n"
-        "loaded = [m for m in ('matplotlib', 'sklearn', 'tqdm') if m in sys.modules]\n"
+        "rooms = ('graph', 'nnp', 'recipes', 'reporting', 'solver', 'training')\n"
+        "later = ('matplotlib', 'sklearn', 'tqdm', *(f'nnabla_dqa.{room}' for room in rooms))\n"
+        "loaded = [m for m in later if m in sys.modules]\n"
         "assert not loaded, loaded"
     )
     subprocess.run([sys.executable, "-c", statement], check=True)
+
+
+def test_all_public_names_are_there():
+    assert [name for name in dqa.__all__ if getattr(dqa, name, None) is None] == []
+    assert set(dqa._LATER) <= set(dqa.__all__) <= set(dir(dqa))
+
+
+def output_of(*arguments, **options):
+    done = subprocess.run(
+        [sys.executable, *arguments], capture_output=True, text=True, check=True, **options
+    )
+    return done.stdout, done.stderr
+
+
+def test_the_package_runs_as_quietly_as_the_command():
+    command = "import sys, nnabla_dqa_command as c; sys.argv = ['x', '--version']; c.main()"
+    expected = (f"nnabla_dqa {dqa.__version__}\n", "")
+    assert output_of("-c", command) == expected
+    assert output_of("-m", "nnabla_dqa", "--version") == expected
+
+
+def test_other_programs_keep_their_messages(tmp_path):
+    """Also one that Python looks for by ``-m`` while its package imports this one."""
+    (tmp_path / "program").mkdir()
+    (tmp_path / "program" / "__init__.py").write_text("import nnabla_dqa\n")
+    (tmp_path / "program" / "part.py").write_text(
+        "import logging\nlogging.basicConfig(level='INFO')\nlogging.info('begun')\n"
+    )
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    _, told = output_of("-m", "program.part", env={**os.environ, "PYTHONPATH": path})
+    assert told.endswith("begun\n")
 
 
 @pytest.fixture
@@ -129,6 +162,10 @@ def described(monkeypatch):
     monkeypatch.setattr(setuptools, "setup", found.update)
     runpy.run_path(str(ROOT / "setup.py"))
     return found
+
+
+def test_there_is_one_version(described):
+    assert described["version"] == dqa.__version__
 
 
 @pytest.mark.parametrize("version", ["110", "116", "120"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import pydoc
 import re
 
 import nnabla as nn
@@ -14,6 +15,7 @@ import pytest
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
 from nnabla_dqa import BWN, MinMax
+from nnabla_dqa.parametric_functions import DQA_LAYERS
 from tests import reference
 
 SET = (MinMax(2), MinMax(4), MinMax(8))
@@ -64,7 +66,30 @@ def test_takes_all_arguments_of_nnablas_own(case):
     own = [p for p in actual if p.name not in ("quantizers", "mixing")]
     assert [(p.name, p.default) for p in own] == [(p.name, p.default) for p in expected]
     assert getattr(NPF, layer.__name__) is layer
-    assert "Raises" in layer.__doc__
+
+
+@pytest.mark.parametrize("layer", DQA_LAYERS)
+def test_help_tells_arguments_types_and_state(layer):
+    text = pydoc.plain(pydoc.render_doc(layer))
+    for name, p in inspect.signature(layer).parameters.items():
+        assert name == "name" or f"{name}: '{p.annotation}'" in text
+    base = layer.__name__[4:]
+    for part in (
+        f"parametric_functions.{base}`",
+        "W`` is (",
+        "Raises:",
+        "dqa/alpha",
+        "-> 'Variable'",
+    ):
+        assert part in text
+    assert "nnabla_dqa.parametric_functions" in text
+    assert inspect.signature(layer).parameters["quantizers"].default is None
+
+
+@pytest.mark.parametrize(("given", "message"), [({"kernels": 1}, "kernels"), ({}, "kernel")])
+def test_wrong_arguments_are_pythons_own_error(given, message):
+    with pytest.raises(TypeError, match=rf"dqa_convolution\(\) .*'{message}'"):
+        PF.dqa_convolution(nn.Variable((1, 2, 5, 5)), 3, quantizers=SET, **given)
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import functools
-import warnings
 from typing import Any, Callable, TypeVar
+
+from nnabla_dqa._util.warn import warn
 
 C = TypeVar("C", bound=Callable[..., Any])
 
@@ -53,8 +54,4 @@ def _old_attribute(label: str, old: str, new: str) -> property:
 
 def warn_renamed(old: str, new: str) -> None:
     """Say that ``old`` is called ``new`` now."""
-    warnings.warn(
-        f"{old} is now called {new}; the old name goes in the next version",
-        DeprecationWarning,
-        stacklevel=3,
-    )
+    warn(f"{old} is now called {new}; the old name goes in the next version", DeprecationWarning)

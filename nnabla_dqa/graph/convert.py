@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import nnabla as nn
 import nnabla.function
 
+from nnabla_dqa._util.warn import warn
 from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.layers.build import mix_weights
 from nnabla_dqa.layers.rules import Rules, RulesLike
@@ -90,7 +90,7 @@ def convert(outputs: Variables, rules: Optional[RulesLike] = None) -> Any:
         )
     assigned = Rules.of(rules or ()).assign(found)
     for message in untouched:
-        warnings.warn(f"convert: left as it is: {message}", UserWarning, stacklevel=2)
+        warn(f"convert: left as it is: {message}", UserWarning)
     mixtures = {layer.variable.data: assigned[layer.name].mixture for layer in found}
     made = _Rebuild({layer.variable.data: layer for layer in found}, mixtures).run(graph)
     results = tuple(made.get(v, v) for v in roots)

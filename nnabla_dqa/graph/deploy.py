@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Tuple
 
@@ -12,6 +11,8 @@ import numpy as np
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.tables import format_table
+from nnabla_dqa._util.warn import warn
+from nnabla_dqa._version import __version__
 from nnabla_dqa.graph.save import save_network
 from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.layers.report import LayerReport, Report, report, short_name
@@ -153,7 +154,7 @@ def deploy(
     }
     if choose == "lowest" and not allow_untrained:
         for message in Report(tuple(rows.values())).messages():
-            warnings.warn(message, AttentionWarning, stacklevel=2)
+            warn(message, AttentionWarning)
     baked = {}
     deployed, notes = [], []
     if choose == "argmax":
@@ -198,11 +199,10 @@ def _check_inputs(graph: LiveGraph, inputs: Mapping[str, Variable]) -> None:
     for function in graph.functions:
         arguments = function.arguments if function.info.type_name == "BatchNormalization" else {}
         if arguments.get("batch_stat"):
-            warnings.warn(
+            warn(
                 "deploy: the graph uses batch statistics, as in training; build the model to "
                 "deploy with batch_normalization(..., batch_stat=False)",
                 UserWarning,
-                stacklevel=3,
             )
             return
 
@@ -257,6 +257,4 @@ def _check_grid(layer: QuantizedTensor, quantizer: Quantizer, uses: List[Variabl
 
 
 def _metadata(notes: List[Dict[str, Any]]) -> Dict[str, Any]:
-    from nnabla_dqa import __version__
-
     return {"format": FORMAT, "kind": "deployed", "nnabla_dqa": __version__, "layers": notes}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Callable, Dict, Optional, Sequence
 
 import nnabla as nn
@@ -10,13 +9,16 @@ import numpy as np
 from nnabla.parameter import get_parameter_or_create
 
 from nnabla_dqa._util.devices import in_float32
+from nnabla_dqa._util.warn import warn
 from nnabla_dqa.backends import BackendError
 from nnabla_dqa.backends import mixture as mix
+from nnabla_dqa.backends.dispatch import checks_before_saving
 from nnabla_dqa.layers.config import TensorConfig, check_config
 from nnabla_dqa.layers.scopes import current_mixture, current_selection, make_mixture
 from nnabla_dqa.layers.tensors import (
     AttentionWarning,
     QuantizedTensor,
+    find_quantized,
     scope_path,
     state_scope,
 )
@@ -24,6 +26,9 @@ from nnabla_dqa.mixing import MixingRule, Mixture
 from nnabla_dqa.quantization import Quantizer, StateEntry
 from nnabla_dqa.quantization.base import RowLayout
 from nnabla_dqa.quantization.graph_ops import Variable, lift
+
+# Saving a graph refuses state of another net too.
+checks_before_saving.append(find_quantized)
 
 Quantizers = Optional[Sequence[Quantizer]]
 Apply = Optional[Callable[[Variable], Variable]]
@@ -92,7 +97,7 @@ def mix_weights(
     message = mixture.mixing.check(mixture.quantizers)
     selection = current_selection()
     if message and selection is None:
-        warnings.warn(f"layer {path}: {message}", AttentionWarning, stacklevel=6)
+        warn(f"layer {path}: {message}", AttentionWarning)
     with in_float32():
         w = lift(w, inp)
         if apply_w is not None:

@@ -7,6 +7,7 @@ import math
 from typing import Any, Iterable, List, Tuple
 
 from nnabla_dqa._util.tables import format_table
+from nnabla_dqa.backends import backend_of
 from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
 from nnabla_dqa.mixing import Mixture
 
@@ -149,6 +150,7 @@ def layer_report(
         tuple(float(a) for a in attention),
         hard,
         mixture.target,
+        backend_of(mixture.quantizers, shape),
     )
 
 

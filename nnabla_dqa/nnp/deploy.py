@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Set, Tuple
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._version import __version__
 from nnabla_dqa.graph.deploy import FORMAT, DeployedLayer, Deployment
 from nnabla_dqa.layers.report import LayerReport, Report, short_name
 from nnabla_dqa.nnp.archive import VERSION, Archive, NNPError, check_output, keep_only
@@ -292,8 +293,6 @@ def _drop_unused(archive: Archive) -> None:
 
 
 def _metadata(file: NetworkFile, choose: str, notes: List[Dict[str, Any]]) -> Dict[str, Any]:
-    from nnabla_dqa import __version__
-
     before = file.archive.metadata or {}
     return {
         "format": FORMAT,

@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Set, Tuple
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._version import __version__
 from nnabla_dqa.layers.config import CONFIG
 from nnabla_dqa.layers.rules import Assignment
 from nnabla_dqa.layers.tensors import STATE_SCOPE
@@ -112,8 +113,6 @@ class NetworkFile:
 
     def converted(self, assigned: Dict[str, Assignment]) -> NetworkFile:
         """A converted form of this float file: shares the weights, adds the layers' state."""
-        from nnabla_dqa import __version__
-
         parameters = dict(self.archive.parameters)
         for layer in self.layers:
             if is_rewritten(assigned[layer.name].mixture):

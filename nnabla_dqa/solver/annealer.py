@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 import weakref
 from fnmatch import fnmatchcase
 from typing import Any, Dict, List, Optional
@@ -10,6 +9,7 @@ from typing import Any, Dict, List, Optional
 import nnabla as nn
 import numpy as np
 
+from nnabla_dqa._util.warn import warn
 from nnabla_dqa.layers.report import report
 from nnabla_dqa.layers.tensors import (
     STATE_SCOPE,
@@ -135,15 +135,14 @@ class Annealer:
         self._step_parameter.d = self.step + 1
         self._write(layers)
         if self.step == self.steps + 1:
-            warnings.warn(
+            warn(
                 f"update {self.step} of a schedule of {self.steps} steps; a step is one "
                 f"mini-batch: steps = epochs * steps_per_epoch",
                 AttentionWarning,
-                stacklevel=2,
             )
         if self.step == self.steps:
             for message in report(self.scope).messages():
-                warnings.warn(message, AttentionWarning, stacklevel=2)
+                warn(message, AttentionWarning)
 
     def apply(self) -> None:
         """Write the values for the next mini-batch into the state of every layer."""

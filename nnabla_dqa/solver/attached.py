@@ -283,18 +283,16 @@ def _twin(solver: Any) -> Any:
     """A new solver of the same kind and arguments, without built-in weight decay.
 
     Raises:
-        ValueError: It is none of ``nnabla.solvers``.
+        ValueError: NNabla cannot make another one: it is none of ``nnabla.solvers``.
     """
     # On a GPU the class is called e.g. MomentumCuda and made under the same name by context.
-    kind = getattr(S, re.sub("Cuda$", "", getattr(solver, "name", "")), None)
-    if kind is None:
+    name = re.sub("Cuda$", "", str(getattr(solver, "name", type(solver).__name__)))
+    kind, arguments = getattr(S, name, None), getattr(solver, "info", None)
+    if kind is None or arguments is None:
         raise ValueError(
-            f"attach: {solver!r} is none of the solvers in nnabla.solvers, of which a second one "
-            f"is made for attention"
+            f"attach: solver {name} is none of nnabla.solvers, and attention needs a second solver "
+            f"of the same kind; give one of these, for example S.Adam(1e-3)"
         )
-    arguments = dict(solver.info)
-    for name in _DECAY_ARGUMENTS:
-        if name in arguments:
-            arguments[name] = 0.0
+    arguments = {**arguments, **{k: 0.0 for k in _DECAY_ARGUMENTS if k in arguments}}
     with in_float32():
         return kind(**arguments)

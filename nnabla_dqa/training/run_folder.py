@@ -16,6 +16,7 @@ import yaml
 
 from nnabla_dqa._util.devices import is_half
 from nnabla_dqa._util.files import PathLike, read_yaml, write_atomically
+from nnabla_dqa._version import __version__
 from nnabla_dqa.backends.select import mixtures_by
 from nnabla_dqa.distributed import Communicator
 from nnabla_dqa.recipes.checks import RecipeError
@@ -149,8 +150,6 @@ def write_json(path: Path, values: Any) -> None:
 
 def environment(context: nn.Context, processes: int = 1) -> Dict[str, Any]:
     """What figures depend on besides recipe and seed: versions, commit, machine, context."""
-    from nnabla_dqa import __version__
-
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",

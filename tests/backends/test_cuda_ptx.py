@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from nnabla_dqa.backends.cuda import ptx as cuda_ptx
-from nnabla_dqa.backends.cuda.plan import THREADS, Work
+from nnabla_dqa.backends.cuda.plan import THREADS, KernelParams
 
 PTX = (cuda_ptx.FOLDER / "mixture.ptx").read_text("utf-8")
 TEXTS = {name: (cuda_ptx.FOLDER / name).read_text("utf-8") for name in cuda_ptx.SOURCES}
@@ -40,7 +40,7 @@ def test_has_every_kernel_with_one_argument():
     defined = re.findall(r"^DQA_KERNEL (\w+)\(const Work work\)", "".join(TEXTS.values()), re.M)
     assert sorted(cuda_ptx.kernels(PTX)) == sorted(defined)
     sizes = re.findall(r"\.param \.align 8 \.b8 \w+_param_0\[(\d+)\]\n\)", PTX)
-    assert sizes == [str(ctypes.sizeof(Work))] * len(defined)
+    assert sizes == [str(ctypes.sizeof(KernelParams))] * len(defined)
     assert PTX.count(f".maxntid {THREADS}, 1, 1") == len(defined)
 
 

@@ -13,6 +13,13 @@ from nnabla_dqa.reporting import AttentionHistory, plot_attention
 SET = (dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8))
 
 
+KERNELS = dqa.available_backends()["cpu"].startswith("fused")
+
+
+class Own(dqa.MinMax):
+    """A quantizer without a kernel."""
+
+
 def build():
     x = nn.Variable((1, 4))
     PF.dqa_affine(x, 5, name="first", quantizers=SET)
@@ -42,11 +49,21 @@ def test_report_rows():
         "max",
         "bits",
         "hard",
+        "backend",
     ]
     assert len(table) == 5
     nn.clear_parameters()
     with pytest.raises(ValueError, match=r"report: .* no DQA layer"):
         dqa.report()
+
+
+def test_report_says_why_a_layer_has_no_kernel():
+    PF.dqa_affine(nn.Variable((1, 4)), 5, name="own", quantizers=[Own(2), *SET[1:]])
+    PF.dqa_affine(nn.Variable((1, 4)), 5, name="known", quantizers=SET)
+    own, known = (row.backend for row in dqa.report().layers)
+    assert own == "portable: Own has no kernel"
+    assert known == ("fused" if KERNELS else known)
+    assert "portable: Own has no kernel" in str(dqa.report())
 
 
 def test_report_shows_attention_also_when_hard():
