@@ -23,7 +23,7 @@ from benchmarks.bench.tables import markdown  # noqa: E402
 
 
 def results(entries: List[Dict[str, Any]], full: bool) -> str:
-    head = ["method", "quantizers", "bits / weight", "hard end", "lambda"]
+    head = ["method", "quantizers", "bits / weight", "hard phase", "lambda"]
     head += ["learning rate"] if full else []
     head += ["accuracy %", "attention elsewhere"] + ([] if full else ["file bytes"])
     rows = []
@@ -38,6 +38,19 @@ def results(entries: List[Dict[str, Any]], full: bool) -> str:
         cells += [] if full else [f"{e['file_bytes']:,}"]
         rows.append(cells)
     return markdown(head, rows)
+
+
+def short_results(entries: List[Dict[str, Any]]) -> str:
+    """The demo's rows for a first look: float, plain training and DQA as it is recommended."""
+    rows = []
+    for e in entries:
+        if e["quantizer"].startswith("TWN") or e["method"] not in ("Full precision", "Plain", "DQA"):
+            continue
+        accuracy = f"{e['mean']:.1f} ± {e['sd']:.1f}"
+        rows.append(
+            [e["method"], e["quantizer"], str(e["bits"]), accuracy, f"{e['file_bytes']:,}"]
+        )
+    return markdown(["method", "quantizers", "bits / weight", "accuracy %", "file bytes"], rows)
 
 
 def caption(meta: Dict[str, Any], entries: List[Dict[str, Any]]) -> str:
@@ -165,14 +178,14 @@ def load(name: str) -> Any:
 def all_tables() -> Iterator[Tuple[str, str, str]]:
     """Page, name of the markers and text of every table."""
     entries, meta = load("digits.json"), load("digits.meta.json")
-    yield "README.md", "digits", f"{results(entries, False)}\n\n{caption(meta, entries)}"
-    yield "README.md", "size", sizes(entries, meta)
+    yield "README.md", "digits", f"{short_results(entries)}\n\n{caption(meta, entries)}"
+    yield "docs/digits.md", "digits", f"{results(entries, False)}\n\n{caption(meta, entries)}"
+    yield "docs/digits.md", "size", sizes(entries, meta)
     sweep, meta = load("digits_validation.json"), load("digits_validation.meta.json")
     yield "docs/digits.md", "validation", f"{results(sweep, True)}\n\n{caption(meta, sweep)}"
     yield "docs/cifar.md", "narrow", narrow(load("cifar_narrow.json"))
     yield "docs/compiling.md", "compiled", compiled(load("compiled.json"))
     published = format_nnp(load("nnp.json"))
-    yield "README.md", "nnp", published
     yield "examples/nnp/README.md", "results", published
     measured = [load(path.name) for path in sorted((ROOT / "results").glob("bench-*.json"))]
     for name in tables.TABLES:
