@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 
 from nnabla_dqa.models import build
 from nnabla_dqa.recipes.experiment import Experiment
+from tests.examples.scripts import load
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SETS = {
@@ -67,10 +67,7 @@ MEANS = {
 
 def example(path="rows.py"):
     """A file of the examples as a module."""
-    spec = importlib.util.spec_from_file_location("example", EXAMPLES / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(EXAMPLES / path)
 
 
 def recipes(folder):
@@ -170,6 +167,7 @@ def test_sources_are_beside_the_user():
     assert Experiment.from_yaml(path).data.source == "imagenet"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar", "imagenet"])
 def test_rows_are_listed(name):
     done = subprocess.run(

@@ -10,9 +10,9 @@ from typing import Any, Callable, Dict
 import yaml
 
 from nnabla_dqa.commands._format import epoch_line, tell_stopped
-from nnabla_dqa.commands.gpus import check_own_gpu, choose_device, refuse_gpu_options
-from nnabla_dqa.parallel import Communicator, launched, open_communicator
-from nnabla_dqa.parallel.opening import KINDS
+from nnabla_dqa.commands.gpus import check_own_gpu, refuse_gpu_options
+from nnabla_dqa.distributed import Communicator, detect_launch, open_communicator
+from nnabla_dqa.distributed.open import KINDS
 from nnabla_dqa.recipes.experiment import Experiment
 from nnabla_dqa.recipes.yaml_files import is_experiment
 from nnabla_dqa.training.loss_scaler import TYPES, make_context
@@ -59,7 +59,7 @@ def refuse(arguments: argparse.Namespace) -> None:
     for name, given in vain.items():
         if given:
             raise ValueError(f"{name} is for experiments, whose recipe names a model")
-    launch = launched()
+    launch = detect_launch()
     if launch is not None and launch.size != 1:
         raise ValueError(
             f"{launch.launcher} started {launch.processes} processes; an NNP is trained by one"
@@ -79,9 +79,10 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     experiment = _experiment(arguments)
     computing = _computing(arguments)
     refuse_gpu_options(computing["name"], arguments.device, arguments.tf32)
-    device = choose_device(computing["name"], arguments.device)
-    context = make_context(**computing, device=device)
-    with open_communicator(context, arguments.parallel) as communicator:
+    wanted = make_context(**computing, device=arguments.device or 0, check=False)
+    with open_communicator(wanted, arguments.parallel) as communicator:
+        device = communicator.local_rank if arguments.device is None else arguments.device
+        context = make_context(**computing, device=device)
         check_own_gpu(communicator, context)
         first = communicator.rank == 0
 

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
+from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.export.tensor import DeployedTensor
-from nnabla_dqa.layers.report import format_table
 from nnabla_dqa.nnp_format.parameters import Parameter
-
-_OLD_SELECT = {"lowest": "target"}
 
 
 @dataclasses.dataclass
@@ -104,27 +101,3 @@ class Deployment:
             f"{self.file_bits_per_parameter:.2f} bits per parameter on disk (with what stays float "
             f"and the network's definition)"
         )
-
-
-def selection(select: str, choose: Optional[str], stacklevel: int = 3) -> str:
-    """``"target"`` or ``"argmax"``, from the argument and its deprecated form.
-
-    Args:
-        select: ``"target"`` or ``"argmax"``; ``"lowest"`` is deprecated.
-        choose: The argument's former name; None if it is not given.
-        stacklevel: Of the DeprecationWarning; 3 is the caller of the caller.
-
-    Raises:
-        ValueError: It is something else.
-    """
-    given = select if choose is None else choose
-    if choose is not None or given in _OLD_SELECT:
-        warnings.warn(
-            "choose= is called select= now, and 'lowest' is called 'target'",
-            DeprecationWarning,
-            stacklevel=stacklevel,
-        )
-    value = _OLD_SELECT.get(given, given)
-    if value not in ("target", "argmax"):
-        raise ValueError(f"deploy: select={given!r} is neither 'target' nor 'argmax'")
-    return value

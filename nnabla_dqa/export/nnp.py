@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Dict, Optional
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._version import __version__
 from nnabla_dqa.export.deployed import Deployed, Deployment
 from nnabla_dqa.export.metadata import (
     DEPLOYED,
@@ -82,8 +83,6 @@ def deployed_of(archive: Archive) -> Deployed:
 
 
 def _metadata(deployed: Deployed) -> Dict[str, Any]:
-    from nnabla_dqa import __version__
-
     return {
         "format": FORMAT,
         "kind": DEPLOYED,

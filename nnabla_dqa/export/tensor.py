@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 from functools import cached_property
 from typing import Any, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
+from nnabla_dqa._util.warn import warn
 from nnabla_dqa.export.quantizer_info import QuantizerInfo
 from nnabla_dqa.layers.tensors import layer_name
 from nnabla_dqa.quantization import Encoded, Quantizer
@@ -81,7 +81,7 @@ class DeployedTensor:
         if info.is_float:
             return tensor
         if encoded is not None and np.array_equal(encoded.decode(), weights):
-            levels = getattr(encoded, "levels", None)
+            levels = encoded.levels
             return dataclasses.replace(
                 tensor,
                 scale=encoded.scale,
@@ -141,10 +141,9 @@ class DeployedTensor:
     @property
     def report(self) -> _Report:
         """Deprecated: use ``layer``, ``function``, ``shape``, ``weights`` and ``attention``."""
-        warnings.warn(
+        warn(
             "report of a deployed layer is deprecated; use its layer, weights and attention",
             DeprecationWarning,
-            stacklevel=2,
         )
         return _Report(self.layer, self.function, self.shape, self.weights, self.attention)
 

@@ -2,31 +2,34 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, List, Mapping
 
 import nnabla as nn
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
-from nnabla_dqa.export.deployed import Deployed, Deployment, selection
+from nnabla_dqa._util.renamed import renamed
+from nnabla_dqa._util.warn import warn
+from nnabla_dqa.export.deployed import Deployed, Deployment
 from nnabla_dqa.export.nnp import write_nnp
 from nnabla_dqa.export.tensor import DeployedTensor, distinct_values
 from nnabla_dqa.graph.save import network_definition
 from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.layers.report import LayerReport, Report, report
+from nnabla_dqa.layers.scopes import checked_selection
 from nnabla_dqa.layers.tensors import (
     STATE_SCOPE,
     AttentionWarning,
-    Layer,
-    find_layers,
+    QuantizedTensor,
+    find_quantized,
     scopes_around,
 )
 from nnabla_dqa.nnp_format.members import check_output
-from nnabla_dqa.quantization import FullPrecision, Quantizer
+from nnabla_dqa.quantization import Quantizer
 from nnabla_dqa.quantization.graph_ops import Variable
 
 
+@renamed(choose="select")
 def deploy(
     path: PathLike,
     inputs: Mapping[str, Variable],
@@ -35,7 +38,6 @@ def deploy(
     network: str = "main",
     variable_batch_size: bool = True,
     allow_untrained: bool = False,
-    choose: Optional[str] = None,
 ) -> Deployment:
     """Write the graph as an NNP of standard functions that holds the quantized weights.
 
@@ -43,7 +45,6 @@ def deploy(
         path: The file, ``.nnp``; replaced atomically if it exists.
         inputs, outputs, select, network, variable_batch_size, allow_untrained:
             As of :func:`deploy_graph`, which says what is deployed.
-        choose: Deprecated name of ``select``, with ``"lowest"`` for ``"target"``.
 
     Returns:
         What was written, layer by layer.
@@ -55,7 +56,7 @@ def deploy(
     Warns:
         AttentionWarning, UserWarning: As of :func:`deploy_graph`.
     """
-    select = selection(select, choose)
+    select = checked_selection(select, "deploy")
     check_output(path)
     made = _deployed(inputs, outputs, select, network, variable_batch_size, allow_untrained)
     return write_nnp(made, path)
@@ -99,7 +100,7 @@ def deploy_graph(
             alone, if that is what is deployed.
         UserWarning: The graph normalizes by batch statistics.
     """
-    select = selection(select, None)
+    select = checked_selection(select, "deploy")
     return _deployed(inputs, outputs, select, network, variable_batch_size, allow_untrained)
 
 
@@ -114,7 +115,7 @@ def _deployed(
     _check_names(inputs, outputs)
     graph = LiveGraph.of(outputs)
     _check_inputs(graph, inputs)
-    layers = [layer for layer in find_layers() if layer.weight.data in graph.leaves]
+    layers = [layer for layer in find_quantized() if layer.weight.data in graph.leaves]
     if not layers:
         raise ValueError(
             "deploy: the graph has no DQA layer of the current parameter scope; call it in the "
@@ -126,10 +127,10 @@ def _deployed(
     rows = {layer.name: row for layer, row in zip(layers, _rows(layers))}
     if select == "target" and not allow_untrained:
         for message in Report(tuple(rows.values())).messages():
-            warnings.warn(message, AttentionWarning, stacklevel=3)
+            warn(message, AttentionWarning)
     if select == "argmax":
         _check_open(graph, layers)
-    chosen = {name: row.argmax if select == "argmax" else 0 for name, row in rows.items()}
+    chosen = {name: row.argmax if select == "argmax" else row.target for name, row in rows.items()}
     materialised: Dict[str, List[Variable]] = {}
     tensors: Dict[str, DeployedTensor] = {}
     with graph.hardened(layers, chosen):
@@ -138,9 +139,9 @@ def _deployed(
             computed = [v for v in weights if v.parent is not None]
             nn.forward_all(computed)
             materialised[layer.weight_name] = computed
-            quantizer = layer.mixture.quantizers[chosen[layer.name]]
-            _check_levels(layer, quantizer, weights)
-            tensors[layer.weight_name] = _tensor(layer, quantizer, rows[layer.name], weights[0].d)
+            index = chosen[layer.name]
+            _check_levels(layer, layer.mixture.quantizers[index], weights)
+            tensors[layer.weight_name] = _tensor(layer, index, rows[layer.name], weights[0].d)
         definition, parameters = network_definition(
             inputs, outputs, network, materialised, variable_batch_size
         )
@@ -148,18 +149,19 @@ def _deployed(
 
 
 def _tensor(
-    layer: Layer, quantizer: Quantizer, row: LayerReport, weights: np.ndarray
+    layer: QuantizedTensor, index: int, row: LayerReport, weights: np.ndarray
 ) -> DeployedTensor:
     # Weights that an apply_w of the user has changed before do not decode to these.
-    is_float = isinstance(quantizer, FullPrecision)
+    quantizer = layer.mixture.quantizers[index]
+    state = layer.quantizer_state(index)
     return DeployedTensor.of(
         layer.weight_name,
         layer.function,
         quantizer,
         layer.mixture.to_json(),
-        tuple(row.shares),
+        tuple(row.attention),
         weights,
-        None if is_float else quantizer.encode(layer.weight.d),
+        None if quantizer.is_float else quantizer.encode(layer.weight.d, state),
     )
 
 
@@ -182,11 +184,10 @@ def _check_inputs(graph: LiveGraph, inputs: Mapping[str, Variable]) -> None:
     for function in graph.functions:
         arguments = function.arguments if function.info.type_name == "BatchNormalization" else {}
         if arguments.get("batch_stat"):
-            warnings.warn(
+            warn(
                 "deploy: the graph uses batch statistics, as in training; build the model to "
                 "deploy with batch_normalization(..., batch_stat=False)",
                 UserWarning,
-                stacklevel=4,
             )
             return
 
@@ -197,31 +198,33 @@ def _check_values(graph: LiveGraph) -> None:
             raise ValueError(f"deploy: parameter {name} holds NaN or infinity; nothing was written")
 
 
-def _check_trained(layers: List[Layer]) -> None:
+def _check_trained(layers: List[QuantizedTensor]) -> None:
     for layer in layers:
         counts = [node.get(STATE_SCOPE, {}).get("step") for node in scopes_around(layer.scope)]
-        if layer.state and not any(count.d[0] > 0 for count in counts if count is not None):
+        if layer.mixture.is_mixed and not any(
+            count.d[0] > 0 for count in counts if count is not None
+        ):
             raise ValueError(
                 f"deploy: layer {layer.name} was never trained with a schedule (no update is "
                 f"counted); use dqa.attach, or allow_untrained=True"
             )
 
 
-def _check_open(graph: LiveGraph, layers: List[Layer]) -> None:
+def _check_open(graph: LiveGraph, layers: List[QuantizedTensor]) -> None:
     for layer in layers:
-        if layer.state and layer.state["hard"].data not in graph.leaves:
+        if layer.mixture.is_mixed and layer.state["hard"].data not in graph.leaves:
             raise ValueError(
                 f"deploy: layer {layer.name} was built under dqa.hard(), which has chosen already; "
                 f"select='argmax' needs a graph built without it"
             )
 
 
-def _rows(layers: List[Layer]) -> List[LayerReport]:
+def _rows(layers: List[QuantizedTensor]) -> List[LayerReport]:
     by_name = {row.name: row for row in report().layers}
     return [by_name[layer.name] for layer in layers]
 
 
-def _check_levels(layer: Layer, quantizer: Quantizer, uses: List[Variable]) -> None:
+def _check_levels(layer: QuantizedTensor, quantizer: Quantizer, uses: List[Variable]) -> None:
     """Raise ValueError if the uses differ, or the quantizer cannot have made the values."""
     values = uses[0].d
     if any(not np.array_equal(values, v.d) for v in uses[1:]):
@@ -230,7 +233,7 @@ def _check_levels(layer: Layer, quantizer: Quantizer, uses: List[Variable]) -> N
             f"of it built under dqa.hard() with another choice?"
         )
     count = distinct_values(values, quantizer.axis)
-    if not isinstance(quantizer, FullPrecision) and count > quantizer.levels:
+    if not quantizer.is_float and count > quantizer.levels:
         raise ValueError(
             f"deploy: layer {layer.name} has {count} distinct weights, {quantizer} allows "
             f"{quantizer.levels}; was the graph built under dqa.hard() with another choice?"

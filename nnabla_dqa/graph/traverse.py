@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Set
 import nnabla as nn
 import numpy as np
 
-from nnabla_dqa.layers.tensors import Layer
+from nnabla_dqa.layers.tensors import QuantizedTensor
 from nnabla_dqa.quantization.graph_ops import Variable
 
 
@@ -38,7 +38,7 @@ class LiveGraph(NamedTuple):
             output.visit(visit)
         return cls(functions, leaves)
 
-    def weights_of(self, layer: Layer) -> List[Variable]:
+    def weights_of(self, layer: QuantizedTensor) -> List[Variable]:
         """The variables by which functions get ``layer``'s weights; one for each use of them."""
         # An apply_w such as weight normalization has parameters of its own in the layer's scope.
         with nn.parameter_scope("", layer.scope):
@@ -54,7 +54,7 @@ class LiveGraph(NamedTuple):
         return [v for v in found if v.shape == layer.weight.shape]
 
     @contextlib.contextmanager
-    def hardened(self, layers: List[Layer], chosen: Dict[str, int]) -> Iterator[None]:
+    def hardened(self, layers: List[QuantizedTensor], chosen: Dict[str, int]) -> Iterator[None]:
         """Let the ``hard`` leaves see a one-hot array; the parameters stay as they are."""
         swapped = []
         try:

@@ -10,8 +10,8 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Seq
 from nnabla_dqa._util.files import PathLike, parse_yaml, read_yaml
 from nnabla_dqa._util.registry import UnknownTypeError, field_values
 from nnabla_dqa.layers.scopes import make_mixture
-from nnabla_dqa.layers.tensors import Mixture
 from nnabla_dqa.mixing import MIXING_RULES, MixingRule
+from nnabla_dqa.mixing.mixture import Mixture
 from nnabla_dqa.quantization import Quantizer
 from nnabla_dqa.quantization.base import RowLayout
 from nnabla_dqa.quantization.notation import QuantizerSet, quantizer_set

@@ -76,7 +76,7 @@ def estimate_statistics(
     if not found:
         return {}
     before = {name: v.d.copy() for name, v in program.parameters().items()}
-    with hard("lowest" if select == "target" else select):
+    with hard(select):
         built = program.build(network, batch_size, batch_stat=True, dropout=False)
     moments = [_Moments() for _ in found]
     outputs = list(built.outputs.values())

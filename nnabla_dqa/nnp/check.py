@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
@@ -11,6 +10,8 @@ import numpy as np
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.registry import UnknownTypeError
+from nnabla_dqa._util.renamed import renamed
+from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.export.metadata import (
     DEPLOYED,
     MALFORMED,
@@ -20,7 +21,6 @@ from nnabla_dqa.export.metadata import (
     tensor_name,
 )
 from nnabla_dqa.export.quantizer_info import QuantizerInfo
-from nnabla_dqa.layers.report import format_table
 from nnabla_dqa.nnp.layers import discover
 from nnabla_dqa.nnp_format.archive import Archive
 from nnabla_dqa.quantization import quantizer_from_json
@@ -37,6 +37,7 @@ class CheckedTensor:
     fault: str
 
 
+@renamed(unclaimed="not_quantized")
 @dataclasses.dataclass(frozen=True)
 class Check:
     """What :func:`check_file` found; ``str()`` of it is a table and a verdict.
@@ -54,12 +55,6 @@ class Check:
     def ok(self) -> bool:
         """Whether all is as the file says, and no parameter holds NaN or infinity."""
         return not self.faults
-
-    @property
-    def unclaimed(self) -> Tuple[str, ...]:
-        """Deprecated name of ``not_quantized``."""
-        warnings.warn("Check.unclaimed is called not_quantized now", DeprecationWarning, 2)
-        return self.not_quantized
 
     def __str__(self) -> str:
         head = ("weights", "quantizer", "levels", "distinct values", "on its grid")

@@ -9,11 +9,13 @@ from typing import Dict, Iterable, List, Mapping, Optional, Tuple
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
-from nnabla_dqa.export.deployed import Deployed, Deployment, selection
+from nnabla_dqa._util.renamed import renamed
+from nnabla_dqa.export.deployed import Deployed, Deployment
 from nnabla_dqa.export.metadata import DEPLOYED
 from nnabla_dqa.export.nnp import deployed_of, write_nnp
 from nnabla_dqa.export.tensor import DeployedTensor
 from nnabla_dqa.layers.report import LayerReport, Report
+from nnabla_dqa.layers.scopes import checked_selection
 from nnabla_dqa.nnp.bn_reestimate import estimate_statistics
 from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
 from nnabla_dqa.nnp.fold_bn import fold_deployed
@@ -24,9 +26,9 @@ from nnabla_dqa.nnp.prune import drop_unused, kept
 from nnabla_dqa.nnp.summary import file_report
 from nnabla_dqa.nnp_format.members import NNPError, check_output
 from nnabla_dqa.nnp_format.parameters import Parameter
-from nnabla_dqa.quantization import FullPrecision
 
 
+@renamed(choose="select")
 def deploy_file(
     source: PathLike,
     target: PathLike,
@@ -35,7 +37,6 @@ def deploy_file(
     whole: bool = False,
     allow_untrained: bool = False,
     samples: Optional[Iterable[Mapping[str, np.ndarray]]] = None,
-    choose: Optional[str] = None,
     max_bytes: Optional[int] = None,
 ) -> Deployment:
     """Write a converted NNP with its quantized weights, in standard functions only.
@@ -45,7 +46,6 @@ def deploy_file(
         target: The file to write, replaced atomically if it exists.
         select, fold, whole, allow_untrained, samples: As of
             :func:`deployed_from`, which says what is deployed.
-        choose: Deprecated name of ``select``, with ``"lowest"`` for ``"target"``.
         max_bytes: What ``source`` may unpack to; the default is that of
             :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
 
@@ -53,7 +53,7 @@ def deploy_file(
         NNPError, ValueError: As of :func:`deployed_from`.
         OSError: A file cannot be read or written.
     """
-    select = selection(select, choose)
+    select = checked_selection(select, "deploy")
     _check_options(fold, whole)
     check_output(target, [source])
     file = NetworkFile.read(source, max_bytes)
@@ -93,7 +93,7 @@ def deployed_from(
             parameter), or no network to keep.
         ValueError: ``select`` is something else, or ``fold`` and ``whole`` together.
     """
-    select = selection(select, None)
+    select = checked_selection(select, "deploy")
     _check_options(fold, whole)
     if file.kind == DEPLOYED and fold and select == "target" and samples is None:
         _check_finite(file)
@@ -137,7 +137,9 @@ def _quantized(
     for layer in file.quantized:
         if layer.weight in deployed.parameters:
             row = rows[layer.name]
-            tensor, weights = _tensor(file, layer, row, row.argmax if select == "argmax" else 0)
+            tensor, weights = _tensor(
+                file, layer, row, row.argmax if select == "argmax" else row.target
+            )
             deployed.tensors[layer.weight] = tensor
             deployed.parameters[layer.weight] = Parameter(weights)
     deployed.messages = tuple(messages)
@@ -151,14 +153,15 @@ def _tensor(
     mixture = file.mixtures[layer.name]
     quantizer = mixture.quantizers[index]
     weights = file.archive.parameters[layer.weight].array
-    encoded = None if isinstance(quantizer, FullPrecision) else quantizer.encode(weights)
+    state = file.quantizer_state(layer, index)
+    encoded = None if quantizer.is_float else quantizer.encode(weights, state)
     weights = weights if encoded is None else encoded.decode()
     tensor = DeployedTensor.of(
         layer.weight,
         layer.function,
         quantizer,
         mixture.to_json(),
-        tuple(row.shares),
+        tuple(row.attention),
         weights,
         encoded,
     )

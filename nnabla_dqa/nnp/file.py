@@ -10,15 +10,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._version import __version__
 from nnabla_dqa.export.metadata import DEPLOYED, FORMAT, check_format
 from nnabla_dqa.export.nnp import deployed_of
+from nnabla_dqa.layers.config import CONFIG
 from nnabla_dqa.layers.rules import Assignment
-from nnabla_dqa.layers.tensors import FINGERPRINT, STATE_SCOPE, Mixture
+from nnabla_dqa.layers.tensors import STATE_SCOPE
+from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.nnp.expand import (
     definition_text,
     initial_state,
@@ -81,6 +84,8 @@ class NetworkFile:
                 )
             assigned = {known[weight]: assignment for weight, assignment in found.items()}
         file = cls(archive, layers, skipped, assigned)
+        if file.kind == CONVERTED and archive.metadata and archive.metadata["format"] == 1:
+            file._renew_state()
         file._check_state()
         return file
 
@@ -127,11 +132,10 @@ class NetworkFile:
 
     def converted(self, assigned: Dict[str, Assignment]) -> NetworkFile:
         """A converted form of this float file: shares the weights, adds the layers' state."""
-        from nnabla_dqa import __version__
-
         parameters = dict(self.archive.parameters)
         for layer in self.layers:
-            parameters.update(initial_state(layer, assigned[layer.name].mixture))
+            if is_rewritten(assigned[layer.name].mixture):
+                parameters.update(initial_state(layer, assigned[layer.name].mixture))
         metadata = {
             "format": FORMAT,
             "kind": CONVERTED,
@@ -167,30 +171,57 @@ class NetworkFile:
         archive = dataclasses.replace(self.archive, parameters=parameters)
         return dataclasses.replace(self, archive=archive)
 
+    def _renew_state(self) -> None:
+        """Files of format 1 had the bits and a checksum where the configuration is now."""
+        parameters = self.archive.parameters
+        for layer in self.rewritten:
+            mixture = self.mixtures[layer.name]
+            old = parameters.pop(f"{state_path(layer.weight)}/quantizers", None)
+            bits = [] if old is None else old.array[:-1].tolist()
+            if mixture.is_mixed and bits != [q.bits for q in mixture.quantizers]:
+                raise NNPError(
+                    f"{self.archive.path}: the state of layer {layer.name} is that of other "
+                    f"quantizers than {METADATA} says ({mixture})"
+                )
+            wanted = initial_state(layer, mixture)
+            configs = {k: v for k, v in wanted.items() if k.startswith(_configs(layer))}
+            parameters.update(configs)
+        assert self.archive.metadata is not None
+        self.archive.metadata["format"] = FORMAT
+
     def _check_state(self) -> None:
         """State and metadata must belong together."""
         path, parameters = self.archive.path, self.archive.parameters
-        scopes = set()
-        for layer in self.quantized:
+        known: Set[str] = set()
+        for layer in self.rewritten:
             mixture = self.assigned[layer.name].mixture
-            scopes.add(state_path(layer.weight))
-            for name, (array, _) in initial_state(layer, mixture).items():
+            wanted = initial_state(layer, mixture)
+            known.update(wanted)
+            others = [name for name in parameters if name.startswith(_configs(layer))]
+            if others and not set(others) <= set(wanted):
+                raise NNPError(
+                    f"{path}: the state of layer {layer.name} is that of other quantizers than "
+                    f"{METADATA} says ({mixture})"
+                )
+            for name, (array, _) in wanted.items():
                 found = parameters.get(name)
                 if found is None or found.array.shape != array.shape:
                     raise NNPError(f"{path}: parameter {name} of shape {array.shape} is missing")
-                if name.endswith(f"/{FINGERPRINT}") and not np.array_equal(found.array, array):
-                    raise NNPError(
-                        f"{path}: the state of layer {layer.name} is that of other quantizers than "
-                        f"{METADATA} says ({mixture})"
-                    )
-        for name in parameters:
-            scope, _, entry = name.rpartition("/")
-            is_state = entry in (FINGERPRINT, "alpha") and scope.endswith(STATE_SCOPE)
-            if is_state and scope not in scopes:
-                raise NNPError(
-                    f"{path}: {name} is the state of a layer of which no {METADATA} tells; use a "
-                    f"file made by nnabla-dqa"
-                )
+        foreign = [n for n in parameters if f"{STATE_SCOPE}/{CONFIG}/" in n and n not in known]
+        if foreign:
+            raise NNPError(
+                f"{path}: {foreign[0]} is the state of a layer that {METADATA} does not list; use "
+                f"a file made by nnabla-dqa"
+            )
+
+    def quantizer_state(self, layer: FileLayer, index: int) -> Dict[str, np.ndarray]:
+        """The arrays of one quantizer of a layer, by name."""
+        scope = f"{state_path(layer.weight)}/{index}/"
+        return {
+            name[len(scope) :]: parameter.array
+            for name, parameter in self.archive.parameters.items()
+            if name.startswith(scope)
+        }
 
     @property
     def steps(self) -> int:
@@ -208,6 +239,10 @@ class NetworkFile:
     def rewritten(self) -> List[FileLayer]:
         """The layers whose weights are quantized at all."""
         return [layer for layer in self.quantized if is_rewritten(self.mixtures[layer.name])]
+
+
+def _configs(layer: FileLayer) -> str:
+    return f"{state_path(layer.weight)}/{CONFIG}/"
 
 
 def _assignments(archive: Archive) -> Dict[str, Assignment]:

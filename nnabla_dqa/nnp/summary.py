@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import warnings
 import zipfile
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
@@ -12,12 +11,15 @@ from typing import Any, Dict, List, Mapping, Optional, Tuple
 import nnabla as nn
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._util.renamed import renamed
+from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.export.metadata import DEPLOYED
 from nnabla_dqa.export.nnp import deployed_of
 from nnabla_dqa.export.quantizer_info import FLOAT_BITS
 from nnabla_dqa.export.tensor import DeployedTensor
-from nnabla_dqa.layers.report import LayerReport, format_table, layer_report
+from nnabla_dqa.layers.report import LayerReport, layer_report
 from nnabla_dqa.layers.tensors import STATE_SCOPE
+from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.nnp.expand import state_path
 from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
 from nnabla_dqa.nnp.layers import FileLayer
@@ -48,6 +50,7 @@ class LayerSummary:
     share: float
 
 
+@renamed(untouched="skipped")
 @dataclasses.dataclass(frozen=True)
 class FileSummary:
     """An NNP; ``str()`` of it is a table.
@@ -80,12 +83,6 @@ class FileSummary:
     def packed_bytes(self) -> int:
         """Weights at their bits, everything else as float32."""
         return sum(row.packed_bytes for row in self.layers) + 4 * self.other_parameters
-
-    @property
-    def untouched(self) -> Tuple[str, ...]:
-        """Deprecated name of ``skipped``."""
-        warnings.warn("FileSummary.untouched is called skipped now", DeprecationWarning, 2)
-        return self.skipped
 
     def to_json(self) -> Dict[str, Any]:
         """All of it as JSON values."""
@@ -192,15 +189,14 @@ def file_report(file: NetworkFile, layer: FileLayer) -> LayerReport:
     """The state of one layer of a converted file."""
     mixture = file.mixtures[layer.name]
     scope = state_path(layer.weight)
-    entries = [*mixture.mixing.state(mixture.quantizers), "hard"]
     parameters = file.archive.parameters
     state = {
-        name: nn.Variable.from_numpy_array(parameters[f"{scope}/{name}"].array)
-        for name in (entries if len(mixture.quantizers) > 1 else [])
+        path: nn.Variable.from_numpy_array(parameters[f"{scope}/{path}"].array)
+        for path in mixture.state_layout(layer.shape)
     }
-    shares = mixture.mixing.evaluate(state, len(mixture.quantizers))
-    is_hard = not state or bool(state["hard"].d.any())
-    return layer_report(layer.name, layer.function, layer.shape, mixture, shares, is_hard)
+    attention = mixture.mixing.evaluate(state, len(mixture.quantizers), mixture.target)
+    is_hard = not mixture.is_mixed or bool(state[HARD].d.any())
+    return layer_report(layer.name, layer.function, layer.shape, mixture, attention, is_hard)
 
 
 def _row(
@@ -214,9 +210,9 @@ def _row(
         names, attention = (tensor.quantizer.name,), tensor.attention
     elif file.kind == CONVERTED and layer.name in file.assigned:
         report = file_report(file, layer)
-        target = file.mixtures[layer.name].target
+        target = file.mixtures[layer.name].target_quantizer
         bits, groups = target.bits, RowLayout.of(layer.shape, target.axis).rows
-        rule, names, attention = file.assigned[layer.name].rule, report.quantizers, report.shares
+        rule, names, attention = file.assigned[layer.name].rule, report.quantizers, report.attention
     packed = 4 * layer.size
     if bits < FLOAT_BITS:
         packed = math.ceil(layer.size * bits / 8) + _RANGE_BYTES * groups

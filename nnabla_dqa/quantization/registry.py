@@ -6,10 +6,8 @@ import dataclasses
 import functools
 from typing import Any, Dict, Optional, Tuple, Type
 
-import numpy as np
-
 from nnabla_dqa._util.registry import Registry, UnknownTypeError
-from nnabla_dqa.quantization.base import Encoded, Grid, Quantizer
+from nnabla_dqa.quantization.base import Grid, Quantizer
 from nnabla_dqa.quantization.statistics import Statistics
 
 QUANTIZERS: Registry[Quantizer] = Registry("quantizer", "nnabla_dqa.quantizers")
@@ -25,10 +23,6 @@ class UnknownQuantizer(Quantizer):
     """
 
     def grid(self, statistics: Statistics) -> Grid:
-        """Always raises UnknownTypeError; names the type and how to make it known."""
-        raise UnknownTypeError(self.reason)
-
-    def encode(self, weights: np.ndarray) -> Encoded:
         """Always raises UnknownTypeError; names the type and how to make it known."""
         raise UnknownTypeError(self.reason)
 

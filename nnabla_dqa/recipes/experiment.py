@@ -10,8 +10,7 @@ from typing import Any, Dict, Optional
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.messages import one_line
 from nnabla_dqa.layers.scopes import make_mixture
-from nnabla_dqa.layers.tensors import Mixture
-from nnabla_dqa.mixing import BinaryRelax
+from nnabla_dqa.mixing import BinaryRelax, Mixture
 from nnabla_dqa.quantization.notation import parse_quantizers
 from nnabla_dqa.recipes.checks import (
     RecipeError,
@@ -44,7 +43,7 @@ class Experiment(Settings):
             (:func:`~nnabla_dqa.quantization.notation.parse_quantizers`); None: a float net.
         mixing: ``attention`` (DQA) or ``binary_relax``; one quantizer needs none.
         sync_normalization: Batch statistics over all processes rather than
-            each one's own part of the mini-batch.
+            each one's own part of the mini-batch; needs GPUs and NCCL.
         paper: What is printed for this row: ``{table, accuracy, top5, epochs, seeds}``.
 
     Raises:

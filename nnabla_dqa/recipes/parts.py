@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import math
 import numbers
 from pathlib import Path
 from typing import Any, Optional, Tuple
 
+from nnabla_dqa.data import DataError
+from nnabla_dqa.data.photos.decode_opencv import require_opencv
 from nnabla_dqa.models import MODELS
 from nnabla_dqa.recipes.checks import (
     RecipeError,
@@ -18,7 +19,7 @@ from nnabla_dqa.recipes.checks import (
     check_whole,
 )
 
-READERS = ("pillow", "opencv", "dali", "auto")
+READERS = ("pillow", "opencv", "auto")
 AUGMENTATIONS = ("none", "crop_flip", "random_resized_crop")
 
 
@@ -100,9 +101,9 @@ class ImageRecipe:
             the data's own validation part is not looked at; for choosing a recipe.
         corrupt: Files that are no images: ``error`` or ``skip`` (named and counted), the
             latter with ``random_resized_crop`` only.
-        reader: Of photos, likewise: ``pillow``, ``opencv`` (faster), ``dali`` (NVIDIA's, for GPUs),
-            whose pixels differ a little; ``auto``: DALI where it is installed, else
-            Pillow. A run keeps which one it was.
+        reader: Of photos, likewise: ``pillow`` or ``opencv`` (faster), whose pixels differ a
+            little; ``auto``: OpenCV where it is installed, else Pillow. A run keeps which
+            one it was.
         workers: Threads that read ahead; changes no number.
 
     Raises:
@@ -163,8 +164,11 @@ class ImageRecipe:
         """The recipe with the reader that ``auto`` comes to on this machine."""
         if self.reader != "auto":
             return self
-        found = importlib.util.find_spec("nvidia") and importlib.util.find_spec("nvidia.dali")
-        return dataclasses.replace(self, reader="dali" if found else "pillow")
+        try:
+            require_opencv()
+        except DataError:
+            return dataclasses.replace(self, reader="pillow")
+        return dataclasses.replace(self, reader="opencv")
 
 
 def _three(key: str, value: Any, positive: bool) -> Tuple[float, ...]:

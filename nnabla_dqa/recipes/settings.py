@@ -136,8 +136,8 @@ class Settings:
         """What drives the state of layers that ``mixing`` mixes."""
         steps = self.epochs * steps_per_epoch
         if isinstance(mixing, BinaryRelax):
-            return RelaxSchedule.reaching(steps, steps_per_epoch, hard=self.hard)
-        return TemperatureSchedule(steps, hard=self.hard, **self.temperature)
+            return RelaxSchedule.reaching(steps, steps_per_epoch, hard_fraction=self.hard)
+        return TemperatureSchedule(steps, hard_fraction=self.hard, **self.temperature)
 
     def _check_solver(self) -> None:
         if not isinstance(self.solver, Mapping) or "type" not in self.solver:

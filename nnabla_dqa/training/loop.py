@@ -11,10 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from nnabla_dqa._util.files import PathLike, remove_parts
-from nnabla_dqa.data.iteration import batches_of
 from nnabla_dqa.data.prefetch import Prefetcher
-from nnabla_dqa.layers.tensors import Layer
-from nnabla_dqa.parallel import Communicator, check_equal, critical
+from nnabla_dqa.data.sampler import batches_of
+from nnabla_dqa.distributed import Communicator, check_equal
+from nnabla_dqa.layers.tensors import QuantizedTensor
 from nnabla_dqa.solver.attached import AttachedSolver
 from nnabla_dqa.solver.finite_check import check_arrays
 from nnabla_dqa.training.checkpoint import (
@@ -66,7 +66,6 @@ class Loop:
         self._saved_step = 0
         self._saved_time = time.monotonic()
         self._started = 0.0
-        self._statistics = job.statistics() if job.communicator.size > 1 else []
         self._wishes = nn.NdArray.from_numpy_array(np.zeros(2, np.float32))
         """Whether a process wants to stop, and to save: averaged with the gradients."""
 
@@ -156,7 +155,6 @@ class Loop:
                 if stop:
                     raise StopRequested
         self._check_ranks()
-        self._merge_statistics()
         return self._finished(epoch, first_step, batches)
 
     def _finished(self, epoch: int, first_step: int, batches: Prefetcher[Any]) -> Epoch:
@@ -214,11 +212,6 @@ class Loop:
         named.update({name: v.d for name, v in trained if name not in weights})
         check_equal(self.job.communicator, named)
 
-    def _merge_statistics(self) -> None:
-        """Each process saw a part of every mini-batch; their running statistics are averaged."""
-        if self._statistics:
-            self.job.communicator.average(self._statistics)
-
     def notes(self) -> Dict[str, Any]:
         """Where the training is, as JSON values."""
         scaler = self._update.scaler
@@ -236,7 +229,6 @@ class Loop:
         Raises:
             NonFiniteError: A parameter is NaN or infinite; the last checkpoint is kept.
         """
-        self._merge_statistics()
         comm = self.job.communicator
         hits = comm.gather(self.at.hits)
         self.at.skipped.update(gather_skipped(comm, self.job.data.skipped))
@@ -244,8 +236,10 @@ class Loop:
             arrays = {name: v.d for name, v in self.job.parameters().items()}
             check_arrays(arrays)
             notes = {**self.notes(), "hits": sum(hits)}
-            with critical():
-                write_checkpoint(self.checkpoint, arrays, self.job.solver, notes)
+            write_checkpoint(self.checkpoint, arrays, self.job.solver, notes)
+        # A process that goes on and fails would end the first one while it is writing.
+        # So all of them wait until the file is complete.
+        comm.barrier()
         self._saved_step = self.at.step
         self._saved_time = time.monotonic()
 
@@ -287,7 +281,7 @@ def gather_skipped(communicator: Communicator, skipped: Mapping[str, str]) -> Di
     return {path: why for own in communicator.gather(dict(skipped)) for path, why in own.items()}
 
 
-def _temperature(layers: List[Layer]) -> Optional[float]:
+def _temperature(layers: List[QuantizedTensor]) -> Optional[float]:
     found = next(
         (layer.state["temperature"] for layer in layers if "temperature" in layer.state), None
     )

@@ -14,11 +14,11 @@ import numpy as np
 
 from nnabla_dqa._util.devices import float_context, is_half
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa.distributed import Communicator, SingleProcess, check_equal
 from nnabla_dqa.graph.deploy import deploy
 from nnabla_dqa.graph.save import save_network
 from nnabla_dqa.layers.report import Report, report
 from nnabla_dqa.layers.tensors import AttentionWarning
-from nnabla_dqa.parallel import Alone, Communicator, check_equal
 from nnabla_dqa.recipes.experiment import Experiment
 from nnabla_dqa.training.loop import SAVE_SECONDS, Loop, gather_skipped
 from nnabla_dqa.training.loss_scaler import LossScaler
@@ -82,7 +82,7 @@ def run_experiment(
             TrainingStopped: With one line; the last checkpoint is kept.
     """
     experiment = experiment.resolved()
-    place, comm = RunFolder(folder), communicator or Alone()
+    place, comm = RunFolder(folder), communicator or SingleProcess()
     context = context or nn.get_current_context()
     if resume:
         place.check_same(experiment)

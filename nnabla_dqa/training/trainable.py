@@ -8,9 +8,9 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 import numpy as np
 
 from nnabla_dqa.data import Data
+from nnabla_dqa.distributed import Communicator
 from nnabla_dqa.graph.traverse import LiveGraph
-from nnabla_dqa.layers.tensors import Layer, find_layers
-from nnabla_dqa.parallel import Communicator
+from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.settings import Settings
 from nnabla_dqa.schedules import Schedule
@@ -90,9 +90,9 @@ class Job(abc.ABC):
         return self.steps_per_epoch * self.settings.epochs
 
     @property
-    def layers(self) -> List[Layer]:
+    def layers(self) -> List[QuantizedTensor]:
         """The DQA layers; none for a float network."""
-        return find_layers(self.scope)
+        return find_quantized(self.scope)
 
     @property
     def schedule(self) -> Optional[Schedule]:
@@ -110,7 +110,7 @@ class Job(abc.ABC):
         return schedule.soft_steps < schedule.steps and step >= schedule.soft_steps
 
     def statistics(self) -> List[Any]:
-        """The running statistics of normalization in the graph, which differ between processes."""
+        """The running statistics of batch normalization that training updates."""
         found: Dict[Any, None] = {}
         for function in LiveGraph.of({"loss": self.loss}).functions:
             moving = function.arguments.get("batch_stat", True)

@@ -28,6 +28,7 @@ class Updater:
     def __init__(self, job: Job, scaler: Optional[LossScaler] = None) -> None:
         self.job = job
         self.scaler = scaler
+        self._statistics = job.statistics() if job.communicator.size > 1 else []
         self._release = release_mixtures(job.loss)
 
     def __call__(
@@ -61,7 +62,9 @@ class Updater:
         job.loss.backward(scale, clear_buffer=True, function_post_hook=self._release)
         if comm.size > 1:
             gradients = [v.grad for v in job.solver.get_parameters().values()]
-            comm.average([*gradients, value, shared])
+            # Each process normalized by its own part of the mini-batch. Averaged after every
+            # update, their running statistics are equal whenever they are used or saved.
+            comm.average([*gradients, *self._statistics, value, shared])
         loss = float(value.data)
         if not np.isfinite(loss):
             raise self._not_finite(loss, step)

@@ -38,7 +38,7 @@ class Even(MixingRule):
     def state(self, quantizers):
         return {}
 
-    def shares(self, state, count):
+    def coefficients(self, state, count, target):
         return F.constant(1.0 / count, (1, count))
 
 def broken():

@@ -176,18 +176,18 @@ def test_only_deployed_files_are_read_back(tmp_path):
 def test_former_names_still_work_and_warn(tmp_path):
     inputs, results = live()
     for options in ({"choose": "lowest"}, {"select": "lowest"}, {"choose": "argmax"}):
-        with pytest.warns(DeprecationWarning, match="choose= is called select= now"):
+        with pytest.warns(DeprecationWarning, match="is now called select="):
             made = dqa.deploy(tmp_path / "d.nnp", inputs, results, **options)
         assert made.deployed.select == ("argmax" if "argmax" in options.values() else "target")
-    with pytest.warns(DeprecationWarning, match="choose= is called select= now"):
+    with pytest.warns(DeprecationWarning, match="is now called select="):
         made = deploy_file_of(tmp_path, choose="lowest")
     with pytest.raises(ValueError, match="select='best' is neither"):
         deploy_file_of(tmp_path, select="best")
-    with pytest.warns(DeprecationWarning, match="FileDeployment is called Deployment"):
+    with pytest.warns(DeprecationWarning, match="FileDeployment"):
         assert dqa.FileDeployment is Deployment
     with pytest.warns(DeprecationWarning, match="use its layer, weights and attention"):
         assert made.layers[0].report.name == "c/conv"
-    with pytest.warns(DeprecationWarning, match="called not_quantized now"):
+    with pytest.warns(DeprecationWarning, match="now called Check.not_quantized"):
         assert check_file(tmp_path / "d.nnp").unclaimed == ()
-    with pytest.warns(DeprecationWarning, match="called skipped now"):
+    with pytest.warns(DeprecationWarning, match="now called FileSummary.skipped"):
         assert dqa.summarize(tmp_path / "d.nnp").untouched == ()

@@ -33,7 +33,6 @@ from tests.nnp.networks import (
     train,
 )
 
-HARD = {"target": "lowest", "argmax": "argmax"}
 SETS = ["minmax:2,4,8", "minmax:2,4,8@channel", "sawb:2,4", "bwn/twn/float", "float"]
 PLAIN = """
     import sys
@@ -62,7 +61,7 @@ def plain(folder, file, network, values, batch_size=2):
     return dict(np.load(folder / "out.npz"))
 
 
-def hard_outputs(path, network, values, choose="lowest", batch_size=2):
+def hard_outputs(path, network, values, choose="target", batch_size=2):
     with dqa.hard(choose):
         built = Program(NetworkFile.read(path)).build(network, batch_size)
     return computed(built, values)
@@ -74,6 +73,7 @@ def trained(folder, net=None, quantizers="minmax:2,4,8"):
     return folder / "t.nnp"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", shared_files("01", "14", "20", "22"))
 def test_files_of_others_in_plain_nnabla(path, tmp_path):
     convert_file(path, tmp_path / "c.nnp", "minmax:2,4,8")
@@ -108,7 +108,7 @@ def test_outputs_and_weights_are_those_of_the_chosen_quantizers(quantizers, sele
     file.with_parameters(parameters).save(source)
     result = deploy_file(source, tmp_path / "d.nnp", select=select)
     values = samples(file.network("net"))
-    expected = hard_outputs(source, "net", values, HARD[select])
+    expected = hard_outputs(source, "net", values, select)
     assert_same(outputs(tmp_path / "d.nnp", "net", values), expected)
     archive = Archive.read(tmp_path / "d.nnp")
     for weight, quantizer in wanted.items():
@@ -231,6 +231,7 @@ ODD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::nnabla_dqa.AttentionWarning")
 @pytest.mark.parametrize("quantizers", ["minmax:8", "minmax:2@channel", "sawb:2,8", "twn/float"])
 @pytest.mark.parametrize("case", ODD)

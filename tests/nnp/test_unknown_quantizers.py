@@ -137,10 +137,10 @@ def test_converted_files_are_not_trained_or_deployed(folder):
 
 
 def test_a_stand_in_is_what_it_stands_for_but_for_its_work():
-    data = {"type": "Codebook", "bits": 3, "values": [1.0, [2.0]], "channel_axis": 1}
+    data = {"type": "Codebook", "bits": 3, "values": [1.0, [2.0]], "channel_axis": -1}
     stand_in = quantizer_or_stand_in(data)
     assert isinstance(stand_in, UnknownQuantizer)
-    assert (stand_in.bits, stand_in.axis) == (3, 1)
+    assert (stand_in.bits, stand_in.axis) == (3, -1)
     assert stand_in == quantizer_or_stand_in(data)
     assert hash(stand_in) == hash(quantizer_or_stand_in(data))
     assert stand_in != quantizer_or_stand_in({**data, "bits": 4})

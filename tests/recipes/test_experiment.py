@@ -218,7 +218,7 @@ def test_every_key_is_there_and_none_is_forgotten_on_the_way():
 @pytest.mark.parametrize("augmentation", ["none", "crop_flip"])
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("corrupt", "skip"), ("reader", "opencv"), ("reader", "dali"), ("reader", "auto")],
+    [("corrupt", "skip"), ("reader", "opencv"), ("reader", "auto")],
 )
 def test_keys_of_photos_are_refused_for_other_images(augmentation, key, value):
     data = {"augmentation": augmentation, key: value}

@@ -264,6 +264,7 @@ def test_numbers_of_numpy_are_numbers():
     assert (values["epochs"], values["learning_rate"], values["seed"]) == (3, 0.5, 7)
 
 
+@pytest.mark.slow
 def test_lambda_draws_attention_to_low_bits(tmp_path):
     source, recipe = make(tmp_path, epochs=2)
     total = 36 + 64 * 3

@@ -12,10 +12,10 @@ import numpy as np
 from nnabla_dqa._util.devices import float_context
 from nnabla_dqa.data import DataError
 from nnabla_dqa.data.prefetch import Prefetcher
+from nnabla_dqa.distributed import Communicator, SingleProcess
+from nnabla_dqa.distributed.nccl import synchronized_batch_normalization
 from nnabla_dqa.layers.scopes import hard
 from nnabla_dqa.models import build
-from nnabla_dqa.parallel import Alone, Communicator
-from nnabla_dqa.parallel.opening import is_cuda
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.checks import RecipeError
 from nnabla_dqa.recipes.experiment import Experiment
@@ -48,20 +48,25 @@ class Classifier(Job):
         communicator: The processes that train together; each takes its part
             of every mini-batch.
 
+    With several processes each normalizes by the batch statistics of its own
+    part of the mini-batch. The running statistics are averaged over the
+    processes in every update, so that all have the same parameters.
+    ``sync_normalization`` takes the statistics of the whole mini-batch instead,
+    on GPUs that communicate over NCCL.
+
     Raises:
         DataError: The images cannot be opened, or are not of a fitting shape.
+        ParallelError: ``sync_normalization`` without NCCL.
         RecipeError: The batch size cannot be shared among the processes.
     """
 
     def __init__(self, experiment: Experiment, communicator: Optional[Communicator] = None) -> None:
         self.settings = self.experiment = experiment
-        self.communicator = communicator or Alone()
+        self.communicator = communicator or SingleProcess()
         self.source = experiment.data.source
         self.workers = experiment.data.workers
         size = experiment.model.image_size
-        self.data, self.validation = open_images(
-            experiment.data, size, experiment.seed, _gpu(nn.get_current_context())
-        )
+        self.data, self.validation = open_images(experiment.data, size, experiment.seed)
         self._check_data()
         cpu = all(name.startswith("cpu") for name in nn.get_current_context().backend)
         if experiment.model.channel_last and cpu:
@@ -150,8 +155,6 @@ class Classifier(Job):
     def _normalization(self) -> Any:
         if not self.experiment.sync_normalization or self.communicator.size == 1:
             return None
-        from nnabla_dqa.parallel.batch_normalization import synchronized_batch_normalization
-
         return synchronized_batch_normalization(self.communicator)
 
     def _solver(self) -> Any:
@@ -162,7 +165,7 @@ class Classifier(Job):
             schedule = None
             if len(mixture.quantizers) > 1:
                 schedule = experiment.make_schedule(mixture.mixing, self.steps_per_epoch)
-            solver = attach(solver, schedule, experiment.attention_lr, restart=True)
+            solver = attach(solver, schedule, attention_lr=experiment.attention_lr, restart=True)
         solver.set_parameters(nn.get_parameters())
         return solver
 
@@ -258,11 +261,6 @@ class Classifier(Job):
             "type_config": "half" if half else "float",
             "data": self._fingerprint,
         }
-
-
-def _gpu(context: nn.Context) -> Optional[int]:
-    """The number of the GPU that a context is of, or None."""
-    return int(context.device_id or 0) if is_cuda(context) else None
 
 
 def _ranks(logits: np.ndarray, labels: np.ndarray) -> Tuple[int, int]:

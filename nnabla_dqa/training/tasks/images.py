@@ -10,25 +10,21 @@ import nnabla.parametric_functions as PF
 import numpy as np
 
 from nnabla_dqa.data import Data, DataError, open_data
-from nnabla_dqa.data.augmentation import CropFlip
-from nnabla_dqa.data.dali import DaliPhotos
-from nnabla_dqa.data.folders import SUBSETS, holds_class_folders
+from nnabla_dqa.data.augment import CropFlip
 from nnabla_dqa.data.photos import open_photos
+from nnabla_dqa.data.photos.folders import SUBSETS, holds_class_folders
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.parts import ImageRecipe
 from nnabla_dqa.training.tasks.sources import ARCHIVES
 
 
-def open_images(
-    recipe: ImageRecipe, size: int, seed: int, device: Optional[int] = None
-) -> Tuple[Data, Data]:
+def open_images(recipe: ImageRecipe, size: int, seed: int) -> Tuple[Data, Data]:
     """Training and validation images as a recipe says.
 
     Args:
         recipe: Where they are and what is done to them.
         size: Of photos, in pixels, where the recipe names none.
         seed: Of augmentation and of what is held out.
-        device: The GPU on which DALI decodes; None for the CPU.
 
     Raises:
         DataError: They cannot be opened.
@@ -36,7 +32,7 @@ def open_images(
     photos = recipe.augmentation == "random_resized_crop"
     if photos:
         size = recipe.size or size
-        train = _open_photos(recipe, "train", size, seed, device)
+        train = _open_photos(recipe, "train", size, seed)
     else:
         train = open_data(recipe.source, "train")
         if recipe.augmentation == "crop_flip":
@@ -51,7 +47,7 @@ def open_images(
         # The same part for every seed, so that their scores can be compared.
         train, validation = train.split(recipe.holdout, 0)
     elif photos:
-        validation = _open_photos(recipe, "validation", size, seed, device, classes)
+        validation = _open_photos(recipe, "validation", size, seed, classes)
     else:
         validation = open_data(recipe.source, "validation", classes=classes)
     if recipe.limit is not None:
@@ -82,21 +78,18 @@ def _open_photos(
     subset: str,
     size: int,
     seed: int,
-    device: Optional[int],
     classes: Optional[Tuple[str, ...]] = None,
 ) -> Data:
     recipe = recipe.resolved()
-    dali = recipe.reader == "dali"
-    photos = open_photos(
+    return open_photos(
         recipe.source,
         subset,
         size,
         seed,
         corrupt=recipe.corrupt,
         classes=classes,
-        reader="pillow" if dali else recipe.reader,
+        decoder=recipe.reader,
     )
-    return DaliPhotos(photos, device, max(1, recipe.workers)) if dali else photos
 
 
 def normalized(x: Variable, mean: Tuple[float, ...], std: Tuple[float, ...], axis: int) -> Variable:

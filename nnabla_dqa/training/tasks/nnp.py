@@ -13,6 +13,7 @@ import numpy as np
 from nnabla_dqa._util.devices import float_context
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.data import DataError
+from nnabla_dqa.distributed import SingleProcess
 from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.layers.report import report
 from nnabla_dqa.layers.tensors import AttentionWarning
@@ -20,7 +21,6 @@ from nnabla_dqa.mixing import BinaryRelax
 from nnabla_dqa.nnp.bn_reestimate import estimate_statistics
 from nnabla_dqa.nnp.live import Program
 from nnabla_dqa.nnp_format.members import check_output
-from nnabla_dqa.parallel import Alone
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import Recipe
 from nnabla_dqa.regularization import regularizer, total_weights
@@ -102,7 +102,7 @@ def train(
 class _FileJob(Job):
     def __init__(self, source: PathLike, recipe: Recipe, target: PathLike) -> None:
         self.settings = self.recipe = recipe
-        self.communicator = Alone()
+        self.communicator = SingleProcess()
         used = [source, recipe.data.train, recipe.data.validation, recipe.teacher]
         self.target = check_output(target, [path for path in used if path is not None])
         self.file = read_trainable(source)
@@ -131,7 +131,7 @@ class _FileJob(Job):
         solver = attach(
             self.recipe.make_solver(),
             schedule_of(self.file, self.recipe, self.steps_per_epoch),
-            self.recipe.attention_lr,
+            attention_lr=self.recipe.attention_lr,
             restart=True,
         )
         used = LiveGraph.of({"loss": self.loss}).leaves
