@@ -14,6 +14,7 @@ PACKAGE = Path(nnabla_dqa.__file__).parent
 # Bottom to top: a room imports from those before it. The package's own __init__ is above all.
 ROOMS = (
     *("_version", "_util", "quantization", "schedules", "mixing", "backends", "layers"),
+    *("nnp_format", "export"),
     *("parametric_functions", "regularization", "solver", "graph", "nnp", "data", "distributed"),
     *("models", "recipes", "training", "reporting", "commands", "cli", "__main__"),
 )
