@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Dict, Mapping, Sequence, Tuple, Union
+from typing import Any, ClassVar, Dict, Mapping, Optional, Sequence, Tuple, Union
 
 import nnabla.functions as F
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from nnabla_dqa.mixing.base import MixingRule, StateEntry
 from nnabla_dqa.quantization import Quantizer
 from nnabla_dqa.quantization.graph_ops import Variable, detach
+from nnabla_dqa.schedules import Schedule, TemperatureSchedule
 
 _NORMALIZE = ("std", "detached_std", "project", "none")
 _INIT = ("eq14", "inverse_bits", "uniform")
@@ -45,6 +46,8 @@ class Attention(MixingRule):
     """
 
     negligible: ClassVar[float] = 1e-6
+    penalised: ClassVar[bool] = True
+    label: ClassVar[str] = "DQA"
 
     init: Union[str, Tuple[float, ...]] = "eq14"
     normalize: str = "std"
@@ -69,6 +72,11 @@ class Attention(MixingRule):
             raise ValueError(
                 f"Attention: start_temperature={self.start_temperature!r} is not a number above 0"
             )
+
+    def default_schedule(
+        self, steps: int, steps_per_epoch: int, hard_fraction: float, **options: float
+    ) -> Optional[Schedule]:
+        return TemperatureSchedule(steps, hard=hard_fraction, **options)
 
     def check(self, quantizers: Sequence[Quantizer]) -> str:
         count = len(quantizers)

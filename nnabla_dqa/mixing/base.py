@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
-from typing import Any, ClassVar, Dict, Mapping, NamedTuple, Sequence
+from typing import Any, ClassVar, Dict, Mapping, NamedTuple, Optional, Sequence
 
 import nnabla as nn
 import numpy as np
@@ -12,6 +12,7 @@ import numpy as np
 from nnabla_dqa._util.registry import to_json
 from nnabla_dqa.quantization import Quantizer
 from nnabla_dqa.quantization.graph_ops import Variable
+from nnabla_dqa.schedules import Schedule
 
 
 class StateEntry(NamedTuple):
@@ -35,6 +36,25 @@ class MixingRule(abc.ABC):
     Right only where the gradient of a share is proportional to the share, as
     softmax's is, or where nothing is learned.
     """
+
+    penalised: ClassVar[bool] = False
+    """Whether the bit-width regularizer (DQA eq. 6) acts on layers that this rule mixes."""
+
+    label: ClassVar[str] = ""
+    """What tables call a training with this rule, such as ``"DQA"``."""
+
+    def default_schedule(
+        self, steps: int, steps_per_epoch: int, hard_fraction: float, **options: float
+    ) -> Optional[Schedule]:
+        """What drives the arrays of :meth:`state` in training; None: nothing has to.
+
+        Args:
+            steps: Mini-batches of the whole training.
+            steps_per_epoch: Mini-batches of one epoch.
+            hard_fraction: The last part of the steps, with the target quantizer alone.
+            **options: ``start`` and ``end`` of the temperature, for rules that have one.
+        """
+        return None
 
     @abc.abstractmethod
     def state(self, quantizers: Sequence[Quantizer]) -> Dict[str, StateEntry]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Dict, Mapping, Sequence
+from typing import ClassVar, Dict, Mapping, Optional, Sequence
 
 import nnabla.functions as F
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from nnabla_dqa.mixing.base import MixingRule, StateEntry
 from nnabla_dqa.quantization import Quantizer
 from nnabla_dqa.quantization.graph_ops import Variable
+from nnabla_dqa.schedules import RelaxSchedule, Schedule
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,6 +24,12 @@ class BinaryRelax(MixingRule):
     """
 
     negligible: ClassVar[float] = 1e-6
+    label: ClassVar[str] = "Binary-Relax"
+
+    def default_schedule(
+        self, steps: int, steps_per_epoch: int, hard_fraction: float, **options: float
+    ) -> Optional[Schedule]:
+        return RelaxSchedule.reaching(steps, steps_per_epoch, hard=hard_fraction)
 
     def state(self, quantizers: Sequence[Quantizer]) -> Dict[str, StateEntry]:
         if len(quantizers) == 1:

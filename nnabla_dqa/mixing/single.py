@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Dict, Mapping, Sequence
+from typing import ClassVar, Dict, Mapping, Sequence
 
 from nnabla_dqa.mixing.base import MixingRule, StateEntry
 from nnabla_dqa.quantization import Quantizer
@@ -13,6 +13,8 @@ from nnabla_dqa.quantization.graph_ops import Variable
 @dataclasses.dataclass(frozen=True)
 class Single(MixingRule):
     """``a = 1`` for the only quantizer; refuses more than one."""
+
+    label: ClassVar[str] = "Plain"
 
     def check(self, quantizers: Sequence[Quantizer]) -> str:
         if len(quantizers) != 1:
