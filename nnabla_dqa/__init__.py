@@ -45,8 +45,8 @@ if TYPE_CHECKING:
     from nnabla_dqa.nnp.summary import FileSummary, summarize
     from nnabla_dqa.recipes.recipe import DataRecipe, Recipe, RecipeError
     from nnabla_dqa.training.result import Epoch, Training, TrainingStopped
-    from nnabla_dqa.training.tasks.evaluation import Score, evaluate_file
-    from nnabla_dqa.training.tasks.nnp import train
+    from nnabla_dqa.training.run import train
+    from nnabla_dqa.training.tasks.file_scores import Score, evaluate_file
 
 __version__ = "0.1.0"
 
@@ -66,9 +66,9 @@ _LATER = {
     "convert": "nnabla_dqa.graph.convert",
     "Rule": "nnabla_dqa.layers.rules",
     "Rules": "nnabla_dqa.layers.rules",
-    "Score": "nnabla_dqa.training.tasks.evaluation",
-    "evaluate_file": "nnabla_dqa.training.tasks.evaluation",
-    "train": "nnabla_dqa.training.tasks.nnp",
+    "Score": "nnabla_dqa.training.tasks.file_scores",
+    "evaluate_file": "nnabla_dqa.training.tasks.file_scores",
+    "train": "nnabla_dqa.training.run",
     "Epoch": "nnabla_dqa.training.result",
     "Training": "nnabla_dqa.training.result",
     "TrainingStopped": "nnabla_dqa.training.result",

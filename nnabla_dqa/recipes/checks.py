@@ -2,15 +2,51 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
+import difflib
 import math
 import numbers
 import re
 from collections.abc import Mapping
-from typing import Any, Iterable, Optional, Tuple
+from pathlib import Path
+from typing import Any, Callable, Iterable, Optional
+
+Check = Callable[[str, Any], Any]
+"""``check(key, value)``: the value as the field holds it; raises RecipeError."""
 
 
 class RecipeError(ValueError):
     """A recipe has an unknown key or a value that is not allowed; the message says which."""
+
+
+def option(check: Check, default: Any = dataclasses.MISSING, key: str = "") -> Any:
+    """A field of a frozen dataclass whose values pass ``check``; without a default it is required.
+
+    Args:
+        check: Not asked about None where that is the default.
+        default: A mapping is copied for each instance.
+        key: What recipes call the field, if not by its name.
+    """
+    metadata = {"check": check, "key": key}
+    if isinstance(default, dict):
+        factory = lambda: copy.deepcopy(default)  # noqa: E731
+        return dataclasses.field(default_factory=factory, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def key_of(field: Any) -> str:
+    """What recipes call a field made by :func:`option`."""
+    return str(field.metadata["key"] or field.name)
+
+
+def check_fields(instance: Any, prefix: str = "") -> None:
+    """Check all fields of a dataclass that is being made; they get what their checks return."""
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if value is not None or field.default is not None:
+            value = field.metadata["check"](prefix + key_of(field), value)
+            object.__setattr__(instance, field.name, value)
 
 
 def check_mapping(where: str, content: Any, allowed: Iterable[str], required: str = "") -> None:
@@ -20,41 +56,112 @@ def check_mapping(where: str, content: Any, allowed: Iterable[str], required: st
         raise RecipeError(f"{where} must be a mapping with the keys {', '.join(allowed)}")
     for key in content:
         if key not in allowed:
-            raise RecipeError(f"{where}: unknown key {key!r}; allowed: {', '.join(allowed)}")
+            near = difflib.get_close_matches(str(key), allowed, 1)
+            hint = f", did you mean {near[0]!r}?" if near else ";"
+            raise RecipeError(f"{where}: unknown key {key!r}{hint} allowed: {', '.join(allowed)}")
     if required and required not in content:
         raise RecipeError(f"{where}: key {required!r} is missing")
 
 
-def check_whole(key: str, value: Any, least: int) -> int:
-    """``value`` as an int, if it is a whole number from ``least`` on."""
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < least:
-        raise RecipeError(f"key {key!r} must be a whole number from {least} on; got {value!r}")
-    return int(value)
+def must_be(what: str, key: str, value: Any) -> RecipeError:
+    """The error for a value that is not what the key takes."""
+    return RecipeError(f"key {key!r} must be {what}; got {value!r}")
 
 
-def check_number(key: str, value: Any, above: Optional[float] = None) -> float:
-    """``value`` as a float, if it is finite and above ``above``, or >= 0 if that is None."""
-    try:
-        number = float(value) if isinstance(value, numbers.Real) else math.nan
-    except OverflowError:
-        number = math.inf
-    ok = math.isfinite(number) and not isinstance(value, bool)
-    if not ok or (number <= above if above is not None else number < 0):
-        kind = "above 0" if above is not None else ">= 0"
-        raise RecipeError(f"key {key!r} must be a number {kind}; got {value!r}")
-    return number
+def whole(least: int, most: Optional[int] = None) -> Check:
+    """A whole number from ``least``, to ``most`` if that is given."""
+    what = f"a whole number from {least} " + ("on" if most is None else f"to {most}")
+
+    def check(key: str, value: Any) -> int:
+        good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+        if not good or value < least or (most is not None and value > most):
+            raise must_be(what, key, value)
+        return int(value)
+
+    return check
 
 
-def check_text(key: str, value: Any) -> None:
-    """Raise RecipeError unless ``value`` is text or None."""
-    if value is not None and not isinstance(value, str):
-        raise RecipeError(f"key {key!r} must be text; got {value!r}")
+def number(above: Optional[float] = None, below: Optional[float] = None) -> Check:
+    """A finite number above ``above``, or >= 0 if that is None; below ``below``."""
+    what = "a number >= 0" if above is None else f"a number above {above:g}"
+    what += "" if below is None else f" and below {below:g}"
+
+    def check(key: str, value: Any) -> float:
+        try:
+            result = float(value) if isinstance(value, numbers.Real) else math.nan
+        except OverflowError:
+            result = math.inf
+        good = math.isfinite(result) and not isinstance(value, bool)
+        good = good and (result >= 0 if above is None else result > above)
+        if not good or (below is not None and result >= below):
+            raise must_be(what, key, value)
+        return result
+
+    return check
 
 
-def check_one_of(key: str, value: Any, allowed: Tuple[str, ...]) -> None:
-    """Raise RecipeError unless ``value`` is one of ``allowed``."""
-    if value not in allowed:
-        raise RecipeError(f"key {key!r} must be one of {', '.join(allowed)}; got {value!r}")
+def three(positive: bool) -> Check:
+    """Three finite numbers, one for each colour."""
+    what = "three numbers" + (" above 0" if positive else "")
+
+    def check(key: str, value: Any) -> Any:
+        good = isinstance(value, (list, tuple)) and len(value) == 3
+        good = good and all(isinstance(v, numbers.Real) and math.isfinite(v) for v in value)
+        if not good or (positive and min(value) <= 0):
+            raise must_be(what, key, value)
+        return tuple(float(v) for v in value)
+
+    return check
+
+
+def one_of(*allowed: str) -> Check:
+    """One of some words."""
+
+    def check(key: str, value: Any) -> Any:
+        if not isinstance(value, str) or value not in allowed:
+            raise must_be(f"one of {', '.join(allowed)}", key, value)
+        return value
+
+    return check
+
+
+def text(key: str, value: Any) -> str:
+    """Text, or a path."""
+    if not isinstance(value, (str, Path)):
+        raise must_be("text", key, value)
+    return str(value)
+
+
+def flag(key: str, value: Any) -> bool:
+    """True or false."""
+    if not isinstance(value, bool):
+        raise must_be("true or false", key, value)
+    return value
+
+
+def numbers_by_name(*allowed: str, above: Optional[float] = None) -> Check:
+    """A mapping from some of the allowed names to numbers."""
+
+    def check(key: str, value: Any) -> Any:
+        check_mapping(f"key {key!r}", value, allowed)
+        return {name: number(above)(f"{key}.{name}", entry) for name, entry in value.items()}
+
+    return check
+
+
+def part(kind: Any, required: str) -> Check:
+    """A ``kind`` of dataclass, a mapping of its keys, or just the value of the required one."""
+
+    def check(key: str, value: Any) -> Any:
+        if isinstance(value, kind):
+            return value
+        if isinstance(value, (str, Path)):
+            value = {required: str(value)}
+        keys = [key_of(field) for field in dataclasses.fields(kind)]
+        check_mapping(f"key {key!r}", value, keys, required=required)
+        return kind(**value)
+
+    return check
 
 
 def with_numbers(value: Any) -> Any:

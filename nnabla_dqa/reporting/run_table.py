@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.layers.report import format_table
-from nnabla_dqa.recipes.experiment import Experiment
+from nnabla_dqa.recipes.recipe import Recipe
 from nnabla_dqa.reporting.runs import Run, Unfinished, read_runs
 
 MARKS = {
@@ -36,7 +36,7 @@ class Row:
     runs: Tuple[Run, ...]
 
     @property
-    def recipe(self) -> Experiment:
+    def recipe(self) -> Recipe:
         """That of the first run."""
         return self.runs[0].recipe
 
@@ -76,6 +76,7 @@ class Row:
         mixed = mixture is not None and len(mixture.quantizers) > 1
         table = int(paper.get("table", 0))
         model = recipe.model
+        assert model is not None
         images = _IMAGES.get(table)
         holds = {
             "e": recipe.epochs < paper.get("epochs", 0),
@@ -88,7 +89,7 @@ class Row:
             or data.size not in (None, model.image_size)
             or any(run.validation_images != (images or run.validation_images) for run in self.runs),
             "r": bool(paper)
-            and ((mixed and recipe.hard > 0) or any(run.half for run in self.runs)),
+            and ((mixed and recipe.hard_fraction > 0) or any(run.half for run in self.runs)),
         }
         return "".join(mark for mark, is_so in holds.items() if is_so)
 
@@ -96,7 +97,7 @@ class Row:
         """The cells that say what was run: data set to epochs."""
         recipe, printed = self.recipe, self.paper.get("epochs")
         return (
-            _data_set(recipe.data.source),
+            _data_set(recipe.data.train),
             _model(recipe),
             recipe.method,
             recipe.quantizers or "-",
@@ -112,7 +113,7 @@ class Row:
             "model": model,
             "method": method,
             "quantizers": self.recipe.quantizers,
-            "lambda": self.recipe.lambda_ if method == "DQA" else None,
+            "lambda": self.recipe.strength if method == "DQA" else None,
             "epochs": self.recipe.epochs,
             "seeds": [run.recipe.seed for run in self.runs],
             "accuracy": self.accuracy,
@@ -247,14 +248,15 @@ def _data_set(source: str) -> str:
     return f"CIFAR-{cifar[1]}" if cifar else name
 
 
-def _model(recipe: Experiment) -> str:
+def _model(recipe: Recipe) -> str:
     model, size = recipe.model, recipe.data.size
+    assert model is not None
     stem = f" stem/{model.stem_stride}" if model.stem_stride > 1 else ""
     width = f" x{model.width:g}" if model.width != 1 else ""
     return model.name + width + stem + (f" at {size}" if size else "")
 
 
-def _strength(recipe: Experiment) -> str:
-    if recipe.method != "DQA" or recipe.lambda_ is None:
+def _strength(recipe: Recipe) -> str:
+    if recipe.method != "DQA" or recipe.strength is None:
         return "-"
-    return f"{recipe.lambda_:g}"
+    return f"{recipe.strength:g}"

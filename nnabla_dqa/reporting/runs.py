@@ -14,8 +14,7 @@ import nnabla as nn
 from nnabla_dqa._util.devices import is_half
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.messages import one_line
-from nnabla_dqa.recipes.checks import RecipeError
-from nnabla_dqa.recipes.experiment import Experiment
+from nnabla_dqa.recipes.recipe import Recipe, RecipeError
 from nnabla_dqa.training.checkpoint import read_checkpoint
 from nnabla_dqa.training.run_folder import RECIPE, RESULT, RunError, RunFolder
 
@@ -36,7 +35,7 @@ class Run:
     """
 
     folder: Path
-    recipe: Experiment
+    recipe: Recipe
     accuracy: float
     top5: Optional[float]
     validation_images: int
@@ -101,7 +100,7 @@ def _folders(paths: Iterable[PathLike]) -> List[Path]:
 def _read(place: RunFolder) -> Any:
     if place.result.is_file():
         return _finished(place, place.results())
-    epochs, done = place.experiment().epochs, 0
+    epochs, done = place.read_recipe().epochs, 0
     if place.checkpoint.exists():
         notes = read_checkpoint(place.checkpoint).notes
         if not isinstance(notes.get("epochs"), list):
@@ -112,10 +111,13 @@ def _read(place: RunFolder) -> Any:
 
 def _finished(place: RunFolder, result: Any) -> Run:
     try:
+        recipe = Recipe.from_mapping(result["recipe"])
+        if recipe.model is None:
+            raise ValueError("trains an NNP; tables are of models")
         starts = [start["context"] for start in result["starts"]]
         return Run(
             place.path,
-            Experiment.from_mapping(result["recipe"]),
+            recipe,
             _percent(result, "accuracy"),
             None if result["top5"] is None else _percent(result, "top5"),
             int(result["validation_images"]),
