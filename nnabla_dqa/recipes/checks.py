@@ -16,6 +16,14 @@ Check = Callable[[str, Any], Any]
 """``check(key, value)``: the value as the field holds it; raises RecipeError."""
 
 
+RENAMED = {
+    "hard": ", it is called 'hard_fraction' now;",
+    "source": ", it is called 'train' now, and recipes that had it need preset: paper-cifar;",
+    "augmentation": ", it is called 'augment' now;",
+}
+"""What became of keys that earlier versions had."""
+
+
 class RecipeError(ValueError):
     """A recipe has an unknown key or a value that is not allowed; the message says which."""
 
@@ -58,6 +66,7 @@ def check_mapping(where: str, content: Any, allowed: Iterable[str], required: st
         if key not in allowed:
             near = difflib.get_close_matches(str(key), allowed, 1)
             hint = f", did you mean {near[0]!r}?" if near else ";"
+            hint = RENAMED.get(key, hint)
             raise RecipeError(f"{where}: unknown key {key!r}{hint} allowed: {', '.join(allowed)}")
     if required and required not in content:
         raise RecipeError(f"{where}: key {required!r} is missing")

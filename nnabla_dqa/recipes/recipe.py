@@ -43,7 +43,6 @@ from nnabla_dqa.recipes.yaml_files import (
     placed,
     read_recipe,
     spelled_out,
-    with_new_names,
 )
 
 __all__ = ["LOSSES", "LR_SCHEDULES", "DataRecipe", "ModelRecipe", "Recipe", "RecipeError"]
@@ -63,6 +62,7 @@ _RATES = ("lr", "alpha", "eta")
 _NO_SOLVERS = ("OrderedDict", "Solver", "SolverState")
 _OF_NNP = ("output", "train_network", "data.image_shape")
 _OF_MODEL = ("sync_normalization", "data.mean", "data.std")
+_QUANTIZATION = ("quantizers", "rules", "mixing")
 _OLD_NAMES = {"hard": "hard_fraction", "lambda_": "strength"}
 
 
@@ -94,7 +94,8 @@ def _made(solver: Mapping[str, Any], learning_rate: float) -> Any:
 
 def _network(key: str, value: Any) -> str:
     if not is_nnp(value):
-        raise must_be("an .nnp file", key, value)
+        what = "an .nnp file (a network inside it is named by 'train_network')"
+        raise must_be(what, key, value)
     return str(value)
 
 
@@ -213,7 +214,8 @@ class Recipe:
         try:
             self.mixture()
         except (ValueError, AttributeError, TypeError) as error:
-            raise RecipeError(f"key 'quantizers': {one_line(error)}") from None
+            keys = [key for key in _QUANTIZATION if getattr(self, key) is not None]
+            raise RecipeError(f"key {' and '.join(map(repr, keys))}: {one_line(error)}") from None
 
     def _check_kind(self) -> None:
         """Raise RecipeError for keys that what is trained does not have."""
@@ -234,12 +236,9 @@ class Recipe:
     @property
     def quantization(self) -> Optional[Rules]:
         """The quantizers of the layers, by rules; None if the recipe names none."""
-        keys = {"quantizers": self.quantizers, "rules": self.rules, "mixing": self.mixing}
-        given = {key: value for key, value in keys.items() if value is not None}
-        if self.quantizers is None and not self.rules:
-            Rules.from_mapping(given)
-            return None
-        return Rules.from_mapping(given)
+        keys = {key: getattr(self, key) for key in _QUANTIZATION}
+        rules = Rules.from_mapping({key: v for key, v in keys.items() if v is not None})
+        return None if self.quantizers is None and not self.rules else rules
 
     def mixture(self) -> Optional[Mixture]:
         """What the layers that no rule names mix; None for a float net."""
@@ -268,7 +267,7 @@ class Recipe:
             RecipeError: Names the key and what is allowed.
         """
         if isinstance(content, Mapping):
-            content = with_new_names(spelled_out(content))
+            content = spelled_out(content)
         check_mapping("a recipe", content, [*cls.keys(), "preset"], required="data")
         content = with_numbers(content)
         if "preset" in content:
@@ -292,7 +291,9 @@ class Recipe:
             RecipeError: Not YAML, an unknown key, or a value that is not allowed.
             OSError: The file cannot be read.
         """
-        content = merged(read_recipe(path), placed(spelled_out(changes or {}), os.getcwd()))
+        content = read_recipe(path)
+        if isinstance(content, Mapping):
+            content = merged(content, placed(spelled_out(changes or {}), os.getcwd()))
         try:
             return cls.from_mapping(content)
         except RecipeError as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Dict
@@ -62,11 +61,7 @@ def placed(content: Mapping[str, Any], folder: PathLike) -> Dict[str, Any]:
         return os.path.abspath(os.path.join(folder, os.path.expanduser(value)))
 
     result = dict(content)
-    # A network that is no file is one inside the file that is trained: an old key.
-    if is_nnp(result.get("network")):
-        result["network"] = place(result["network"])
-    if "teacher" in result:
-        result["teacher"] = place(result["teacher"])
+    result.update({key: place(result[key]) for key in ("network", "teacher") if key in result})
     if isinstance(result.get("data"), Mapping):
         result["data"] = {
             key: place(value) if key in ("train", "validation") else value
@@ -93,34 +88,3 @@ def merged(below: Any, above: Any) -> Any:
     for key, value in above.items():
         result[key] = merged(result[key], value) if key in result else value
     return result
-
-
-def with_new_names(content: Mapping[str, Any]) -> Dict[str, Any]:
-    """``content`` with keys of earlier versions under their present names.
-
-    Warns:
-        DeprecationWarning: For each of them.
-    """
-    result = dict(content)
-    if "hard" in result:
-        _warn("hard", "hard_fraction")
-        result["hard_fraction"] = result.pop("hard")
-    if isinstance(result.get("network"), str) and not is_nnp(result["network"]):
-        _warn("network", "train_network", ", and 'network' names the NNP")
-        result["train_network"] = result.pop("network")
-    data = result.get("data")
-    if not isinstance(data, Mapping):
-        return result
-    data = result["data"] = dict(data)
-    if "augmentation" in data:
-        _warn("data.augmentation", "data.augment")
-        data["augment"] = data.pop("augmentation")
-    if "source" in data:
-        _warn("data.source", "data.train", "; its defaults are those of preset: paper-cifar")
-        data["train"] = data.pop("source")
-        result.setdefault("preset", "paper-cifar")
-    return result
-
-
-def _warn(old: str, new: str, more: str = "") -> None:
-    warnings.warn(f"key {old!r} is called {new!r} now{more}", DeprecationWarning, stacklevel=5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
+import nnabla as nn
 import numpy as np
 
 from nnabla_dqa.data import Data
@@ -64,9 +65,10 @@ class Trainable(abc.ABC):
     def evaluate(self) -> Scores:
         """Scores over the validation data of all processes."""
 
-    @abc.abstractmethod
     def parameters(self) -> Dict[str, Variable]:
         """All parameters by name, of state too: what a checkpoint holds."""
+        with nn.parameter_scope("", self.scope):
+            return dict(nn.get_parameters(grad_only=False))
 
     @abc.abstractmethod
     def identity(self) -> Dict[str, Any]:

@@ -63,7 +63,7 @@ def test_the_checkpoint_of_two_goes_on_with_one_and_with_four(alone, tmp_path):
 
 def test_a_signal_to_one_process_between_epochs_stops_both(tmp_path):
     stopped = start(2, "between", tmp_path)
-    assert "TrainingStopped: stopped after 5 of 50 updates; 5 kept" in stopped.stderr
+    assert "TrainingStopped: stopped after 5 of 50 steps; 5 kept" in stopped.stderr
     assert read_checkpoint(tmp_path / "checkpoint").notes["step"] == 5
 
 

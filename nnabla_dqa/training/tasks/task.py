@@ -213,10 +213,6 @@ class Task(Trainable):
             feeds, output = self.network.to_estimate(self.data.shapes, size)
         estimate(output, feeds, map(self.data.batch, rows))
 
-    def parameters(self) -> Dict[str, Variable]:
-        with nn.parameter_scope("", self.scope):
-            return dict(nn.get_parameters(grad_only=False))
-
     def identity(self) -> Dict[str, Any]:
         context = nn.get_current_context()
         half = context.backend != float_context(context).backend

@@ -1,4 +1,4 @@
-"""Which library reads an experiment's photos."""
+"""Which library reads photos."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from nnabla_dqa.recipes.checks import RecipeError
-from nnabla_dqa.recipes.parts import ImageRecipe
-from nnabla_dqa.training.tasks import images
+from nnabla_dqa.recipes.parts import DataRecipe
+from nnabla_dqa.training.tasks import sources
 
 
 @pytest.mark.parametrize("options", [{}, {"reader": "opencv"}])
@@ -20,20 +20,18 @@ def test_reader_of_both_subsets(tmp_path, monkeypatch, options, holdout):
         for i in range(4):
             Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(place / f"{i}.png")
     readers = []
-    own = images.open_photos
+    own = sources.open_photos
 
     def open_photos(*arguments, reader, **others):
         readers.append(reader)
         return own(*arguments, **others)
 
-    monkeypatch.setattr(images, "open_photos", open_photos)
-    recipe = ImageRecipe(
-        str(tmp_path), augmentation="random_resized_crop", holdout=holdout, **options
-    )
-    images.open_images(recipe, 8, 0)
+    monkeypatch.setattr(sources, "open_photos", open_photos)
+    recipe = DataRecipe(str(tmp_path), augment="random_resized_crop", holdout=holdout, **options)
+    sources.open_sources(recipe, 8)
     assert readers == [options.get("reader", "pillow")] * (1 if holdout else 2)
 
 
 def test_no_other_reader():
     with pytest.raises(RecipeError, match=r"data\.reader.*'cv2'"):
-        ImageRecipe("folder", reader="cv2")
+        DataRecipe("folder", reader="cv2")
