@@ -69,7 +69,6 @@ class Loop:
         self._saved_time = time.monotonic()
         self._started = 0.0
         self._on_step: OnStep = None
-        self._statistics = trainable.statistics() if trainable.communicator.size > 1 else []
         self._requests = nn.NdArray.from_numpy_array(np.zeros(2, np.float32))
         """Whether a process wants to stop, and to save: averaged with the gradients."""
 
@@ -162,7 +161,6 @@ class Loop:
                 if stop:
                     raise StopRequested
         self._check_ranks()
-        self._merge_statistics()
         return self._finished(epoch, first_step, batches)
 
     def _finished(self, epoch: int, first_step: int, batches: Prefetcher[Any]) -> Epoch:
@@ -220,11 +218,6 @@ class Loop:
         named.update({name: v.d for name, v in trained if name not in weights})
         check_equal(self.trainable.communicator, named)
 
-    def _merge_statistics(self) -> None:
-        """Each process saw a part of every mini-batch; their running statistics are averaged."""
-        if self._statistics:
-            self.trainable.communicator.average(self._statistics)
-
     def metadata(self) -> Dict[str, Any]:
         """Where the training is, as JSON values."""
         scaler = self._update.scaler
@@ -242,7 +235,6 @@ class Loop:
         Raises:
             NonFiniteError: A parameter is NaN or infinite; the last checkpoint is kept.
         """
-        self._merge_statistics()
         comm = self.trainable.communicator
         correct = comm.gather(self.at.correct)
         self.at.skipped.update(gather_skipped(comm, self.trainable.data.skipped))

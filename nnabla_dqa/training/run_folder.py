@@ -100,6 +100,7 @@ class RunFolder:
 
     def check_seen(self, communicator: Communicator) -> None:
         """Raise RunError unless all processes see the folder: they read what one of them wrote."""
+        communicator.barrier()
         seen = communicator.gather(self.recipe.is_file())
         if not all(seen):
             raise RunError(

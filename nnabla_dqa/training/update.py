@@ -29,6 +29,7 @@ class Updater:
         self.trainable = trainable
         self.scaler = scaler
         self._release = release_mixtures(trainable.loss)
+        self._statistics = trainable.statistics()
 
     def __call__(
         self, batch: Mapping[str, np.ndarray], rate: float, step: int, shared: nn.NdArray
@@ -62,7 +63,9 @@ class Updater:
         trainable.loss.backward(scale, clear_buffer=True, function_post_hook=self._release)
         if comm.size > 1:
             gradients = [v.grad for v in trainable.solver.get_parameters().values()]
-            comm.average([*gradients, value, shared])
+            # Each process has seen a part of the mini-batch. Averaged in every step, running
+            # statistics do not depend on when a checkpoint was written.
+            comm.average([*self._statistics, *gradients, value, shared])
         loss = float(value.data)
         if not np.isfinite(loss):
             raise self._not_finite(loss, step)

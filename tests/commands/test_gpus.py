@@ -104,7 +104,7 @@ def test_a_training_checks_its_gpus(tmp_path, monkeypatch, capsys):
     def refuse(communicator, context):
         raise ParallelError(f"both on {context.backend[0]}")
 
-    module = "nnabla_dqa.commands.train_experiment"
+    module = "nnabla_dqa.commands.train"
     monkeypatch.setattr(f"{module}.make_context", lambda *_, **__: nn.Context(["cuda:float"]))
     monkeypatch.setattr(f"{module}.check_own_gpu", refuse)
     assert main([*start, "--context", "cuda", "--device", "1"]) == 2

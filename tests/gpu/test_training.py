@@ -13,13 +13,13 @@ from nnabla_dqa.backends.fused import quantizers_of
 from nnabla_dqa.data import open_data
 from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training.checkpoint import read_checkpoint
-from nnabla_dqa.training.result import TrainingStopped
-from nnabla_dqa.training.tasks.task import Task
 from nnabla_dqa.training.run import train
+from nnabla_dqa.training.tasks.task import Task
 from tests.gpu.conftest import CPU, get, on_cpu
 from tests.gpu.functions import foreign_functions
 from tests.gpu.runs import experiment
-from tests.training.files import make, one_line, parameters_of, stop_at
+from tests.training.experiments import interrupted, run
+from tests.training.files import make, one_line, parameters_of
 
 
 def losses(result):
@@ -58,16 +58,13 @@ def test_training_and_deploying(context, tmp_path):
     assert last < 0.8 * first
     check_deployed_weights(tmp_path / "run", result)
     images = 0 if on_cpu(context) else 1
-    stated = pytest.approx(result.accuracy, abs=images / 40 + 1e-9)
+    stated = pytest.approx(result.deployed_score, abs=images / 40 + 1e-9)
     assert accuracy_on_the_cpu(result, recipe.data.train) == stated
 
 
-def test_resuming(context, tmp_path, monkeypatch):
+def test_resuming(context, tmp_path):
     recipe = experiment(tmp_path, epochs=2)
-    with monkeypatch.context() as patch:
-        stop_at(patch, 7)
-        with pytest.raises(TrainingStopped):
-            run(recipe, tmp_path / "run", context=context)
+    interrupted(7, recipe, tmp_path / "run", context=context)
     resumed = run(recipe, tmp_path / "run", resume=True, context=context)
     whole = run(recipe, tmp_path / "whole", context=context)
     # A GPU adds up in another order each time, unless it is told not to.
@@ -98,7 +95,7 @@ def test_half_precision(name, channel_last, tmp_path):
     assert last < first
     check_deployed_weights(tmp_path / "run", result)
     # What is deployed has its channels first, whatever was trained.
-    stated = pytest.approx(result.accuracy, abs=1 / 40 + 1e-9)
+    stated = pytest.approx(result.deployed_score, abs=1 / 40 + 1e-9)
     assert accuracy_on_the_cpu(result, recipe.data.train) == stated
 
 
@@ -133,7 +130,7 @@ def test_no_function_of_a_training_leaves_the_device(context, tmp_path):
             warnings.simplefilter("ignore", dqa.AttentionWarning)
             job = Task(experiment(tmp_path, quantizers=quantizers))
         assert foreign_functions(job.loss, context) == set(), number
-        assert foreign_functions(job.deployable.logits, context) == set(), number
+        assert foreign_functions(job.objective.hard.output, context) == set(), number
 
 
 def test_a_loss_that_explodes_stops_the_training(context, tmp_path):

@@ -136,7 +136,9 @@ TOGETHER = {
     "'data.image_shape' is for an NNP": {"data": {"image_shape": [3, 8, 8]}},
     "'data.mean' is for a model": {"model": None, "network": "a.nnp", "data": {"mean": [1, 0, 0]}},
     "'sync_normalization' is for a model": {
-        "model": None, "network": "a.nnp", "sync_normalization": True
+        "model": None,
+        "network": "a.nnp",
+        "sync_normalization": True,
     },
     "'data.size' is for photos": {"data": {"size": 4}},
     "'data.corrupt' is for photos": {"data": {"corrupt": "skip"}},
