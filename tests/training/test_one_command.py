@@ -161,7 +161,7 @@ def test_a_resnet_learns_from_a_float_nnp(tmp_path):
     assert float_run.deployed_score > 0.6
     grids = {layer["name"]: layer["quantizer"] for layer in result["layers"]}
     assert len(grids) == 20
-    assert {grids.pop("fc/affine"), *grids.values()} == {"SAWB2/channel", "MinMax2"}
+    assert {grids.pop("fc/affine"), *grids.values()} == {"SAWB2@-1", "MinMax2"}
     assert check_file(tmp_path / "a" / "deployed.nnp").ok
 
     interrupted(4, tmp_path / "r.yaml", tmp_path / "b")
