@@ -1,13 +1,19 @@
 # `make demo` and `make test` do everything from a fresh clone; see README.md.
-.PHONY: demo test lint setup readme bench clean
+.PHONY: demo check test lint setup readme bench clean
 
 PY := .venv/bin/python
+# A process for each core. Each computes with one thread: more would only get in each other's way.
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n auto --maxprocesses 8
 
 demo: setup
 	$(PY) examples/digits.py
 
+# While one works: less than a minute on two cores.
+check: setup lint
+	$(PYTEST) -m "not slow and not mpi and not gpu" --hypothesis-profile=check
+
 test: setup lint
-	$(PY) -m pytest
+	$(PYTEST) -rs
 
 readme: setup
 	$(PY) scripts/readme.py
@@ -21,6 +27,8 @@ lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
+	$(PY) scripts/readme.py --check
+	$(PY) scripts/check_links.py
 
 setup:
 	@sh scripts/setup.sh

@@ -1,23 +1,22 @@
 """Package definition. Tools are configured in pyproject.toml; `make` sets everything up."""
 
 import pathlib
-import re
+import runpy
 import zlib
 
 from setuptools import Extension, find_packages, setup
 from setuptools.command.build_ext import build_ext
 
 HERE = pathlib.Path(__file__).parent
-VERSION = re.search(
-    r'^__version__ = "(.+)"$', (HERE / "nnabla_dqa" / "__init__.py").read_text("utf-8"), re.M
-).group(1)
+VERSION = runpy.run_path(str(HERE / "nnabla_dqa" / "_version.py"))["__version__"]
 
 DEMO = ["scikit-learn>=1.3,<2", "matplotlib>=3.7,<4"]
 LINUX = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 MPI = [f"mpi4py>=4.1,<5; {LINUX}", f"mpich>=5,<6; {LINUX}"]
 # The last version before NumPy 2 was required; the first that decodes to RGB. 50 MB.
 PHOTOS = ["opencv-python-headless>=4.11,<4.12"]
-TEST = ["pytest>=7.4,<10", "hypothesis>=6.90,<7", "ruff>=0.4,<1", "mypy>=1.8,<3"]
+TEST = ["pytest>=7.4,<10", "pytest-xdist>=3,<4", "hypothesis>=6.90,<7"]
+LINT = ["ruff>=0.4,<1", "mypy>=1.8,<3"]
 NNABLA = ">=1.39,<1.40"
 CUDA = {f"cuda{v}": [f"nnabla-ext-cuda{v}{NNABLA}"] for v in ("110", "116", "120")}
 
@@ -83,7 +82,7 @@ setup(
         "demo": DEMO,
         "mpi": MPI,
         "photos": PHOTOS,
-        "test": DEMO + MPI + PHOTOS + TEST,
+        "test": DEMO + MPI + PHOTOS + TEST + LINT,
         **CUDA,
     },
     classifiers=[

@@ -41,7 +41,7 @@ from runner import environment  # noqa: E402
 import nnabla_dqa as dqa  # noqa: E402
 from nnabla_dqa._util.files import write_atomically  # noqa: E402
 from nnabla_dqa.backends import cpu  # noqa: E402
-from nnabla_dqa.backends.kernel_args import Problem  # noqa: E402
+from nnabla_dqa.backends.kernel_args import LayerSpec  # noqa: E402
 from nnabla_dqa.layers.report import format_table  # noqa: E402
 
 SHAPES = ((512, 512, 3, 3), (16, 16, 3, 3))
@@ -76,9 +76,9 @@ Calls = Dict[str, Callable[[], Any]]
 
 def kernel_calls(case: Case, shape: Tuple[int, ...], threads: int) -> Calls:
     def kernels(*quantizers: dqa.Quantizer) -> cpu.CpuKernels:
-        problem = Problem.of(shape, quantizers)
-        assert problem is not None
-        return cpu.CpuKernels(problem)
+        spec = LayerSpec.of(shape, quantizers)
+        assert spec is not None
+        return cpu.CpuKernels(spec)
 
     os.environ["NNABLA_DQA_THREADS"] = str(threads)
     mixed, binary = kernels(*MINMAX), kernels(dqa.BWN())

@@ -31,8 +31,8 @@ print(1000 * (time.perf_counter() - start))
 _CODE = {
     "kernels": """
 from nnabla_dqa.backends.cpu import CpuKernels
-from nnabla_dqa.backends.kernel_args import Problem
-kernels = CpuKernels(Problem.of((16, 16, 3, 3), [dqa.MinMax(b) for b in (2, 4, 8)]))
+from nnabla_dqa.backends.kernel_args import LayerSpec
+kernels = CpuKernels(LayerSpec.of((16, 16, 3, 3), [dqa.MinMax(b) for b in (2, 4, 8)]))
 w, dq, dw, q, shares, dshares = (a.ctypes.data for a in (w, dq, dw, q, shares, dshares))
 kernels.forward(w, shares, 0.0, q)
 kernels.backward(w, dq, shares, 0.0, dw, True, dshares, False)

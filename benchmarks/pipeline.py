@@ -1,15 +1,14 @@
 """Images a second of the data pipeline: CIFAR's crops and flips, and photos beside their decoder.
 
-    python benchmarks/pipeline.py --cifar FOLDER --photos FOLDER [--dali]
+    python benchmarks/pipeline.py --cifar FOLDER --photos FOLDER
 
 CIFAR: mini-batches of 128 float32 images, read, cropped, mirrored and scaled, by way of the
-Prefetcher. Photos: random-resized crops of class folders of JPEGs with each reader, on the
+Prefetcher. Photos: random-resized crops of class folders of JPEGs with each decoder, on the
 files as they are and on some enlarged to the usual size of ImageNet's. They take turns with
 
 - Pillow decoding the same files in full, with as many threads, and doing nothing else
-  (share_of_decoding is a reader's rate divided by this one's);
-- a plain loop of Pillow and NumPy that does the pipeline's work (share_of_plain_loop);
-- with --dali, NVIDIA DALI on the CPU.
+  (share_of_decoding is a decoder's rate divided by this one's);
+- a plain loop of Pillow and NumPy that does the pipeline's work (share_of_plain_loop).
 
 Shares are the median of those of the rounds. Those by processor time tell what the same work
 costs where other programs take turns on the cores, too. Results go to a JSON file with the
@@ -34,10 +33,9 @@ import PIL
 from PIL import Image, features
 from pipeline_photos import decode_all, deliver, enlarge, plain_loop, rates_of
 
+from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.data import CropFlip, open_data, open_photos
-from nnabla_dqa.data.dali import DaliPhotos
-from nnabla_dqa.data.photos import READERS
-from nnabla_dqa.layers.report import format_table
+from nnabla_dqa.data.photos.photos import DECODERS
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "examples"))
@@ -55,8 +53,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--cifar", help="folder with CIFAR's .bin files")
     parser.add_argument("--photos", help="folder with class folders of JPEGs")
-    parser.add_argument("--dali", action="store_true", help="needs nvidia-dali")
-    parser.add_argument("--readers", nargs="+", default=list(READERS), choices=list(READERS))
+    parser.add_argument("--decoders", nargs="+", default=list(DECODERS), choices=list(DECODERS))
     parser.add_argument("--sizes", type=int, nargs="+", default=[224, 112], help="of the crops")
     parser.add_argument("--count", type=int, default=128, help="photos in a round")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
@@ -65,7 +62,7 @@ def main() -> None:
     given = [name for name in ("cifar", "photos") if getattr(options, name)]
     command = "python benchmarks/pipeline.py" + "".join(f" --{name} FOLDER" for name in given)
     results: Dict[str, Any] = {
-        "command": command + " --dali" * options.dali,
+        "command": command,
         "load": os.getloadavg()[0],
         **environment(),
     }
@@ -87,10 +84,8 @@ def main() -> None:
 
 def versions(options: argparse.Namespace) -> Dict[str, Any]:
     found = {"pillow": PIL.__version__, "libjpeg-turbo": features.version("libjpeg_turbo")}
-    if "opencv" in options.readers:
+    if "opencv" in options.decoders:
         found["opencv"] = importlib.import_module("cv2").__version__
-    if options.dali:
-        found["dali"] = importlib.import_module("nvidia.dali").__version__
     return found
 
 
@@ -109,7 +104,7 @@ def all_photos(options: argparse.Namespace) -> List[Dict[str, Any]]:
     with tempfile.TemporaryDirectory() as place:
         data = open_photos(options.photos, "train", 1)
         chosen = np.random.RandomState(1).permutation(len(data))[: options.count]
-        enlarge(data.plan(chosen)[0], Path(place))
+        enlarge(data.transforms(chosen)[0], Path(place))
         for folder, made in ((options.photos, "as they are"), (place, "made by enlarging")):
             for size in options.sizes:
                 for workers in options.workers:
@@ -119,31 +114,29 @@ def all_photos(options: argparse.Namespace) -> List[Dict[str, Any]]:
 
 
 def photos(options: argparse.Namespace, folder: str, size: int, workers: int) -> Dict[str, Any]:
-    readers = {name: open_photos(folder, "train", size, reader=name) for name in options.readers}
-    data = next(iter(readers.values()))
+    decoders = {name: open_photos(folder, "train", size, decoder=name) for name in options.decoders}
+    data = next(iter(decoders.values()))
     order = np.random.RandomState(0).permutation(len(data))[: options.count]
-    paths, _ = data.plan(order)
+    paths, _ = data.transforms(order)
     with Image.open(paths[0]) as image:
         files = f"{image.width}x{image.height}"
-    if options.dali:
-        readers["dali"] = DaliPhotos(data, threads=workers)
     rates: Dict[str, List[Tuple[float, float]]] = {
-        n: [] for n in ("decoding", "plain_loop", *readers)
+        n: [] for n in ("decoding", "plain_loop", *decoders)
     }
     # The first round reads the files into memory.
     for epoch in range(ROUNDS + 1):
-        hows = data.at_epoch(epoch).plan(order)[1]
+        transforms = data.at_epoch(epoch).transforms(order)[1]
         calls = {
             "decoding": partial(decode_all, paths, workers),
-            "plain_loop": partial(plain_loop, paths, hows, size, workers),
+            "plain_loop": partial(plain_loop, paths, transforms, size, workers),
         }
-        for name, view in readers.items():
+        for name, view in decoders.items():
             calls[name] = partial(deliver, view.at_epoch(epoch), order, PHOTO_BATCH, workers)
         for name, call in calls.items():
             rates[name].append(rates_of(call))
 
     def shares(base: str, which: int) -> Dict[str, Any]:
-        pairs = {name: zip(rates[name][1:], rates[base][1:]) for name in readers}
+        pairs = {name: zip(rates[name][1:], rates[base][1:]) for name in decoders}
         return {
             name: summary([own[which] / other[which] for own, other in rounds], workers)
             for name, rounds in pairs.items()

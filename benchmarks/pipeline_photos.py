@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from nnabla_dqa.data import Data, Prefetcher
-from nnabla_dqa.data.photos import How
+from nnabla_dqa.data.photos.crops import Transform
 
 LARGE = (500, 375)
 """The usual size of ImageNet's photos."""
@@ -50,11 +50,13 @@ def decode_all(paths: Sequence[str], workers: int) -> int:
     return _share(decode, [(path,) for path in paths], workers)
 
 
-def plain_loop(paths: Sequence[str], hows: Sequence[How], size: int, workers: int) -> int:
+def plain_loop(
+    paths: Sequence[str], transforms: Sequence[Transform], size: int, workers: int
+) -> int:
     """The pipeline's work with Pillow and NumPy, as one writes it down, each photo by itself."""
 
-    def load(path: str, how: How) -> np.ndarray:
-        choose, mirror = how
+    def load(path: str, transform: Transform) -> np.ndarray:
+        choose, mirror = transform
         with Image.open(path) as image:
             part = image.convert("RGB").resize(
                 (size, size), Image.Resampling.BILINEAR, choose(*image.size)
@@ -64,7 +66,7 @@ def plain_loop(paths: Sequence[str], hows: Sequence[How], size: int, workers: in
         planes = np.ascontiguousarray(np.asarray(part).transpose(2, 0, 1))
         return planes * np.float32(1 / 255)
 
-    return _share(load, list(zip(paths, hows)), workers)
+    return _share(load, list(zip(paths, transforms)), workers)
 
 
 def _share(call: Callable[..., Any], arguments: List[Tuple[Any, ...]], workers: int) -> int:

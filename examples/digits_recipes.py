@@ -42,8 +42,8 @@ class Row:
         if len(self.quantizers) == 1:
             return None
         if self.relax:
-            return dqa.RelaxSchedule.reaching(steps, steps_per_epoch, hard=self.hard)
-        return dqa.TemperatureSchedule(steps, hard=self.hard)
+            return dqa.RelaxSchedule.reaching(steps, steps_per_epoch, hard_fraction=self.hard)
+        return dqa.TemperatureSchedule(steps, hard_fraction=self.hard)
 
 
 MINMAX = ("min-max 2", "min-max 2/4/8", (dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8)))

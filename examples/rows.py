@@ -14,7 +14,9 @@ from nnabla_dqa.recipes.yaml_files import read_recipe
 
 def rows_in(folder: Path) -> Dict[str, Path]:
     """The recipes of a folder by name, without those that are only the base of others."""
-    return {path.stem: path for path in sorted(folder.glob("*.yaml")) if "model" in read_recipe(path)}
+    return {
+        path.stem: path for path in sorted(folder.glob("*.yaml")) if "model" in read_recipe(path)
+    }
 
 
 def table_of(folders: Mapping[str, Path]) -> str:

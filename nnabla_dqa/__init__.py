@@ -7,6 +7,10 @@ Importing this package also makes the ``dqa_`` layers available from
 import importlib
 from typing import TYPE_CHECKING, Any, List
 
+# First, because it imports NNabla in silence for `python -m nnabla_dqa`.
+from nnabla_dqa._util import greeting as _greeting  # noqa: F401
+from nnabla_dqa._util.renamed import warn_renamed
+from nnabla_dqa._version import __version__ as __version__
 from nnabla_dqa.backends import (
     BackendError,
     BackendWarning,
@@ -15,14 +19,21 @@ from nnabla_dqa.backends import (
     current_backend,
     release_mixtures,
 )
-from nnabla_dqa.graph.deploy import Deployment, deploy
-from nnabla_dqa.layers.report import Report, report
+from nnabla_dqa.layers.load import load_weights
 from nnabla_dqa.layers.scopes import hard, make_mixture, quantizers
-from nnabla_dqa.layers.tensors import AttentionWarning, Layer, Mixture, find_layers
-from nnabla_dqa.mixing import Attention, BinaryRelax, MixingRule, Single
+from nnabla_dqa.layers.tensors import AttentionWarning, QuantizedTensor, find_quantized
+from nnabla_dqa.mixing import (
+    Attention,
+    BinaryRelax,
+    MixingRule,
+    Mixture,
+    Single,
+    register_mixing_rule,
+)
 from nnabla_dqa.parametric_functions import install
 from nnabla_dqa.quantization import (
     BWN,
+    LSQ,
     SAWB,
     TWN,
     Encoded,
@@ -31,12 +42,11 @@ from nnabla_dqa.quantization import (
     Quantizer,
     register_quantizer,
 )
-from nnabla_dqa.regularization import regularizer
-from nnabla_dqa.schedules import RelaxSchedule, TemperatureSchedule, temperature
-from nnabla_dqa.solver import Annealer, AttachedSolver, NonFiniteError, attach, check_finite
 
 if TYPE_CHECKING:
     from nnabla_dqa.graph.convert import convert
+    from nnabla_dqa.graph.deploy import Deployment, deploy
+    from nnabla_dqa.layers.report import Report, report
     from nnabla_dqa.layers.rules import Rule, Rules
     from nnabla_dqa.nnp.archive import NNPError
     from nnabla_dqa.nnp.check import Check, check_file
@@ -44,42 +54,48 @@ if TYPE_CHECKING:
     from nnabla_dqa.nnp.deploy import FileDeployment, deploy_file
     from nnabla_dqa.nnp.summary import FileSummary, summarize
     from nnabla_dqa.recipes.recipe import DataRecipe, Recipe, RecipeError
+    from nnabla_dqa.regularization import regularizer
+    from nnabla_dqa.schedules import RelaxSchedule, TemperatureSchedule, temperature
+    from nnabla_dqa.solver import Annealer, AttachedSolver, NonFiniteError, attach, check_finite
     from nnabla_dqa.training.result import Epoch, Training, TrainingStopped
     from nnabla_dqa.training.run import train
     from nnabla_dqa.training.tasks.file_scores import Score, evaluate_file
 
-__version__ = "0.1.0"
-
 install()
 
 _LATER = {
-    "NNPError": "nnabla_dqa.nnp.archive",
-    "Check": "nnabla_dqa.nnp.check",
-    "check_file": "nnabla_dqa.nnp.check",
-    "Conversion": "nnabla_dqa.nnp.convert",
-    "NothingToConvertError": "nnabla_dqa.nnp.convert",
-    "convert_file": "nnabla_dqa.nnp.convert",
-    "FileDeployment": "nnabla_dqa.nnp.deploy",
-    "deploy_file": "nnabla_dqa.nnp.deploy",
-    "FileSummary": "nnabla_dqa.nnp.summary",
-    "summarize": "nnabla_dqa.nnp.summary",
-    "convert": "nnabla_dqa.graph.convert",
-    "Rule": "nnabla_dqa.layers.rules",
-    "Rules": "nnabla_dqa.layers.rules",
-    "Score": "nnabla_dqa.training.tasks.file_scores",
-    "evaluate_file": "nnabla_dqa.training.tasks.file_scores",
-    "train": "nnabla_dqa.training.run",
-    "Epoch": "nnabla_dqa.training.result",
-    "Training": "nnabla_dqa.training.result",
-    "TrainingStopped": "nnabla_dqa.training.result",
-    "DataRecipe": "nnabla_dqa.recipes.recipe",
-    "Recipe": "nnabla_dqa.recipes.recipe",
-    "RecipeError": "nnabla_dqa.recipes.recipe",
+    name: f"nnabla_dqa.{module}"
+    for module, names in {
+        "graph.convert": "convert",
+        "graph.deploy": "Deployment deploy",
+        "layers.report": "Report report",
+        "layers.rules": "Rule Rules",
+        "nnp.archive": "NNPError",
+        "nnp.check": "Check check_file",
+        "nnp.convert": "Conversion NothingToConvertError convert_file",
+        "nnp.deploy": "FileDeployment deploy_file",
+        "nnp.summary": "FileSummary summarize",
+        "recipes.recipe": "DataRecipe Recipe RecipeError",
+        "regularization": "regularizer",
+        "schedules": "RelaxSchedule TemperatureSchedule temperature",
+        "solver": "Annealer AttachedSolver NonFiniteError attach check_finite",
+        "training.result": "Epoch Training TrainingStopped",
+        "training.run": "train",
+        "training.tasks.file_scores": "Score evaluate_file",
+    }.items()
+    for name in names.split()
 }
-"""Names for NNP files: loaded when they are first asked for, model code does not need them."""
+"""Names that are loaded when they are first asked for: building layers does not wait for them."""
+
+
+_RENAMED = {"Layer": "QuantizedTensor", "find_layers": "find_quantized"}
+"""Old names, which work for one more version."""
 
 
 def __getattr__(name: str) -> Any:
+    if name in _RENAMED:
+        warn_renamed(f"nnabla_dqa.{name}", f"nnabla_dqa.{_RENAMED[name]}")
+        return globals()[_RENAMED[name]]
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_LATER[name]), name)
@@ -93,6 +109,7 @@ def __dir__() -> List[str]:
 
 __all__ = [
     "BWN",
+    "LSQ",
     "SAWB",
     "TWN",
     "Annealer",
@@ -111,13 +128,13 @@ __all__ = [
     "FileDeployment",
     "FileSummary",
     "FullPrecision",
-    "Layer",
     "MinMax",
     "MixingRule",
     "Mixture",
     "NNPError",
     "NonFiniteError",
     "NothingToConvertError",
+    "QuantizedTensor",
     "Quantizer",
     "Recipe",
     "RecipeError",
@@ -141,10 +158,12 @@ __all__ = [
     "deploy",
     "deploy_file",
     "evaluate_file",
-    "find_layers",
+    "find_quantized",
     "hard",
+    "load_weights",
     "make_mixture",
     "quantizers",
+    "register_mixing_rule",
     "register_quantizer",
     "regularizer",
     "release_mixtures",

@@ -8,7 +8,8 @@ import traceback
 import warnings
 from typing import Any, List, Optional, Sequence
 
-from nnabla_dqa.commands import backends, check, convert, deploy, evaluate, summary, table, train
+from nnabla_dqa._version import __version__
+from nnabla_dqa.commands import backends, check, convert, deploy, evaluate, summary, train
 
 _COMMANDS = {
     "convert": convert,
@@ -17,7 +18,6 @@ _COMMANDS = {
     "deploy": deploy,
     "check": check,
     "evaluate": evaluate,
-    "table": table,
     "backends": backends,
 }
 _EPILOG = """the usual way:
@@ -59,8 +59,6 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    from nnabla_dqa import __version__
-
     parser = argparse.ArgumentParser(
         prog="nnabla-dqa",
         description=__doc__,

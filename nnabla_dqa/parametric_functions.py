@@ -14,21 +14,39 @@ beside them in a scope ``dqa``; see :mod:`nnabla_dqa.layers.tensors`.
 
 from __future__ import annotations
 
-from typing import Any, Callable, Optional, Tuple, Union
+import inspect
+from typing import Any, Callable, Dict, List
 
 import nnabla.functions as F
 import nnabla.parametric_functions as _PF
-import numpy as np
 from nnabla.initializer import ConstantInitializer, UniformInitializer, calc_uniform_lim_glorot
 from nnabla.parameter import get_parameter_or_create
 from nnabla.parametric_functions import *  # noqa: F403
+from nnabla.utils.signature_utils import SignatureEx
 
-from nnabla_dqa.layers.build import Apply, Quantizers, mixer
-from nnabla_dqa.mixing import MixingRule
+from nnabla_dqa.layers.build import mixer
 from nnabla_dqa.quantization.graph_ops import Variable
 
-Initializer = Any
+_ADDED = {"quantizers": "Quantizers", "mixing": "Optional[MixingRule]"}
+"""The parameters beyond NNabla's, with their types; None by default."""
 
+_TYPES = {
+    name: kind
+    for kind, names in {
+        "Variable": "inp",
+        "bool": "channel_last fix_parameters with_bias",
+        "int": "outmaps n_inputs n_features base_axis group multiplier divisor",
+        "Union[int, Tuple[int, ...]]": "n_outmaps",
+        "Tuple[int, ...]": "kernel",
+        "Optional[Tuple[int, ...]]": "pad stride dilation output_padding",
+        "Initializer": "w_init b_init initializer",
+        "Optional[np.random.RandomState]": "rng",
+        "Apply": "apply_w apply_b",
+    }.items()
+    for name in names.split()
+}
+"""The types of NNabla's parameters, which it does not annotate. Text, as NNabla builds
+the layer from the text of its signature."""
 
 _STATE = [
     ("W", "Float weights, as in NNabla's own layer", "as in NNabla's own layer", True),
@@ -37,9 +55,11 @@ _STATE = [
     ("dqa/temperature", "Temperature (rule Attention)", "(1,)", False),
     ("dqa/omega", "Growth factor (rule BinaryRelax)", "(1,)", False),
     ("dqa/hard", "Zeros, or one-hot: this quantizer alone", "(K,)", False),
-    ("dqa/quantizers", "Bit widths and a checksum, to tell sets apart", "(K + 1,)", False),
+    ("dqa/config/...", "Function, quantizers, rule and target, as JSON", "(bytes,)", False),
 ]
-_ARGUMENTS = """
+_DOCUMENTATION = """{what}, ``q = sum_k a_k Q_k(W)`` (arXiv 2103.13322, eq. 2).
+
+    ``W`` is {weights}.
 
     All arguments of :func:`nnabla.parametric_functions.{base}`, which it
     replaces, and:
@@ -60,217 +80,94 @@ _ARGUMENTS = """
     """
 
 
-def _parametric(base: str, scope: str) -> Callable[[Callable[..., Any]], Callable[..., Variable]]:
-    """NNabla's decorator, with the documentation that all these layers share."""
+def _layer(base: str, what: str, weights: str) -> Callable[..., Variable]:
+    """NNabla's layer ``base`` with its own signature and :data:`_ADDED`, over mixed weights.
 
-    def decorate(function: Callable[..., Any]) -> Callable[..., Variable]:
-        function.__doc__ = (function.__doc__ or "") + _ARGUMENTS.format(base=base)
-        decorated: Callable[..., Variable] = _PF.parametric_function_api(scope, _STATE)(function)
-        decorated.__module__ = __name__
-        return decorated
+    ``what`` the layer is and the shape of its ``weights`` are for the documentation.
+    """
+    native = getattr(_PF, base)
+    # Without its scope, which the decorator below enters already.
+    build = native.__parametric_function_api_base__
+    function = base.title().replace("_", "")
+    signature = _signature(build)
 
-    return decorate
+    def layer(*args: Any, **kwargs: Any) -> Variable:
+        bound = signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        given = bound.arguments
+        added = {name: given.pop(name) for name in _ADDED}
+        fixed, before = given["fix_parameters"], given.get("apply_w")
+        apply = mixer(function, given["inp"], **added, fix_parameters=fixed, apply_w=before)
+        if "apply_w" not in given:
+            return _depthwise(base, apply, given)
+        return build(**{**given, "apply_w": apply})
 
-
-def _native(base: str) -> Callable[..., Variable]:
-    """NNabla's own layer without its scope, which the caller has entered already."""
-    function: Callable[..., Variable] = getattr(_PF, base).__parametric_function_api_base__
-    return function
-
-
-@_parametric("affine", "affine")
-def dqa_affine(
-    inp: Variable,
-    n_outmaps: Union[int, Tuple[int, ...]],
-    base_axis: int = 1,
-    w_init: Initializer = None,
-    b_init: Initializer = None,
-    fix_parameters: bool = False,
-    rng: Optional[np.random.RandomState] = None,
-    with_bias: bool = True,
-    apply_w: Apply = None,
-    apply_b: Apply = None,
-    quantizers: Quantizers = None,
-    mixing: Optional[MixingRule] = None,
-) -> Variable:
-    """Affine layer ``y = x q(W) + b``, ``q = sum_k a_k Q_k(W)`` (arXiv 2103.13322, eq. 2).
-
-    ``W`` is (inputs, outputs): its output channels are axis 1."""
-    apply = mixer("Affine", inp, quantizers, mixing, fix_parameters, apply_w)
-    return _native("affine")(
-        inp, n_outmaps, base_axis, w_init, b_init, fix_parameters, rng, with_bias, apply, apply_b
-    )
+    layer.__name__ = f"dqa_{base}"
+    layer.__doc__ = _DOCUMENTATION.format(base=base, what=what, weights=weights)
+    layer.__signature__ = signature  # type: ignore[attr-defined]
+    decorate = _PF.parametric_function_api(native.__scope_name__, _STATE)
+    made: Callable[..., Variable] = decorate(layer)
+    made.__module__ = __name__
+    DQA_LAYERS.append(made)
+    return made
 
 
-@_parametric("convolution", "conv")
-def dqa_convolution(
-    inp: Variable,
-    outmaps: int,
-    kernel: Tuple[int, ...],
-    pad: Optional[Tuple[int, ...]] = None,
-    stride: Optional[Tuple[int, ...]] = None,
-    dilation: Optional[Tuple[int, ...]] = None,
-    group: int = 1,
-    channel_last: bool = False,
-    w_init: Initializer = None,
-    b_init: Initializer = None,
-    base_axis: int = 1,
-    fix_parameters: bool = False,
-    rng: Optional[np.random.RandomState] = None,
-    with_bias: bool = True,
-    apply_w: Apply = None,
-    apply_b: Apply = None,
-    quantizers: Quantizers = None,
-    mixing: Optional[MixingRule] = None,
-) -> Variable:
-    """N-D convolution with ``q = sum_k a_k Q_k(W)`` (arXiv 2103.13322, eq. 2) as its kernel.
-
-    ``W`` is (outputs, inputs / group, *kernel), with ``channel_last``
-    (outputs, *kernel, inputs / group): its output channels are axis 0."""
-    apply = mixer("Convolution", inp, quantizers, mixing, fix_parameters, apply_w)
-    return _native("convolution")(
-        inp, outmaps, kernel, pad, stride, dilation, group, channel_last, w_init, b_init,
-        base_axis, fix_parameters, rng, with_bias, apply, apply_b,
-    )  # fmt: skip
+def _signature(build: Callable[..., Any]) -> inspect.Signature:
+    given = inspect.signature(build).parameters.values()
+    parameters = [p.replace(annotation=_TYPES[p.name]) for p in given]
+    for name, kind in _ADDED.items():
+        new = inspect.Parameter(name, parameters[0].kind, default=None, annotation=kind)
+        parameters.append(new)
+    # NNabla's own subclass: its decorator takes no other.
+    made: inspect.Signature = SignatureEx(parameters, return_annotation="Variable")
+    return made
 
 
-@_parametric("deconvolution", "deconv")
-def dqa_deconvolution(
-    inp: Variable,
-    outmaps: int,
-    kernel: Tuple[int, ...],
-    pad: Optional[Tuple[int, ...]] = None,
-    stride: Optional[Tuple[int, ...]] = None,
-    dilation: Optional[Tuple[int, ...]] = None,
-    group: int = 1,
-    channel_last: bool = False,
-    output_padding: Optional[Tuple[int, ...]] = None,
-    w_init: Initializer = None,
-    b_init: Initializer = None,
-    base_axis: int = 1,
-    fix_parameters: bool = False,
-    rng: Optional[np.random.RandomState] = None,
-    with_bias: bool = True,
-    apply_w: Apply = None,
-    apply_b: Apply = None,
-    quantizers: Quantizers = None,
-    mixing: Optional[MixingRule] = None,
-) -> Variable:
-    """N-D transposed convolution with ``q = sum_k a_k Q_k(W)`` (arXiv 2103.13322, eq. 2).
-
-    ``W`` is (inputs, outputs / group, *kernel): its output channels are axis 1."""
-    apply = mixer("Deconvolution", inp, quantizers, mixing, fix_parameters, apply_w)
-    return _native("deconvolution")(
-        inp, outmaps, kernel, pad, stride, dilation, group, channel_last, output_padding, w_init,
-        b_init, base_axis, fix_parameters, rng, with_bias, apply, apply_b,
-    )  # fmt: skip
-
-
-@_parametric("depthwise_convolution", "depthwise_conv")
-def dqa_depthwise_convolution(
-    inp: Variable,
-    kernel: Tuple[int, ...],
-    pad: Optional[Tuple[int, ...]] = None,
-    stride: Optional[Tuple[int, ...]] = None,
-    dilation: Optional[Tuple[int, ...]] = None,
-    multiplier: int = 1,
-    w_init: Initializer = None,
-    b_init: Initializer = None,
-    base_axis: int = 1,
-    fix_parameters: bool = False,
-    rng: Optional[np.random.RandomState] = None,
-    with_bias: bool = True,
-    quantizers: Quantizers = None,
-    mixing: Optional[MixingRule] = None,
-) -> Variable:
-    """N-D depthwise convolution with ``q = sum_k a_k Q_k(W)`` (arXiv 2103.13322, eq. 2).
-
-    ``W`` is (channels * multiplier, *kernel): its output channels are axis 0."""
-    channels = inp.shape[base_axis]
-    w, b = _depthwise_parameters(
-        kernel, channels, channels * multiplier, channels * multiplier,
-        w_init, b_init, fix_parameters, rng, with_bias,
-    )  # fmt: skip
-    w = mixer("DepthwiseConvolution", inp, quantizers, mixing, fix_parameters, None)(w)
-    return F.depthwise_convolution(inp, w, b, base_axis, pad, stride, dilation, multiplier)
-
-
-@_parametric("depthwise_deconvolution", "depthwise_deconv")
-def dqa_depthwise_deconvolution(
-    inp: Variable,
-    kernel: Tuple[int, ...],
-    pad: Optional[Tuple[int, ...]] = None,
-    stride: Optional[Tuple[int, ...]] = None,
-    dilation: Optional[Tuple[int, ...]] = None,
-    divisor: int = 1,
-    w_init: Initializer = None,
-    b_init: Initializer = None,
-    base_axis: int = 1,
-    fix_parameters: bool = False,
-    rng: Optional[np.random.RandomState] = None,
-    with_bias: bool = True,
-    quantizers: Quantizers = None,
-    mixing: Optional[MixingRule] = None,
-) -> Variable:
-    """N-D depthwise transposed convolution with ``q = sum_k a_k Q_k(W)`` (arXiv 2103.13322, eq. 2).
-
-    ``W`` is (channels, *kernel): its channels are axis 0."""
-    channels = inp.shape[base_axis]
-    w, b = _depthwise_parameters(
-        kernel, channels, channels, channels // divisor,
-        w_init, b_init, fix_parameters, rng, with_bias,
-    )  # fmt: skip
-    w = mixer("DepthwiseDeconvolution", inp, quantizers, mixing, fix_parameters, None)(w)
-    return F.depthwise_deconvolution(inp, w, b, base_axis, pad, stride, dilation, divisor)
-
-
-def _depthwise_parameters(
-    kernel: Tuple[int, ...],
-    channels: int,
-    maps: int,
-    biases: int,
-    w_init: Initializer,
-    b_init: Initializer,
-    fix_parameters: bool,
-    rng: Optional[np.random.RandomState],
-    with_bias: bool,
-) -> Tuple[Variable, Optional[Variable]]:
+def _depthwise(base: str, apply: Callable[[Variable], Variable], given: Dict[str, Any]) -> Variable:
     """W and b as NNabla's depthwise layers register them; those take no ``apply_w``."""
+    own = ("inp", "kernel", "w_init", "b_init", "fix_parameters", "rng", "with_bias")
+    inp, kernel, w_init, b_init, fixed, rng, with_bias = (given.pop(name) for name in own)
+    channels = inp.shape[given["base_axis"]]
+    maps = channels * given.get("multiplier", 1)
     if w_init is None:
-        limits = calc_uniform_lim_glorot(maps, channels, tuple(kernel))
-        w_init = UniformInitializer(limits, rng=rng)
-    w = get_parameter_or_create("W", (maps, *kernel), w_init, True, not fix_parameters)
-    if not with_bias:
-        return w, None
-    b_init = ConstantInitializer() if b_init is None else b_init
-    return w, get_parameter_or_create("b", (biases,), b_init, True, not fix_parameters)
+        w_init = UniformInitializer(calc_uniform_lim_glorot(maps, channels, tuple(kernel)), rng=rng)
+    w = get_parameter_or_create("W", (maps, *kernel), w_init, True, not fixed)
+    b = None
+    if with_bias:
+        b_init = ConstantInitializer() if b_init is None else b_init
+        biases = maps // given.get("divisor", 1)
+        b = get_parameter_or_create("b", (biases,), b_init, True, not fixed)
+    return getattr(F, base)(inp, apply(w), b, **given)
 
 
-@_parametric("embed", "embed")
-def dqa_embed(
-    inp: Variable,
-    n_inputs: int,
-    n_features: int,
-    initializer: Initializer = None,
-    fix_parameters: bool = False,
-    apply_w: Apply = None,
-    quantizers: Quantizers = None,
-    mixing: Optional[MixingRule] = None,
-) -> Variable:
-    """Embedding whose table is ``q = sum_k a_k Q_k(W)`` (arXiv 2103.13322, eq. 2).
+DQA_LAYERS: List[Callable[..., Variable]] = []
 
-    ``W`` is (inputs, features): its rows are axis 0."""
-    apply = mixer("Embed", inp, quantizers, mixing, fix_parameters, apply_w)
-    return _native("embed")(inp, n_inputs, n_features, initializer, fix_parameters, apply)
-
-
-DQA_LAYERS = (
-    dqa_affine,
-    dqa_convolution,
-    dqa_deconvolution,
-    dqa_depthwise_convolution,
-    dqa_depthwise_deconvolution,
-    dqa_embed,
+dqa_affine = _layer(
+    "affine", "Affine ``y = x q(W) + b``", "(inputs, outputs): its output channels are axis 1"
+)
+dqa_convolution = _layer(
+    "convolution",
+    "N-D convolution with the kernel ``q(W)``",
+    "(outputs, inputs / group, *kernel), with ``channel_last``\n"
+    "    (outputs, *kernel, inputs / group): its output channels are axis 0",
+)
+dqa_deconvolution = _layer(
+    "deconvolution",
+    "N-D transposed convolution with the kernel ``q(W)``",
+    "(inputs, outputs / group, *kernel): its output channels are axis 1",
+)
+dqa_depthwise_convolution = _layer(
+    "depthwise_convolution",
+    "N-D depthwise convolution with the kernel ``q(W)``",
+    "(channels * multiplier, *kernel): its output channels are axis 0",
+)
+dqa_depthwise_deconvolution = _layer(
+    "depthwise_deconvolution",
+    "N-D depthwise transposed convolution with the kernel ``q(W)``",
+    "(channels, *kernel): its channels are axis 0",
+)
+dqa_embed = _layer(
+    "embed", "Embedding with the table ``q(W)``", "(inputs, features): its rows are axis 0"
 )
 
 

@@ -8,9 +8,10 @@ from typing import List
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
+from nnabla.core.graph_def import current_graph_builder
 
 from nnabla_dqa._util.devices import in_float32
-from nnabla_dqa.layers.tensors import Layer, find_layers
+from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
 from nnabla_dqa.quantization.graph_ops import Variable, lift
 
 _PENALTIES = ("powers_of_4", "squared_bits")
@@ -30,7 +31,7 @@ def regularizer(
         strength: lambda, not negative; the paper uses 1 to 30.
         penalty: ``"powers_of_4"``, or ``"squared_bits"``: ``g_k = (bits_k / bits_1)^2``.
         weighting: ``"network"``: divide by S, as printed; ``"layer"``: multiply
-            by the layer's share of the weights, M_l / S; ``"none"``: neither.
+            by the layer's part of the weights, M_l / S; ``"none"``: neither.
 
     Returns:
         A scalar variable of shape () to be added to the loss, computed in float32
@@ -49,7 +50,7 @@ def regularizer(
         raise ValueError(
             f"regularizer: weighting={weighting!r} is none of {', '.join(_WEIGHTINGS)}"
         )
-    layers = find_layers()
+    layers = find_quantized()
     if not layers:
         raise ValueError(
             "regularizer: the current parameter scope has no DQA layer; build the model first"
@@ -58,17 +59,19 @@ def regularizer(
         return _penalty(layers, strength, penalty, weighting)
 
 
-def _penalty(layers: List[Layer], strength: float, penalty: str, weighting: str) -> Variable:
+def _penalty(
+    layers: List[QuantizedTensor], strength: float, penalty: str, weighting: str
+) -> Variable:
     total = total_weights()
     terms = [
         F.mul_scalar(_penalised(layer, penalty), strength * _factor(layer, weighting, total))
         for layer in layers
-        if len(layer.mixture.quantizers) > 1
+        if layer.mixture.is_mixed
     ]
     constant = sum(
         strength * _factor(layer, weighting, total)
         for layer in layers
-        if len(layer.mixture.quantizers) == 1
+        if not layer.mixture.is_mixed
     )
     if not terms:
         return nn.Variable.from_numpy_array(np.array(constant, np.float32))
@@ -77,38 +80,40 @@ def _penalty(layers: List[Layer], strength: float, penalty: str, weighting: str)
 
 def total_weights() -> int:
     """The weights in the current scope: of DQA layers and in all parameters named ``W``."""
-    layers = {layer.weight_name for layer in find_layers()}
+    layers = {layer.weight_name for layer in find_quantized()}
     parameters = nn.get_parameters(grad_only=False)
     return sum(
         v.size for name, v in parameters.items() if name.split("/")[-1] == "W" or name in layers
     )
 
 
-def penalty_vector(layer: Layer, penalty: str) -> List[float]:
-    """``g`` for one layer."""
+def penalty_vector(layer: QuantizedTensor, penalty: str) -> List[float]:
+    """``g`` for one layer; quantizers of equal bit width cost the same."""
     bits = [q.bits for q in layer.mixture.quantizers]
     if penalty == "squared_bits":
         return [(n / bits[0]) ** 2 for n in bits]
-    return [4.0**k for k in range(len(bits))]
+    widths = sorted(set(bits))
+    return [4.0 ** widths.index(n) for n in bits]
 
 
-def _factor(layer: Layer, weighting: str, total: int) -> float:
+def _factor(layer: QuantizedTensor, weighting: str, total: int) -> float:
     if weighting == "none":
         return 1.0
     return (layer.weight.size if weighting == "layer" else 1) / total
 
 
-def _penalised(layer: Layer, penalty: str) -> Variable:
+def _penalised(layer: QuantizedTensor, penalty: str) -> Variable:
     """g^T a as a graph of shape ()."""
-    like = nn.ProtoVariable((1,)) if layer.recorded else None
+    # A graph definition is being recorded if something has been put into it.
+    like = nn.ProtoVariable((1,)) if current_graph_builder().is_dirty() else None
     state = {
-        name: lift(v.get_unlinked_variable(need_grad=v.need_grad and not layer.fixed), like)
-        for name, v in layer.state.items()
+        path: lift(v.get_unlinked_variable(need_grad=v.need_grad), like)
+        for path, v in layer.state.items()
     }
-    shares = layer.mixture.shares(state)
+    coefficients = layer.mixture.coefficients(state)
     # Scaling slices, not multiplying by a vector: a constant array would become a parameter.
     parts = [
-        F.mul_scalar(F.slice(shares, start=(0, k), stop=(1, k + 1)), g)
+        F.mul_scalar(F.slice(coefficients, start=(0, k), stop=(1, k + 1)), g)
         for k, g in enumerate(penalty_vector(layer, penalty))
     ]
     return F.sum(F.concatenate(*parts, axis=1), axis=(0, 1))

@@ -1,4 +1,4 @@
-"""Pure functions of the step: temperature, growth factor, and when the hard end begins.
+"""Pure functions of the step: temperature, growth factor, and when the hard phase begins.
 
 Steps are mini-batches, counted from 1 as in the paper.
 """
@@ -9,8 +9,9 @@ import dataclasses
 import math
 from typing import Any, Dict, Protocol
 
+from nnabla_dqa._util.checks import is_int
 from nnabla_dqa._util.registry import Registry, to_json
-from nnabla_dqa.quantization.validation import is_int
+from nnabla_dqa._util.renamed import renamed
 
 
 def temperature(b: int, steps: int, start: float = 100.0, end: float = 0.03) -> float:
@@ -28,18 +29,25 @@ def temperature(b: int, steps: int, start: float = 100.0, end: float = 0.03) -> 
 
 
 class Schedule(Protocol):
-    """What drives the state of layers during training."""
+    """What drives the state of layers during training.
+
+    Several can be attached to one solver, each for other arrays.
+    """
 
     @property
     def steps(self) -> int:
-        """Mini-batches of the whole training, hard end included."""
+        """Mini-batches of the whole training, hard phase included."""
 
     @property
     def soft_steps(self) -> int:
-        """Mini-batches before the hard end."""
+        """Mini-batches before the hard phase; ``steps`` if it has none."""
 
     def state(self, b: int) -> Dict[str, float]:
-        """The values of state arrays by name for mini-batch ``b``, 1 to ``soft_steps``."""
+        """The values of state arrays for mini-batch ``b``, 1 to ``soft_steps``.
+
+        By globs over the arrays' paths in a layer's state: ``"temperature"`` is
+        attention's, ``"*/temperature"`` that of quantizers with one of their own.
+        """
 
 
 def _check_steps(schedule: Any) -> None:
@@ -49,40 +57,43 @@ def _check_steps(schedule: Any) -> None:
         if not is_int(value) or value <= 0:
             raise ValueError(f"{name}: {field}={value!r} is not a whole number above 0")
         object.__setattr__(schedule, field, int(value))
-    if not isinstance(schedule.hard, (int, float)) or not 0 <= schedule.hard < 1:
-        raise ValueError(f"{name}: hard={schedule.hard!r} is not a share from 0 to below 1")
+    fraction = schedule.hard_fraction
+    if not isinstance(fraction, (int, float)) or not 0 <= fraction < 1:
+        raise ValueError(f"{name}: hard_fraction={fraction!r} is not a number from 0 to below 1")
     if schedule.steps >= 2**24:
         raise ValueError(f"{name}: steps={schedule.steps} is more than the 2^24 a run can count")
 
 
 def _soft_steps(schedule: Any) -> int:
-    hard_steps: int = max(1, round(schedule.hard * schedule.steps)) if schedule.hard else 0
+    fraction = schedule.hard_fraction
+    hard_steps: int = max(1, round(fraction * schedule.steps)) if fraction else 0
     return max(1, int(schedule.steps) - hard_steps)
 
 
+@renamed(hard="hard_fraction")
 @dataclasses.dataclass(frozen=True)
 class TemperatureSchedule:
     """Cools attention exponentially, then uses the target quantizer alone.
 
     ``T`` follows :func:`temperature` from ``start`` to ``end`` over the soft
-    steps, so that the mixture is nearly one-hot when the hard end begins.
+    steps, so that the mixture is nearly one-hot when the hard phase begins.
 
     Args:
-        steps: Mini-batches (solver updates) of the whole training, hard end included.
+        steps: Mini-batches (solver updates) of the whole training, hard phase included.
         start: T(0).
         end: T at the last soft step.
-        hard: The last share of the steps (at least one), in which every layer
-            uses its lowest bit width alone. 0 is the paper's schedule.
+        hard_fraction: The fraction of the steps (at least one), at the end, in which
+            every layer uses its target quantizer alone. 0 is the paper's schedule.
 
     Raises:
         ValueError: ``steps`` <= 0, a temperature <= 0 or not finite, or
-            ``hard`` outside [0, 1).
+            ``hard_fraction`` outside [0, 1).
     """
 
     steps: int
     start: float = 100.0
     end: float = 0.03
-    hard: float = 0.1
+    hard_fraction: float = 0.1
 
     def __post_init__(self) -> None:
         _check_steps(self)
@@ -95,7 +106,7 @@ class TemperatureSchedule:
 
     @property
     def soft_steps(self) -> int:
-        """Mini-batches before the hard end, at least 1."""
+        """Mini-batches before the hard phase, at least 1."""
         return _soft_steps(self)
 
     def state(self, b: int) -> Dict[str, float]:
@@ -107,6 +118,7 @@ class TemperatureSchedule:
         return to_json(self)
 
 
+@renamed(hard="hard_fraction")
 @dataclasses.dataclass(frozen=True)
 class RelaxSchedule:
     """Lets Binary-Relax's ``omega`` grow by ``rho`` after every epoch (DQA eq. 15).
@@ -115,24 +127,24 @@ class RelaxSchedule:
     DQA paper's; ``original()`` gives those of Binary-Relax itself.
 
     Args:
-        steps: Mini-batches of the whole training, hard end included.
+        steps: Mini-batches of the whole training, hard phase included.
         steps_per_epoch: Mini-batches of one epoch.
         start: omega in the first epoch.
-        rho: Growth an epoch. Over E epochs the target's share becomes
+        rho: Growth an epoch. Over E epochs the target's coefficient becomes
             ``rho^E / (rho^E + K - 1)``: 0.995 after the paper's 300, but 0.75
             after 90.
-        hard: The last share of the steps, with the target quantizer alone.
+        hard_fraction: The fraction of the steps, at the end, with the target alone.
 
     Raises:
         ValueError: ``steps`` or ``steps_per_epoch`` <= 0, ``start`` or ``rho``
-            not positive and finite, or ``hard`` outside [0, 1).
+            not positive and finite, or ``hard_fraction`` outside [0, 1).
     """
 
     steps: int
     steps_per_epoch: int
     start: float = 1.0
     rho: float = 1.02
-    hard: float = 0.1
+    hard_fraction: float = 0.1
 
     def __post_init__(self) -> None:
         _check_steps(self)
@@ -144,11 +156,12 @@ class RelaxSchedule:
     @classmethod
     def original(cls, steps: int, steps_per_epoch: int) -> RelaxSchedule:
         """Growth and hard phase of arXiv 1801.06313's published code: 1.04, last quarter."""
-        return cls(steps, steps_per_epoch, start=1.04, rho=1.04, hard=0.25)
+        return cls(steps, steps_per_epoch, start=1.04, rho=1.04, hard_fraction=0.25)
 
     @classmethod
+    @renamed(hard="hard_fraction")
     def reaching(
-        cls, steps: int, steps_per_epoch: int, growth: float = 380.0, hard: float = 0.1
+        cls, steps: int, steps_per_epoch: int, growth: float = 380.0, hard_fraction: float = 0.1
     ) -> RelaxSchedule:
         """A schedule whose omega reaches ``growth`` at its last soft epoch.
 
@@ -157,13 +170,13 @@ class RelaxSchedule:
         """
         if not 1 <= growth < math.inf:
             raise ValueError(f"RelaxSchedule: growth={growth!r} is not a number from 1 on")
-        probe = cls(steps, steps_per_epoch, hard=hard)
+        probe = cls(steps, steps_per_epoch, hard_fraction=hard_fraction)
         epochs = max(1, (probe.soft_steps - 1) // steps_per_epoch)
-        return cls(steps, steps_per_epoch, rho=growth ** (1 / epochs), hard=hard)
+        return cls(steps, steps_per_epoch, rho=growth ** (1 / epochs), hard_fraction=hard_fraction)
 
     @property
     def soft_steps(self) -> int:
-        """Mini-batches before the hard end, at least 1."""
+        """Mini-batches before the hard phase, at least 1."""
         return _soft_steps(self)
 
     def state(self, b: int) -> Dict[str, float]:

@@ -1,15 +1,17 @@
 """Copies the figures of results/ into README.md and other pages, between their markers.
 
 python scripts/readme.py            # what `make readme` runs
+python scripts/readme.py --check    # what `make lint` runs: fails where a page shows other figures
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "nnp")]
@@ -21,7 +23,7 @@ from benchmarks.bench.tables import markdown  # noqa: E402
 
 
 def results(entries: List[Dict[str, Any]], full: bool) -> str:
-    head = ["method", "quantizers", "bits / weight", "hard end", "lambda"]
+    head = ["method", "quantizers", "bits / weight", "hard phase", "lambda"]
     head += ["learning rate"] if full else []
     head += ["accuracy %", "attention elsewhere"] + ([] if full else ["file bytes"])
     rows = []
@@ -36,6 +38,19 @@ def results(entries: List[Dict[str, Any]], full: bool) -> str:
         cells += [] if full else [f"{e['file_bytes']:,}"]
         rows.append(cells)
     return markdown(head, rows)
+
+
+def short_results(entries: List[Dict[str, Any]]) -> str:
+    """The demo's rows for a first look: float, plain training and DQA as it is recommended."""
+    rows = []
+    for e in entries:
+        if e["quantizer"].startswith("TWN") or e["method"] not in ("Full precision", "Plain", "DQA"):
+            continue
+        accuracy = f"{e['mean']:.1f} ± {e['sd']:.1f}"
+        rows.append(
+            [e["method"], e["quantizer"], str(e["bits"]), accuracy, f"{e['file_bytes']:,}"]
+        )
+    return markdown(["method", "quantizers", "bits / weight", "accuracy %", "file bytes"], rows)
 
 
 def caption(meta: Dict[str, Any], entries: List[Dict[str, Any]]) -> str:
@@ -147,36 +162,52 @@ def kilobytes(count: Optional[int]) -> str:
     return "-" if count is None else f"{count / 1000:,.0f} kB"
 
 
-def insert(page: Path, name: str, text: str) -> None:
-    old = page.read_text("utf-8")
+def replaced(text: str, page: str, name: str, table: str) -> str:
+    """``text`` of a page with ``table`` between the markers of that name."""
     pattern = rf"(<!-- {name}:begin -->\n).*?(<!-- {name}:end -->)"
-    new, count = re.subn(pattern, lambda m: f"{m[1]}{text}\n{m[2]}", old, flags=re.S)
+    new, count = re.subn(pattern, lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.S)
     if count != 1:
         raise SystemExit(f"{page}: the markers of {name!r} occur {count} times, not once")
-    page.write_text(new, "utf-8")
+    return new
 
 
 def load(name: str) -> Any:
     return json.loads((ROOT / "results" / name).read_text("utf-8"))
 
 
-def main() -> None:
+def all_tables() -> Iterator[Tuple[str, str, str]]:
+    """Page, name of the markers and text of every table."""
     entries, meta = load("digits.json"), load("digits.meta.json")
-    readme = ROOT / "README.md"
-    insert(readme, "digits", f"{results(entries, False)}\n\n{caption(meta, entries)}")
-    insert(readme, "size", sizes(entries, meta))
+    yield "README.md", "digits", f"{short_results(entries)}\n\n{caption(meta, entries)}"
+    yield "docs/digits.md", "digits", f"{results(entries, False)}\n\n{caption(meta, entries)}"
+    yield "docs/digits.md", "size", sizes(entries, meta)
     sweep, meta = load("digits_validation.json"), load("digits_validation.meta.json")
-    page = ROOT / "docs" / "digits.md"
-    insert(page, "validation", f"{results(sweep, True)}\n\n{caption(meta, sweep)}")
-    insert(ROOT / "docs" / "cifar.md", "narrow", narrow(load("cifar_narrow.json")))
-    insert(ROOT / "docs" / "compiling.md", "compiled", compiled(load("compiled.json")))
+    yield "docs/digits.md", "validation", f"{results(sweep, True)}\n\n{caption(meta, sweep)}"
+    yield "docs/cifar.md", "narrow", narrow(load("cifar_narrow.json"))
+    yield "docs/compiling.md", "compiled", compiled(load("compiled.json"))
     published = format_nnp(load("nnp.json"))
-    insert(readme, "nnp", published)
-    insert(ROOT / "examples" / "nnp" / "README.md", "results", published)
+    yield "examples/nnp/README.md", "results", published
     measured = [load(path.name) for path in sorted((ROOT / "results").glob("bench-*.json"))]
     for name in tables.TABLES:
-        insert(ROOT / "docs" / "performance.md", name, tables.page_part(name, measured))
+        yield "docs/performance.md", name, tables.page_part(name, measured)
+
+
+def main(argv: Optional[List[str]] = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--check", action="store_true", help="change nothing; 1 if a page differs")
+    check = parser.parse_args(argv).check
+    stale = 0
+    for page, name, table in all_tables():
+        path = ROOT / page
+        old = path.read_text("utf-8")
+        new = replaced(old, page, name, table)
+        if new != old and check:
+            print(f"{page}: table {name!r} is not that of results/; run make readme")
+            stale += 1
+        elif new != old:
+            path.write_text(new, "utf-8")
+    return int(stale > 0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

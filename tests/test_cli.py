@@ -20,7 +20,7 @@ from nnabla.utils.save import save
 
 from nnabla_dqa.cli import main
 
-COMMANDS = ("convert", "train", "summary", "deploy", "check", "evaluate", "table")
+COMMANDS = ("convert", "train", "summary", "deploy", "check", "evaluate")
 COMMAND = [sys.executable, "-c", "import nnabla_dqa_command as c, sys; sys.exit(c.main())"]
 RECIPE = "data: data.npz\nepochs: 2\nbatch_size: 16\nloss: softmax_cross_entropy\n"
 
@@ -311,6 +311,7 @@ def test_an_existing_checkpoint_is_not_overwritten_by_chance(folder, capsys):
     assert "another training" in refused(capsys, *train, "--resume", "--force", "--seed", "3")
 
 
+@pytest.mark.slow
 def test_ctrl_c_keeps_the_checkpoint_and_resumes(folder):
     Path("long.yaml").write_text(RECIPE.replace("epochs: 2", "epochs: 4000"))
     subprocess.run([*COMMAND, "convert", "float.nnp", "-o", "d.nnp"], check=True)

@@ -183,6 +183,7 @@ def test_wrong_combinations_are_one_line(arguments, expected, folder, capsys):
     assert not (folder / "a").exists()
 
 
+@pytest.mark.slow
 def test_ctrl_c_and_resume_write_what_one_run_writes(folder, capsys):
     """In a process of its own; Ctrl-C comes somewhere, SIGTERM somewhere else."""
     options = ["--recipe", "r.yaml", "--set", "epochs=8", "--set", "quantizers=minmax:2"]

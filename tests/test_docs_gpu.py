@@ -1,4 +1,4 @@
-"""The page "On a GPU": its options, extras and files exist, and its loop runs."""
+"""The page "On a GPU": its options exist, and its loop runs."""
 
 from __future__ import annotations
 
@@ -28,11 +28,6 @@ def test_options_exist():
     known = {option for action in parser._actions for option in action.option_strings}
     assert {"--context", "--device", "--type-config", "--tf32"} <= named
     assert named <= known
-
-
-def test_files_exist():
-    for path in re.findall(r"\b(?:benchmarks|nnabla_dqa)/\w+\.py", PAGE):
-        assert (ROOT / path).is_file(), path
 
 
 @pytest.mark.parametrize("name", sorted(WITHOUT_CUDA))

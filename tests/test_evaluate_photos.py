@@ -10,10 +10,13 @@ from pathlib import Path
 import nnabla as nn
 import nnabla.parametric_functions as PF
 import numpy as np
+import pytest
 from nnabla.utils.save import save
 from PIL import Image
 
 from nnabla_dqa.data.photos import open_photos
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
 CLASSES, PHOTOS = 7, 8

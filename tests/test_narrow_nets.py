@@ -8,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.data.files import write_records
+
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
 

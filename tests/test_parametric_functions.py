@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import pydoc
+import re
 
 import nnabla as nn
 import nnabla.functions as F
@@ -13,6 +15,7 @@ import pytest
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
 from nnabla_dqa import BWN, MinMax
+from nnabla_dqa.parametric_functions import DQA_LAYERS
 from tests import reference
 
 SET = (MinMax(2), MinMax(4), MinMax(8))
@@ -63,7 +66,30 @@ def test_takes_all_arguments_of_nnablas_own(case):
     own = [p for p in actual if p.name not in ("quantizers", "mixing")]
     assert [(p.name, p.default) for p in own] == [(p.name, p.default) for p in expected]
     assert getattr(NPF, layer.__name__) is layer
-    assert "Raises" in layer.__doc__
+
+
+@pytest.mark.parametrize("layer", DQA_LAYERS)
+def test_help_tells_arguments_types_and_state(layer):
+    text = pydoc.plain(pydoc.render_doc(layer))
+    for name, p in inspect.signature(layer).parameters.items():
+        assert name == "name" or f"{name}: '{p.annotation}'" in text
+    base = layer.__name__[4:]
+    for part in (
+        f"parametric_functions.{base}`",
+        "W`` is (",
+        "Raises:",
+        "dqa/alpha",
+        "-> 'Variable'",
+    ):
+        assert part in text
+    assert "nnabla_dqa.parametric_functions" in text
+    assert inspect.signature(layer).parameters["quantizers"].default is None
+
+
+@pytest.mark.parametrize(("given", "message"), [({"kernels": 1}, "kernels"), ({}, "kernel")])
+def test_wrong_arguments_are_pythons_own_error(given, message):
+    with pytest.raises(TypeError, match=rf"dqa_convolution\(\) .*'{message}'"):
+        PF.dqa_convolution(nn.Variable((1, 2, 5, 5)), 3, quantizers=SET, **given)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -81,11 +107,11 @@ def test_same_names_and_initial_values_as_nnablas_own(case):
         nn.random.prng.seed(3)
         layer(x, *arguments, **options, **rng, name="l", quantizers=SET)
         actual = nn.get_parameters(grad_only=False)
-    assert set(actual) - set(expected) == {
+    assert {re.sub("config/.*", "config", name) for name in set(actual) - set(expected)} == {
         f"{name.rsplit('/', 1)[0]}/dqa/{state}"
         for name in expected
         if name.endswith("/W")
-        for state in ("alpha", "temperature", "hard", "quantizers")
+        for state in ("alpha", "temperature", "hard", "config")
     }
     for name, v in expected.items():
         np.testing.assert_array_equal(v.d, actual[name].d, err_msg=name)
@@ -102,7 +128,7 @@ def test_equals_nnablas_own_with_the_mixed_weights(case, per_channel):
     x = data(case)
     y = layer(x, *arguments, **options, name="l", quantizers=quantizers)
     parameters = nn.get_parameters(grad_only=False)
-    (found,) = dqa.find_layers()
+    (found,) = dqa.find_quantized()
     found.state["temperature"].d = 0.5
     w = found.weight.d.copy()
     alpha = found.state["alpha"].d.copy()
@@ -154,10 +180,10 @@ def test_hard_uses_one_quantizer_and_changes_nothing(case):
     native, layer, arguments, options, _, _ = pair(case)
     x = data(case)
     layer(x, *arguments, **options, name="l", quantizers=SET)
-    (found,) = dqa.find_layers()
+    (found,) = dqa.find_quantized()
     found.state["alpha"].d = [0.1, 0.7, 0.2]
     before = {k: v.d.copy() for k, v in nn.get_parameters(grad_only=False).items()}
-    for choice, index in (("lowest", 0), ("argmax", 1)):
+    for choice, index in (("target", 0), ("argmax", 1)):
         with dqa.hard(choice):
             y = layer(x, *arguments, **options, name="l", quantizers=SET)
         y.forward()
@@ -176,7 +202,7 @@ def test_shared_layer_keeps_one_attention():
     a = PF.dqa_affine(x, 5, name="l", quantizers=SET)
     b = PF.dqa_affine(x, 5, name="l", quantizers=SET)
     F.sum(F.add2(a, b)).forward()
-    assert len(dqa.find_layers()) == 1
+    assert len(dqa.find_quantized()) == 1
 
 
 def test_apply_w_comes_before_the_quantizers():
@@ -207,7 +233,7 @@ def test_a_float_checkpoint_loads_into_the_dqa_net_and_back(tmp_path):
     parameters = nn.get_parameters(grad_only=False)
     for name, value in expected.items():
         np.testing.assert_array_equal(parameters[name].d, value)
-    for layer in dqa.find_layers():
+    for layer in dqa.find_quantized():
         layer.state["alpha"].d = [1, 2, 3]
         layer.state["temperature"].d = 0.25
     nn.save_parameters(str(tmp_path / "dqa.h5"))
@@ -215,7 +241,7 @@ def test_a_float_checkpoint_loads_into_the_dqa_net_and_back(tmp_path):
     nn.clear_parameters()
     nn.load_parameters(str(tmp_path / "dqa.h5"))
     dqa_model()
-    for layer in dqa.find_layers():
+    for layer in dqa.find_quantized():
         assert layer.state["alpha"].d.tolist() == [1, 2, 3]
         assert layer.state["alpha"].need_grad
         assert layer.state["temperature"].d == 0.25
@@ -234,7 +260,7 @@ def test_a_float_checkpoint_loads_into_the_dqa_net_and_back(tmp_path):
         ([], None, "no quantizers given"),
         (["MinMax"], None, "'MinMax' is not a quantizer"),
         ([MinMax(4), MinMax(2)], None, r"got \[4, 2\], write \[2, 4\]"),
-        ([MinMax(2), dqa.TWN()], None, r"bit widths must differ; got \[2, 2\]"),
+        ([MinMax(2), MinMax(2)], None, "quantizers must differ; got MinMax"),
         ([MinMax(2), MinMax(4, channel_axis=0)], None, "share channel_axis"),
         ([MinMax(2, channel_axis=4)], None, r"channel_axis=4 .* shape \(4, 3, 3, 3\).* -4 to 3"),
         ([MinMax(2), MinMax(4)], dqa.Single(), "Single takes one quantizer, not 2"),
@@ -253,7 +279,7 @@ def test_errors_name_the_layer(quantizers, mixing, message):
 def test_a_second_set_for_the_same_layer_is_refused():
     x = nn.Variable((1, 3, 5, 5))
     PF.dqa_convolution(x, 4, (3, 3), name="c1", quantizers=SET)
-    with pytest.raises(ValueError, match=r"layer c1/conv: the layer exists already with .*bits=2"):
+    with pytest.raises(ValueError, match=r"layer c1/conv: its state belongs to other .*bits=2"):
         PF.dqa_convolution(x, 4, (3, 3), name="c1", quantizers=[BWN()])
     nn.clear_parameters()
     PF.dqa_convolution(x, 4, (3, 3), name="c1", quantizers=[BWN()])
@@ -274,13 +300,13 @@ def test_quantizer_blocks_nest_and_end():
         PF.dqa_affine(x, 4, name="own", quantizers=[MinMax(3)])
     with pytest.raises(ValueError, match="no quantizers"):
         PF.dqa_affine(x, 4, name="after")
-    targets = {layer.name: layer.mixture.target for layer in dqa.find_layers()}
+    targets = {layer.name: layer.mixture.target_quantizer for layer in dqa.find_quantized()}
     assert targets == {
         "inner/affine": BWN(),
         "outer/affine": MinMax(2),
         "own/affine": MinMax(3),
     }
-    with pytest.raises(ValueError, match="choose='soft'"), dqa.hard("soft"):
+    with pytest.raises(ValueError, match="select='soft'"), dqa.hard("soft"):
         pass
 
 
@@ -303,7 +329,7 @@ def test_records_with_proto_variables(case, tmp_path):
     with nn.graph_def.graph() as g:
         layer(nn.ProtoVariable(shape), *arguments, **options, name="l", quantizers=SET)
     network = g.default_graph()
-    scope = dqa.find_layers()[0].name
+    scope = dqa.find_quantized()[0].name
     assert {f"{scope}/W", f"{scope}/dqa/alpha"} <= set(network.parameters)
     assert len(network.functions) > 30
     g.save(str(tmp_path / "p.nnp"), variable_batch_size=False)
@@ -322,6 +348,6 @@ def test_state_of_another_set_is_refused_by_name(other, tmp_path):
     nn.save_parameters(str(tmp_path / "p.h5"))
     nn.clear_parameters()
     nn.load_parameters(str(tmp_path / "p.h5"))
-    with pytest.raises(ValueError, match=r"layer fc/affine: its state .*\(bits \[2, 4, 8\]"):
+    with pytest.raises(ValueError, match=r"layer fc/affine: its state .*MinMax\(bits=8"):
         PF.dqa_affine(nn.Variable((1, 4)), 5, name="fc", quantizers=other)
     PF.dqa_affine(nn.Variable((1, 4)), 5, name="fc", quantizers=SET)

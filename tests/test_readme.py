@@ -40,6 +40,7 @@ def test_the_code_in_the_readme(tmp_path, monkeypatch, capsys):
     assert len(np.unique(weights)) <= 4
 
 
+@pytest.mark.slow
 def test_digits_example_end_to_end(tmp_path):
     """A reduced run: one epoch, one seed. Files, fields, and the table."""
     command = [sys.executable, "examples/digits.py", "--epochs", "1", "--seeds", "1"]
@@ -77,6 +78,7 @@ def test_digits_example_end_to_end(tmp_path):
     ]
 
 
+@pytest.mark.slow
 def test_examples_refuse_wrong_arguments_in_one_line():
     command = [sys.executable, "examples/digits.py", "--seeds", "0"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
@@ -90,13 +92,3 @@ def test_plain_evaluation_really_has_no_nnabla_dqa():
     done = subprocess.run([sys.executable, "-c", blocked], capture_output=True, text=True)
     assert done.returncode != 0
     assert "nnabla_dqa" in done.stderr
-
-
-@pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "docs/method.md", "docs/digits.md"]
-)
-def test_links_lead_somewhere(page):
-    text = (ROOT / page).read_text("utf-8")
-    for target in re.findall(r"\]\(([^)#]+)\)", text):
-        if "://" not in target:
-            assert ((ROOT / page).parent / target).exists(), target

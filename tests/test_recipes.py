@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -14,6 +13,7 @@ import pytest
 
 from nnabla_dqa.models import build
 from nnabla_dqa.recipes.recipe import Recipe
+from tests.examples.scripts import load
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 SETS = {
@@ -67,10 +67,7 @@ MEANS = {
 
 def example(path="rows.py"):
     """A file of the examples as a module."""
-    spec = importlib.util.spec_from_file_location("example", EXAMPLES / path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load(EXAMPLES / path)
 
 
 def recipes(folder):
@@ -159,8 +156,7 @@ def test_builds_when_narrow(recipe):
     mixed = [name for name in nn.get_parameters(grad_only=False) if name.endswith("dqa/alpha")]
     assert bool(mixed) == (recipe.method == "DQA"), list(nn.get_parameters(grad_only=False))[:5]
     if recipe.mixture() is not None and len(recipe.mixture().quantizers) > 1:
-        mixing, hard = recipe.mixture().mixing, recipe.hard_fraction
-        assert mixing.default_schedule(90, 10, hard, **recipe.temperature).steps == 90
+        assert recipe.make_schedule(recipe.mixture(), 90, 10).steps == 90
 
 
 def test_data_are_beside_the_file_that_names_them():
@@ -171,6 +167,7 @@ def test_data_are_beside_the_file_that_names_them():
     assert Recipe.from_yaml(folder / "resnet18-float.yaml").data.train == str(folder / "imagenet")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["cifar", "imagenet"])
 def test_rows_are_listed(name):
     done = subprocess.run(

@@ -20,11 +20,11 @@ def build():
     PF.dqa_affine(h, 5, name="fc", quantizers=(dqa.BWN(), dqa.TWN(), dqa.FullPrecision()))
     PF.dqa_affine(h, 5, name="plain", quantizers=SET[:1])
     rng = np.random.RandomState(0)
-    for layer in dqa.find_layers():
+    for layer in dqa.find_quantized():
         if layer.state:
             layer.state["alpha"].d = rng.randn(3)
             layer.state["temperature"].d = 0.7
-    return {layer.name: layer for layer in dqa.find_layers()}
+    return {layer.name: layer for layer in dqa.find_quantized()}
 
 
 SIZES = {"c1/conv": 72, "float/conv": 12, "fc/affine": 135, "plain/affine": 135}
@@ -50,7 +50,7 @@ def test_value_and_gradient(options, g, factor):
     r = dqa.regularizer(5, **options)
     assert r.shape == ()
     for layer in layers.values():
-        for v in layer.learned.values():
+        for v in layer.learned().values():
             v.g = 0
     r.forward()
     r.backward()

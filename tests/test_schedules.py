@@ -31,20 +31,20 @@ def test_hard_end():
     schedule = TemperatureSchedule(steps=1000)
     assert schedule.soft_steps == 900
     assert schedule.state(900)["temperature"] == pytest.approx(0.03)
-    paper = TemperatureSchedule(steps=1000, hard=0)
+    paper = TemperatureSchedule(steps=1000, hard_fraction=0)
     assert paper.soft_steps == 1000
     assert paper.state(500)["temperature"] == pytest.approx(np.sqrt(100 * 0.03))
-    assert TemperatureSchedule(steps=1, hard=0.9).soft_steps == 1
-    assert TemperatureSchedule(steps=3, hard=0.1).soft_steps == 2
+    assert TemperatureSchedule(steps=1, hard_fraction=0.9).soft_steps == 1
+    assert TemperatureSchedule(steps=3, hard_fraction=0.1).soft_steps == 2
 
 
 def test_relax_grows_once_an_epoch():
-    schedule = RelaxSchedule(steps=300 * 10, steps_per_epoch=10, hard=0)
+    schedule = RelaxSchedule(steps=300 * 10, steps_per_epoch=10, hard_fraction=0)
     assert [schedule.state(b)["omega"] for b in (1, 10, 11, 20, 21)] == pytest.approx(
         [1, 1, 1.02, 1.02, 1.02**2]
     )
     assert schedule.state(3000)["omega"] == pytest.approx(1.02**299)
-    reaching = RelaxSchedule.reaching(400, 10, growth=380, hard=0.1)
+    reaching = RelaxSchedule.reaching(400, 10, growth=380, hard_fraction=0.1)
     assert reaching.state(reaching.soft_steps)["omega"] == pytest.approx(380)
     original = RelaxSchedule.original(steps=200 * 10, steps_per_epoch=10)
     assert original.soft_steps == 1500
@@ -61,8 +61,8 @@ def test_relax_grows_once_an_epoch():
         (lambda: TemperatureSchedule(10, start=0), "start=0"),
         (lambda: TemperatureSchedule(10, end=-1), "end=-1"),
         (lambda: TemperatureSchedule(10, end=float("nan")), "end=nan"),
-        (lambda: TemperatureSchedule(10, hard=1), "hard=1"),
-        (lambda: TemperatureSchedule(10, hard=-0.1), "hard=-0.1"),
+        (lambda: TemperatureSchedule(10, hard_fraction=1), "hard_fraction=1"),
+        (lambda: TemperatureSchedule(10, hard_fraction=-0.1), "hard_fraction=-0.1"),
         (lambda: RelaxSchedule(10, 0), "steps_per_epoch=0"),
         (lambda: RelaxSchedule(10, 1, rho=0), "rho=0"),
         (lambda: RelaxSchedule(10, 1, start=float("inf")), "start=inf"),
@@ -75,7 +75,7 @@ def test_wrong_arguments_are_named(make, message):
 
 
 @pytest.mark.parametrize(
-    "schedule", [TemperatureSchedule(10, hard=0.5), RelaxSchedule(10, 2, rho=1.1)], ids=str
+    "schedule", [TemperatureSchedule(10, hard_fraction=0.5), RelaxSchedule(10, 2, rho=1.1)], ids=str
 )
 def test_json_round_trip(schedule):
     assert schedule_from_json(schedule.to_json()) == schedule

@@ -17,11 +17,11 @@ from benchmarks.bench.measuring import Figures, clock, ratio, summary, take_turn
 from benchmarks.bench.nets import own_quantizer
 from nnabla_dqa.backends import mixture
 from nnabla_dqa.backends.cpu import CpuKernels, threads
-from nnabla_dqa.backends.kernel_args import Problem
+from nnabla_dqa.backends.kernel_args import LayerSpec
 from nnabla_dqa.mixing import Attention
 from nnabla_dqa.quantization import BWN, SAWB, TWN, FullPrecision, MinMax, Quantizer
 
-LEAST_SHARE = Attention.negligible
+LEAST_SHARE = Attention.prune_below
 
 LAYOUTS: Dict[str, Optional[int]] = {"per tensor": None, "rows": 0, "last axis": 1}
 """The channel axis by the name of the layout; see :func:`shape_of`."""
@@ -85,10 +85,10 @@ Passes = Dict[str, Callable[[], Any]]
 
 def kernel_passes(arrays: Arrays, quantizers: Sequence[Quantizer], count: int) -> Passes:
     """The kernels on ``count`` threads."""
-    problem = Problem.of(arrays.w.shape, quantizers)
-    assert problem is not None
+    spec = LayerSpec.of(arrays.w.shape, quantizers)
+    assert spec is not None
     with using_threads(count):
-        kernels = CpuKernels(problem)
+        kernels = CpuKernels(spec)
     w, q, dq, dw = (array.ctypes.data for array in arrays)
     many = len(quantizers)
     if many == 1:

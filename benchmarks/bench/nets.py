@@ -121,8 +121,8 @@ class Mixtures:
                 self.annealer = dqa.Annealer(schedule, restart=True)
                 with in_float32():
                     self.penalty = dqa.regularizer(5.0)
-            self.layers = dqa.find_layers()
-        self.trained = [v for e in self.layers for v in (e.weight, *e.learned.values())]
+            self.layers = dqa.find_quantized()
+        self.trained = [v for e in self.layers for v in (e.weight, *e.learned().values())]
         self.smallest = min((e.weight for e in self.layers), key=lambda w: w.size)
         if like is None:
             self.gradients = [
@@ -151,8 +151,8 @@ class Mixtures:
                 mixture(
                     e.weight,
                     e.mixture.quantizers,
-                    e.mixture.shares(e.state),
-                    e.mixture.mixing.negligible,
+                    e.mixture.coefficients(e.state),
+                    e.mixture.mixing.prune_below,
                 )
                 for e in self.layers
             ]

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import os
-import tempfile
+import secrets
 from pathlib import Path
 from typing import IO, Any, Iterator, Union
 
@@ -80,18 +81,20 @@ def replacing(path: PathLike) -> Iterator[IO[bytes]]:
         OSError: The folder does not exist or cannot be written to.
     """
     target = check_target(path)
-    # The same folder, because renaming is atomic only within a file system.
-    handle, temporary = tempfile.mkstemp(".part", f".{target.name}.", target.parent)
+    # The same folder, because renaming is atomic only within a file system. Opened by name, so
+    # that others may read it as any other file; the name is new, as "x" makes sure.
+    temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}.part"
+    stream = open(temporary, "xb")  # noqa: SIM115
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with stream:
             yield stream
             stream.flush()
             os.fsync(stream.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
         os.replace(temporary, target)
     except BaseException:
-        os.unlink(temporary)
+        temporary.unlink()
         raise
+    _sync_folder(target.parent)
 
 
 def remove_parts(path: PathLike) -> None:
@@ -101,7 +104,17 @@ def remove_parts(path: PathLike) -> None:
         part.unlink()
 
 
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+def _sync_folder(folder: Path) -> None:
+    """Have the new name on the disk too; the content alone is not found again after a crash."""
+    if os.name == "nt":
+        # Folders cannot be opened there.
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        # Some network file systems know no such thing for folders.
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise
+    finally:
+        os.close(handle)

@@ -1,6 +1,6 @@
 """The mixture of quantizers as graph functions: one backend a module."""
 
-from nnabla_dqa.backends.dispatch import mixture
+from nnabla_dqa.backends.dispatch import backend_of, mixture
 from nnabla_dqa.backends.release import release_mixtures
 from nnabla_dqa.backends.select import (
     BackendError,
@@ -15,6 +15,7 @@ __all__ = [
     "BackendWarning",
     "available_backends",
     "backend",
+    "backend_of",
     "current_backend",
     "mixture",
     "release_mixtures",

@@ -13,7 +13,7 @@ from typing import Optional
 
 import nnabla as nn
 
-from nnabla_dqa.backends.kernel_args import Op, Problem
+from nnabla_dqa.backends.kernel_args import LayerSpec, QuantizerOp
 
 _FOLDER = Path(__file__).resolve().parent
 _SOURCES = ("cpu.cpp", "cpu_kernels.h", "grid.h")
@@ -26,7 +26,7 @@ class _Layer(ctypes.Structure):
         ("inner", ctypes.c_int64),
         ("count", ctypes.c_int32),
         ("threads", ctypes.c_int32),
-        ("ops", ctypes.POINTER(Op)),
+        ("ops", ctypes.POINTER(QuantizerOp)),
     ]
 
 
@@ -34,17 +34,17 @@ class CpuKernels:
     """Forward and backward of one layer's mixture, on addresses of float32 arrays.
 
     Args:
-        problem: The layer.
+        spec: The layer.
         context: Of the functions around; says nothing that matters on the CPU.
     """
 
-    def __init__(self, problem: Problem, context: Optional[nn.Context] = None) -> None:
-        count = len(problem.ops)
+    def __init__(self, spec: LayerSpec, context: Optional[nn.Context] = None) -> None:
+        count = len(spec.ops)
         self._library = library()
-        self._ops = problem.op_array()
-        self._layer = _Layer(problem.outer, problem.rows, problem.inner, count, threads())
-        self._layer.ops = ctypes.cast(self._ops, ctypes.POINTER(Op))
-        self._grids = (ctypes.c_float * (4 * problem.rows * count))()
+        self._ops = spec.op_array()
+        self._layer = _Layer(spec.outer, spec.rows, spec.inner, count, threads())
+        self._layer.ops = ctypes.cast(self._ops, ctypes.POINTER(QuantizerOp))
+        self._grids = (ctypes.c_float * (4 * spec.rows * count))()
 
     @property
     def grids(self) -> ctypes.Array:
@@ -171,4 +171,4 @@ def sources() -> int:
     return total & 0x7FFFFFFF
 
 
-KERNELS = CpuKernels
+DEVICE_KERNELS = CpuKernels

@@ -1,31 +1,41 @@
-"""The mixture by the backend that holds."""
+"""Select the backend and build the mixture."""
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Callable, Dict, List, Optional, Sequence, Tuple
 
 import nnabla as nn
 
 from nnabla_dqa.backends import portable
-from nnabla_dqa.backends.select import device_of, fused_kernels, without
+from nnabla_dqa.backends.select import device_of, fused_kernels, unavailable, why_portable
 from nnabla_dqa.quantization import FullPrecision, Quantizer
+from nnabla_dqa.quantization.base import State, common_axis
 from nnabla_dqa.quantization.graph_ops import Variable
+
+checks_before_saving: List[Callable[[], object]] = []
+"""Called once when a graph with fused mixtures is saved; what they raise stops it."""
 
 
 def mixture(
     w: Variable,
     quantizers: Sequence[Quantizer],
-    shares: Optional[Variable],
-    negligible: float = 0.0,
+    coefficients: Optional[Variable],
+    prune_below: float = 0.0,
+    states: Sequence[State] = (),
 ) -> Variable:
-    """``q = sum_k a_k Q_k(w)`` (DQA eq. 2) with ``dq/dw = 1`` and ``dq/da_k = Q_k(w)``.
+    """``q = sum_k a_k Q_k(w)`` (DQA eq. 2) with ``dq/da_k = Q_k(w)``.
+
+    ``dq/dw = 1``, unless a quantizer with state has another gradient; see
+    :meth:`nnabla_dqa.Quantizer.surrogate`.
 
     Args:
         w: Weights of any shape.
         quantizers: K of them, with one common channel axis.
-        shares: ``a`` of shape (1, K); None for K = 1.
-        negligible: The fused kernels may leave out quantizers whose share is
-            below this; see :attr:`nnabla_dqa.MixingRule.negligible`.
+        coefficients: ``a`` of shape (1, K); None for K = 1.
+        prune_below: The fused kernels may skip quantizers whose coefficient is
+            below this; see :attr:`nnabla_dqa.MixingRule.prune_below`.
+        states: The quantizers' own arrays, one mapping for each; such
+            layers are computed by the portable functions.
 
     Returns:
         A variable shaped like ``w``. Where ``a`` is one-hot its forward value
@@ -34,26 +44,59 @@ def mixture(
     Raises:
         BackendError: :func:`nnabla_dqa.backend` asks for fused kernels and
             there are none for this context or one of the quantizers.
-        ValueError: The quantizers differ in their channel axis, or the shares
-            are not (1, K).
+        ValueError: The quantizers differ in their channel axis, or the
+            coefficients are not (1, K).
     """
-    portable.common_axis(quantizers)
+    common_axis(quantizers)
     count = len(quantizers)
-    shape = None if shares is None else tuple(shares.shape)
+    shape = None if coefficients is None else tuple(coefficients.shape)
     if shape != (None if count == 1 else (1, count)):
         wanted = "None" if count == 1 else f"shape (1, {count})"
-        raise ValueError(f"the shares of {count} quantizers must be {wanted}; got {shape}")
+        raise ValueError(f"the coefficients of {count} quantizers must be {wanted}; got {shape}")
     if isinstance(w, nn.ProtoVariable) or all(isinstance(q, FullPrecision) for q in quantizers):
-        return portable.mixture(w, quantizers, shares)
-    fused = _fused(w, quantizers, shares, negligible)
-    return portable.mixture(w, quantizers, shares) if fused is None else fused
+        return portable.mixture(w, quantizers, coefficients, states)
+    fused = _fused(w, quantizers, coefficients, prune_below)
+    return portable.mixture(w, quantizers, coefficients, states) if fused is None else fused
+
+
+def backend_of(
+    quantizers: Sequence[Quantizer], shape: Tuple[int, ...], context: Optional[nn.Context] = None
+) -> str:
+    """What :func:`mixture` would choose here for such a layer; nothing is built.
+
+    Args:
+        quantizers: K of them.
+        shape: Of the weights.
+        context: Default: the current one. The enclosing
+            :func:`nnabla_dqa.backend` block counts too.
+
+    Returns:
+        ``"fused"``; ``"portable: "`` and why, for example ``"portable: AbsMean
+        has no kernel"``; or ``"none: the weights stay float"``.
+    """
+    if all(isinstance(q, FullPrecision) for q in quantizers):
+        return "none: the weights stay float"
+    from nnabla_dqa.backends.kernel_args import why_no_kernel
+
+    context = context or nn.get_current_context()
+    reason = why_portable(context) or why_no_kernel(shape, quantizers)
+    reason = reason or _refusals.get(_device(context), "")
+    return f"portable: {reason}" if reason else "fused"
+
+
+_refusals: Dict[Tuple[str, str], str] = {}
+"""Why a device did not take the kernels when a layer was built."""
+
+
+def _device(context: nn.Context) -> Tuple[str, str]:
+    return device_of(context), context.device_id
 
 
 def _fused(
     w: nn.Variable,
     quantizers: Sequence[Quantizer],
-    shares: Optional[nn.Variable],
-    negligible: float,
+    coefficients: Optional[nn.Variable],
+    prune_below: float,
 ) -> Optional[nn.Variable]:
     context = nn.get_current_context()
     kernels, _ = fused_kernels(context)
@@ -61,22 +104,21 @@ def _fused(
         return None
     # Not before it is needed: importing the package takes no longer for it.
     from nnabla_dqa.backends.fused import fused_mixture, with_array_class
-    from nnabla_dqa.backends.kernel_args import Problem
-    from nnabla_dqa.backends.saving import teach_nnabla
-    from nnabla_dqa.backends.searches import spare_searches
+    from nnabla_dqa.backends.kernel_args import LayerSpec, why_no_kernel
+    from nnabla_dqa.backends.nnabla_hooks import install_hooks
 
-    problem = Problem.of(w.shape, quantizers)
-    if problem is None:
-        listed = ", ".join(str(q) for q in quantizers)
-        without(f"not all of {listed} have kernels for weights of shape {w.shape}")
+    spec = LayerSpec.of(w.shape, quantizers)
+    if spec is None:
+        unavailable(why_no_kernel(w.shape, quantizers))
         return None
-    teach_nnabla()
-    spare_searches()
+    install_hooks()
     context = with_array_class(context)
     try:
-        made = kernels(problem, context)
+        made = kernels(spec, context)
     except (OSError, RuntimeError) as error:
         # They are there, and the device does not take them.
-        without(f"on {device_of(context)}: {error}", warn=True)
+        reason = _refusals[_device(context)] = f"on {device_of(context)}: {error}"
+        unavailable(reason, surprising=True)
         return None
-    return fused_mixture(w, quantizers, shares, made, context, negligible)
+    _refusals.pop(_device(context), None)
+    return fused_mixture(w, quantizers, coefficients, made, context, prune_below)

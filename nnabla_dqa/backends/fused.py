@@ -7,23 +7,22 @@ of ``q = sum_k a_k Q_k(w)`` has a closed form: every ``dQ_k/dw`` counts as 1
 ``dL/da_k = <dL/dq, Q_k(w)>`` (DQA, arXiv 2103.13322, eq. 2).
 
 A function written in Python is lost when NNabla saves a graph: the file is
-written and cannot be loaded. :mod:`nnabla_dqa.backends.saving` therefore
+written and cannot be loaded. :mod:`nnabla_dqa.backends.nnabla_hooks` therefore
 writes the portable graph in its place.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any, List, Optional, Protocol, Sequence, Tuple
 
 import nnabla as nn
 import numpy as np
 from nnabla.function import PythonFunction
 
-from nnabla_dqa.backends.gradients import register_gradient
 from nnabla_dqa.quantization import Quantizer, quantizer_from_json
 
-_PREFIX = "DQAMixture "
+NAME = "DQAMixture"
+"""NNabla's name of the type of function."""
 
 
 class Kernels(Protocol):
@@ -51,7 +50,7 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
 
     Args:
         context: Of the device and with an array class, in float32.
-        quantizers: K of them, for the name.
+        quantizers: K of them. NNabla keeps their JSON as the arguments of the function.
         kernels: What computes, made for weights of ``shape``.
         shape: Of the weights.
         negligible: A quantizer whose share is below this takes no part, which
@@ -71,15 +70,15 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
         self._context = context
         self._own_memory = outside_the_pool(context)
         self._kernels = kernels
-        self._name = _PREFIX + json.dumps([q.to_json() for q in quantizers])
+        self.args = {"quantizers": [q.to_json() for q in quantizers]}
         self._shared = len(quantizers) > 1
         self._shapes = [tuple(shape)] + ([(1, len(quantizers))] if self._shared else [])
         self._least = negligible
 
     @property
     def name(self) -> str:
-        """Tells the quantizers; see :func:`quantizers_of`."""
-        return self._name
+        """The same for all quantizers; see :func:`quantizers_of`."""
+        return NAME
 
     def min_outputs(self) -> int:
         return 1
@@ -154,16 +153,15 @@ def fused_mixture(
 ) -> nn.Variable:
     """:func:`nnabla_dqa.backends.portable.mixture` as one function."""
     function = FusedMixture(context, quantizers, kernels, w.shape, negligible)
-    register_gradient(function.name, quantizers)
     return function(w) if shares is None else function(w, shares)
 
 
 def quantizers_of(function: Any) -> Optional[List[Quantizer]]:
     """The quantizers of a graph's function, None if it is no fused mixture."""
-    name = function.info.type_name
-    if not name.startswith(_PREFIX):
+    info = function.info
+    if info.type_name != NAME:
         return None
-    return [quantizer_from_json(content) for content in json.loads(name[len(_PREFIX) :])]
+    return [quantizer_from_json(content) for content in info.args["quantizers"]]
 
 
 def outside_the_pool(context: nn.Context) -> nn.Context:

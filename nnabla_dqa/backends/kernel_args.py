@@ -1,14 +1,22 @@
-"""Quantizers as the numbers by which the fused kernels know them."""
+"""Quantizers as arguments of the fused kernels.
+
+:data:`KERNELS` holds the quantizers that have a kernel. A kernel for another
+one takes a :class:`Kind` of its own here, in ``kernels/grid.h`` (its grid and
+codes), and an entry in :data:`KERNELS`.
+"""
 
 from __future__ import annotations
 
 import ctypes
 import enum
-from typing import List, NamedTuple, Optional, Sequence, Tuple
+import math
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 from nnabla_dqa.quantization import BWN, SAWB, TWN, FullPrecision, MinMax, Quantizer
 from nnabla_dqa.quantization.base import RowLayout
 from nnabla_dqa.quantization.sawb import CLOSED_FORM
+
+OpFields = Tuple[int, float, float, float]
 
 
 class Kind(enum.IntEnum):
@@ -22,8 +30,8 @@ class Kind(enum.IntEnum):
     FLOAT = 5
 
 
-class Op(ctypes.Structure):
-    """``Op`` of kernels/grid.h."""
+class QuantizerOp(ctypes.Structure):
+    """``Op`` of kernels/grid.h: one quantizer."""
 
     _fields_ = [
         ("kind", ctypes.c_int32),
@@ -33,62 +41,69 @@ class Op(ctypes.Structure):
     ]
 
 
-class Problem(NamedTuple):
+MAX_QUANTIZERS = 32
+"""``MAX_QUANTIZERS`` of the kernels."""
+
+
+def _of_kind(kind: Kind) -> Callable[[Any], OpFields]:
+    return lambda quantizer: (kind, float(quantizer.levels - 1), 0.0, 0.0)
+
+
+def _sawb(quantizer: SAWB) -> OpFields:
+    kind, top, *_ = _of_kind(Kind.SAWB_SEARCH)(quantizer)
+    if quantizer.bits in CLOSED_FORM:
+        return (Kind.SAWB_CLOSED, top, *CLOSED_FORM[quantizer.bits])
+    return kind, top, 0.0, 0.0
+
+
+KERNELS: Dict[type, Callable[[Any], OpFields]] = {
+    MinMax: _of_kind(Kind.MINMAX),
+    SAWB: _sawb,
+    BWN: _of_kind(Kind.BWN),
+    TWN: _of_kind(Kind.TWN),
+    FullPrecision: lambda _: (Kind.FLOAT, 0.0, 0.0, 0.0),
+}
+"""By the type of quantizer: the fields of its :class:`QuantizerOp`.
+
+It has to be the very type, as a subclass may have another grid.
+"""
+
+
+class LayerSpec(NamedTuple):
     """A layer's weights of shape (outer, rows, inner), with a range for each row."""
 
     outer: int
     rows: int
     inner: int
-    ops: Tuple[Tuple[int, float, float, float], ...]
+    ops: Tuple[OpFields, ...]
 
     @classmethod
-    def of(cls, shape: Tuple[int, ...], quantizers: Sequence[Quantizer]) -> Optional[Problem]:
-        """The problem of a layer, None if a quantizer has no kernel: one of a user's own.
+    def of(cls, shape: Tuple[int, ...], quantizers: Sequence[Quantizer]) -> Optional[LayerSpec]:
+        """What the kernels are told of a layer, None if they cannot compute it.
 
         Raises:
             ValueError: The weights have no such channel axis.
         """
-        ops = [_op(q) for q in quantizers]
-        size = _product(shape)
-        if size == 0 or len(ops) > MAX_QUANTIZERS or any(op is None for op in ops):
+        if why_no_kernel(shape, quantizers):
             return None
         axes = [q.axis for q in quantizers if q.axis is not None]
         layout = RowLayout.of(shape, axes[0] if axes else None)
-        outer = 1 if layout.axis is None else _product(shape[: layout.axis])
-        known = tuple(op for op in ops if op is not None)
-        return cls(outer, layout.rows, size // (outer * layout.rows), known)
+        outer = 1 if layout.axis is None else math.prod(shape[: layout.axis])
+        ops = tuple(KERNELS[type(q)](q) for q in quantizers)
+        return cls(outer, layout.rows, math.prod(shape) // (outer * layout.rows), ops)
 
     def op_array(self) -> ctypes.Array:
         """The quantizers as an array for the kernels."""
-        return (Op * len(self.ops))(*[Op(*op) for op in self.ops])
+        return (QuantizerOp * len(self.ops))(*[QuantizerOp(*op) for op in self.ops])
 
 
-MAX_QUANTIZERS = 32
-"""``MAX_QUANTIZERS`` of the kernels."""
-
-
-def _product(numbers: Sequence[int]) -> int:
-    result = 1
-    for number in numbers:
-        result *= int(number)
-    return result
-
-
-def _op(quantizer: Quantizer) -> Optional[Tuple[int, float, float, float]]:
-    # A subclass may have another grid, so the type has to be the very one.
-    kind = type(quantizer)
-    top = float(quantizer.levels - 1)
-    if kind is MinMax:
-        return Kind.MINMAX, top, 0.0, 0.0
-    if kind is SAWB and quantizer.bits in CLOSED_FORM:
-        return (Kind.SAWB_CLOSED, top, *CLOSED_FORM[quantizer.bits])
-    simple: List[Tuple[type, int]] = [
-        (SAWB, Kind.SAWB_SEARCH),
-        (BWN, Kind.BWN),
-        (TWN, Kind.TWN),
-        (FullPrecision, Kind.FLOAT),
-    ]
-    for known, number in simple:
-        if kind is known:
-            return number, 0.0 if known is FullPrecision else top, 0.0, 0.0
-    return None
+def why_no_kernel(shape: Tuple[int, ...], quantizers: Sequence[Quantizer]) -> str:
+    """Why the kernels of no device compute such a layer, in a few words; empty if they do."""
+    unknown = list(dict.fromkeys(type(q).__name__ for q in quantizers if type(q) not in KERNELS))
+    if unknown:
+        return f"{' and '.join(unknown)} {'has' if len(unknown) == 1 else 'have'} no kernel"
+    if len(quantizers) > MAX_QUANTIZERS:
+        return f"{len(quantizers)} quantizers are more than the kernels take, {MAX_QUANTIZERS}"
+    if math.prod(shape) == 0:
+        return f"there are no weights in shape {tuple(shape)}"
+    return ""

@@ -6,10 +6,11 @@ import contextlib
 import contextvars
 import importlib
 import os
-import warnings
 from typing import Any, Dict, Iterator, Optional, Set, Tuple
 
 import nnabla as nn
+
+from nnabla_dqa._util.warn import warn
 
 NAMES = ("auto", "fused", "portable")
 
@@ -76,11 +77,13 @@ def available_backends() -> Dict[str, str]:
 
 def mixtures_by(context: nn.Context) -> str:
     """What :func:`fused_kernels` would find for a context, in a few words and without a warning."""
-    name, device = current_backend(), device_of(context)
-    if name == "portable" or device not in _MODULES:
-        return "portable"
-    kernels = importlib.import_module(_MODULES[device])
-    return "portable" if kernels.why_not() else f"fused: {kernels.describe()}"
+    module, _, _ = _find(context)
+    return "portable" if module is None else f"fused: {module.describe()}"
+
+
+def why_portable(context: nn.Context) -> str:
+    """Why there are no fused kernels for a context, in one line; empty if there are some."""
+    return _find(context)[1]
 
 
 def fused_kernels(context: nn.Context) -> Tuple[Optional[Any], str]:
@@ -89,34 +92,42 @@ def fused_kernels(context: nn.Context) -> Tuple[Optional[Any], str]:
     Raises:
         BackendError: Fused ones were asked for by name and there are none.
     """
-    name = current_backend()
-    if name == "portable":
-        return None, "the portable backend was chosen"
+    module, reason, surprising = _find(context)
+    if module is not None:
+        return module.DEVICE_KERNELS, ""
+    if current_backend() == "portable":
+        return None, reason
+    return unavailable(reason, surprising)
+
+
+def _find(context: nn.Context) -> Tuple[Optional[Any], str, bool]:
+    """The module of the kernels, or None, why, and whether a user would not expect that."""
+    if current_backend() == "portable":
+        return None, "the portable backend was chosen", False
     device = device_of(context)
     if device not in _MODULES:
-        return without(f"there are none for context {list(context.backend)}")
+        return None, f"there are none for context {list(context.backend)}", False
     module = importlib.import_module(_MODULES[device])
     missing = module.why_not()
     if missing:
-        return without(f"on {device}: {missing}", warn=module.expected())
-    return module.KERNELS, ""
+        return None, f"on {device}: {missing}", module.expected()
+    return module, "", False
 
 
-def without(reason: str, warn: bool = False) -> Tuple[None, str]:
-    """None, once it has been said why, or an error.
+def unavailable(reason: str, surprising: bool = False) -> Tuple[None, str]:
+    """None and the reason, once a warning has told it where it is ``surprising``; or an error.
 
     Raises:
         BackendError: Fused kernels were asked for by name.
     """
     if current_backend() == "fused":
         raise BackendError(f"the fused backend cannot be used: {reason}")
-    if warn and reason not in _told:
+    if surprising and reason not in _told:
         _told.add(reason)
-        warnings.warn(
+        warn(
             f"the mixtures are computed by standard functions, which is slower: {reason} "
             f'(backend("portable") or {VARIABLE}=portable chooses them without this warning)',
             BackendWarning,
-            stacklevel=2,
         )
     return None, reason
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
+from pathlib import Path
 from typing import Optional
 
 import nnabla as nn
 
-from nnabla_dqa.parallel import Communicator, ParallelError, launched
-from nnabla_dqa.parallel.connections import machine
-from nnabla_dqa.parallel.opening import is_cuda
+from nnabla_dqa.distributed import Communicator, ParallelError
+from nnabla_dqa.distributed.open import is_cuda
 
 
 def refuse_gpu_options(context: Optional[str], device: Optional[int], tf32: bool) -> None:
@@ -27,35 +29,13 @@ def refuse_gpu_options(context: Optional[str], device: Optional[int], tf32: bool
             raise ValueError(f"{name} is for a GPU; add --context cudnn, or leave it out")
 
 
-def choose_device(context: str, device: Optional[int]) -> int:
-    """The number of the GPU for this process: that of ``--device``, or its local rank.
-
-    Args:
-        context: Of ``--context``; without a GPU the number does not matter.
-        device: Of ``--device``, None if it was not given.
-
-    Raises:
-        ParallelError: One of several processes that cannot know which GPU is its own.
-    """
-    launch = launched()
-    if device is not None or context == "cpu" or launch is None or launch.size == 1:
-        return device or 0
-    if launch.local_rank is None:
-        raise ParallelError(
-            f"{launch.launcher} started {launch.processes} processes and does not say which of "
-            f"its machine this one is, so that all would take GPU 0; use mpiexec or srun, which "
-            f"say it, or, with one process a machine, --device N"
-        )
-    return launch.local_rank
-
-
 def check_own_gpu(communicator: Communicator, context: nn.Context) -> None:
     """Check that no two processes compute on one GPU; all call it.
 
     Raises:
         ParallelError: On every rank; it names the processes and the GPU.
     """
-    gpu = [machine(), _gpu(int(context.device_id or 0))] if is_cuda(context) else None
+    gpu = [_machine(), _gpu(int(context.device_id or 0))] if is_cuda(context) else None
     seen = communicator.gather(gpu)
     for rank, one in enumerate(seen):
         first = seen.index(one)
@@ -71,3 +51,11 @@ def _gpu(device: int) -> str:
     """The GPU behind a number: each process may be shown others."""
     shown = [name.strip() for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")]
     return shown[device] if device < len(shown) and shown[device] else str(device)
+
+
+def _machine() -> str:
+    """Differs between machines, also where they have the same name."""
+    name = socket.gethostname()
+    with contextlib.suppress(OSError):
+        name += Path("/proc/sys/kernel/random/boot_id").read_text("ascii")
+    return name

@@ -11,9 +11,9 @@ import yaml
 
 from nnabla_dqa.commands._arguments import OutputError, beside, check_output
 from nnabla_dqa.commands._format import epoch_line, tell_stopped
-from nnabla_dqa.commands.gpus import check_own_gpu, choose_device, refuse_gpu_options
-from nnabla_dqa.parallel import open_communicator
-from nnabla_dqa.parallel.opening import KINDS
+from nnabla_dqa.commands.gpus import check_own_gpu, refuse_gpu_options
+from nnabla_dqa.distributed import open_communicator
+from nnabla_dqa.distributed.open import KINDS
 from nnabla_dqa.recipes.recipe import Recipe
 from nnabla_dqa.recipes.yaml_files import is_nnp
 from nnabla_dqa.training.checkpoint import checkpoint_path
@@ -122,8 +122,10 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     outputs = _outputs(arguments, recipe)
     computing = _computing(arguments, outputs.folder)
     refuse_gpu_options(computing["name"], arguments.device, arguments.tf32)
-    context = make_context(**computing, device=choose_device(computing["name"], arguments.device))
-    with open_communicator(context, arguments.parallel) as communicator:
+    wanted = make_context(**computing, device=arguments.device or 0, check=False)
+    with open_communicator(wanted, arguments.parallel) as communicator:
+        device = communicator.local_rank if arguments.device is None else arguments.device
+        context = make_context(**computing, device=device)
         check_own_gpu(communicator, context)
         first = communicator.rank == 0
 

@@ -11,10 +11,11 @@ from typing import IO, Any, Dict, Mapping, Optional
 import numpy as np
 
 from nnabla_dqa._util.messages import one_line
-from nnabla_dqa.data.base import ColumnData, DataError, Raw, Shape, check_scale, scaled
+from nnabla_dqa.data.base import DataError, Raw, Shape, check_scale, scaled
+from nnabla_dqa.data.columns import ColumnData
 
-# Deflate cannot shrink data by more than this, so a larger claim is a false one.
-_DEFLATE_LIMIT = 1032
+DEFLATE_LIMIT = 1032
+"""Deflate cannot shrink data by more than this factor. A file that claims more is damaged."""
 
 _npy: Any = np.lib.format  # numpy leaves these functions without annotations
 
@@ -177,7 +178,7 @@ def open_npz(path: Path, scale: Optional[float] = None) -> ArrayData:
                 name = f"{path}, {info.filename}"
                 if not info.filename.endswith(".npy"):
                     raise DataError(f"{name}: is not an array; numpy.savez writes .npy only")
-                if info.file_size > _DEFLATE_LIMIT * path.stat().st_size:
+                if info.file_size > DEFLATE_LIMIT * path.stat().st_size:
                     raise DataError(f"{name}: cannot hold the {info.file_size} bytes it claims")
                 with archive.open(info) as stream:
                     columns[info.filename[:-4]] = read_npy(stream, info.file_size, name)

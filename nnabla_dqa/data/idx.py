@@ -5,28 +5,26 @@ Big-endian: magic number, number of items, for images rows and columns, then byt
 
 from __future__ import annotations
 
-import gzip
+import math
 import struct
 import zlib
+from gzip import GzipFile
 from pathlib import Path
-from typing import IO, List, Optional, Tuple, cast
+from typing import BinaryIO, Optional, Tuple, Union
 
 import numpy as np
 
-from nnabla_dqa.data.arrays import ArrayData
+from nnabla_dqa.data.arrays import DEFLATE_LIMIT, ArrayData
 from nnabla_dqa.data.base import DataError, MissingSubsetError
 
 IMAGES, LABELS = 0x803, 0x801
 
 PREFIXES = {"train": "train", "validation": "t10k"}
 
-_GZIP = b"\x1f\x8b"
-_PIECE = 2**20
-
 
 def looks_like_idx(path: Path) -> bool:
     """Whether a file is an idx file by its name, or by its first bytes."""
-    if "-ubyte" in path.name or "idx3" in path.name or "idx1" in path.name:
+    if any(part in path.name for part in ("-ubyte", "idx3", "idx1")):
         return True
     try:
         with _open(path) as stream:
@@ -89,11 +87,11 @@ def _plain_or_gz(path: Path) -> Optional[Path]:
     return None
 
 
-def _open(path: Path) -> IO[bytes]:
-    # By content: downloads lose and gain .gz on the way.
+def _open(path: Path) -> Union[BinaryIO, GzipFile]:
+    # By content and not by name: downloads lose and gain .gz on the way.
     with path.open("rb") as stream:
-        zipped = stream.read(2) == _GZIP
-    return cast(IO[bytes], gzip.open(path, "rb") if zipped else path.open("rb"))
+        zipped = stream.read(2) == b"\x1f\x8b"
+    return GzipFile(path) if zipped else path.open("rb")
 
 
 def _read(path: Path, magic: int) -> Tuple[np.ndarray, Tuple[int, ...]]:
@@ -111,28 +109,19 @@ def _read(path: Path, magic: int) -> Tuple[np.ndarray, Tuple[int, ...]]:
             if len(header) < 4 + 4 * axes:
                 raise DataError(f"{path}: ends within its header; fetch the file again")
             counts = struct.unpack(f">{axes}I", header[4:])
-            expected = int(np.prod(counts, dtype=object))
-            body = _at_most(stream, expected + 1)
+            expected = math.prod(counts)
+            # A header may lie about the counts. No more is asked for than the file can hold.
+            most = path.stat().st_size * (DEFLATE_LIMIT if isinstance(stream, GzipFile) else 1)
+            body = stream.read(min(expected, most) + 1)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path}: cannot be read ({error}); fetch the file again") from None
+    counted = " x ".join(map(str, counts))
     if not expected:
-        raise DataError(f"{path}: holds nothing; its header counts {' x '.join(map(str, counts))}")
+        raise DataError(f"{path}: holds nothing; its header counts {counted}")
     if len(body) != expected:
         wrong = "more" if len(body) > expected else f"only {len(body)}"
         raise DataError(
-            f"{path}: its header counts {' x '.join(map(str, counts))} = {expected} bytes,"
-            f" and there are {wrong}; fetch the file again"
+            f"{path}: its header counts {counted} = {expected} bytes, and there are {wrong};"
+            " fetch the file again"
         )
     return np.frombuffer(body, np.uint8), counts
-
-
-def _at_most(stream: IO[bytes], count: int) -> bytearray:
-    """Up to ``count`` bytes, in pieces: a count that lies allocates nothing."""
-    pieces: List[bytes] = []
-    while count > 0:
-        piece = stream.read(min(count, _PIECE))
-        if not piece:
-            break
-        pieces.append(piece)
-        count -= len(piece)
-    return bytearray().join(pieces)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import weakref
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
@@ -12,8 +11,8 @@ from typing import Any, Callable, Deque, Generic, Iterable, Iterator, Optional, 
 
 import numpy as np
 
+from nnabla_dqa._util.checks import is_int
 from nnabla_dqa.data.base import DataError
-from nnabla_dqa.quantization.validation import is_int
 
 Batch = TypeVar("Batch")
 
@@ -29,8 +28,9 @@ class Prefetcher(Generic[Batch], Iterator[Batch]):
 
     Threads load; NumPy and the decoders of images let each other run. What
     ``load`` gives does not depend on the number of threads if it depends on its
-    indices alone. Leaving the block, an exception in it, and losing the object
-    stop the threads: of the batches that wait none is begun any more.
+    indices alone. Leaving the block and an exception in it stop the threads: of the
+    batches that wait none is begun any more. An object that is lost without being
+    closed loads what waits, and then its threads end.
 
     Args:
         load: Called from ``workers`` threads at once.
@@ -57,17 +57,16 @@ class Prefetcher(Generic[Batch], Iterator[Batch]):
             raise DataError(f"Prefetcher: ahead={ahead!r} is not a whole number above 0")
         self.waited_seconds = 0.0
         """How long the consumer waited for a batch; with 0 workers, how long loading took."""
-        self._meter = _Meter(load)
+        self._load = load
+        self._lock = threading.Lock()
+        self._samples = 0
+        self._busy_seconds = 0.0
         self._batches = iter(batches)
         self._workers = int(workers)
         self._ahead = self._workers + 2 if ahead is None else int(ahead)
         self._waiting: Deque[Future[Any]] = deque()
-        self._pool: Optional[ThreadPoolExecutor] = None
         self._closed = False
-        if self._workers:
-            self._pool = ThreadPoolExecutor(self._workers, "prefetch")
-            # Collection may run in one of the threads themselves, which must not wait for itself.
-            self._stop = weakref.finalize(self, _stop, self._pool, False)
+        self._pool = ThreadPoolExecutor(self._workers, "prefetch") if self._workers else None
 
     @property
     def images_per_second(self) -> float:
@@ -76,7 +75,10 @@ class Prefetcher(Generic[Batch], Iterator[Batch]):
         Beside the samples a second that training takes, it tells whether
         loading would keep up. 0 before the first batch is loaded.
         """
-        return self._meter.rate() * max(1, self._workers)
+        with self._lock:
+            if not self._busy_seconds:
+                return 0.0
+            return self._samples / self._busy_seconds * max(1, self._workers)
 
     def __enter__(self) -> Prefetcher[Batch]:
         return self
@@ -114,17 +116,17 @@ class Prefetcher(Generic[Batch], Iterator[Batch]):
         self._closed = True
         self._waiting.clear()
         if self._pool is not None:
-            self._stop.detach()
-            _stop(self._pool, True)
+            self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _next(self) -> Batch:
         if self._pool is None:
-            return self._meter.load(next(self._batches))
+            return self._timed_load(next(self._batches))
         self._fill(self._pool)
         if not self._waiting:
             raise StopIteration
         result: Batch = self._waiting.popleft().result()
-        # The one given out makes room for one more while the consumer works with it.
+        # The batch that was taken out makes room for one more. Submitting it now lets it load
+        # while the consumer works.
         self._fill(self._pool)
         return result
 
@@ -136,37 +138,20 @@ class Prefetcher(Generic[Batch], Iterator[Batch]):
                 self._batches = iter(())
                 return
             except Exception as error:
-                # Its turn comes after the batches before it.
+                # The batches before it are still good. Raised here, the error would hide them,
+                # so it waits in line as if it were the next batch.
                 failed: Future[Any] = Future()
                 failed.set_exception(error)
                 self._waiting.append(failed)
                 self._batches = iter(())
                 return
-            self._waiting.append(pool.submit(self._meter.load, indices))
+            self._waiting.append(pool.submit(self._timed_load, indices))
 
-
-class _Meter(Generic[Batch]):
-    """Loads and counts. The threads hold this and not the Prefetcher, which could not be lost."""
-
-    def __init__(self, load: Callable[[np.ndarray], Batch]) -> None:
-        self._load = load
-        self._lock = threading.Lock()
-        self._samples = 0
-        self._busy = 0.0
-
-    def load(self, indices: np.ndarray) -> Batch:
+    def _timed_load(self, indices: np.ndarray) -> Batch:
         start = time.perf_counter()
         result = self._load(indices)
         seconds = time.perf_counter() - start
         with self._lock:
             self._samples += len(indices)
-            self._busy += seconds
+            self._busy_seconds += seconds
         return result
-
-    def rate(self) -> float:
-        with self._lock:
-            return self._samples / self._busy if self._busy else 0.0
-
-
-def _stop(pool: ThreadPoolExecutor, wait: bool) -> None:
-    pool.shutdown(wait=wait, cancel_futures=True)

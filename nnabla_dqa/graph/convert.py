@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import nnabla as nn
 import nnabla.function
 
+from nnabla_dqa._util.warn import warn
 from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.layers.build import mix_weights
 from nnabla_dqa.layers.rules import Rules, RulesLike
-from nnabla_dqa.layers.tensors import Mixture, find_layers, layer_name
+from nnabla_dqa.layers.tensors import find_quantized, layer_name
+from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.nnp.layers import CHANNEL_AXIS, WEIGHT_INPUT
 from nnabla_dqa.quantization.graph_ops import Variable
 
@@ -89,7 +90,7 @@ def convert(outputs: Variables, rules: Optional[RulesLike] = None) -> Any:
         )
     assigned = Rules.of(rules or ()).assign(found)
     for message in untouched:
-        warnings.warn(f"convert: left as it is: {message}", UserWarning, stacklevel=2)
+        warn(f"convert: left as it is: {message}", UserWarning)
     mixtures = {layer.variable.data: assigned[layer.name].mixture for layer in found}
     made = _Rebuild({layer.variable.data: layer for layer in found}, mixtures).run(graph)
     results = tuple(made.get(v, v) for v in roots)
@@ -150,7 +151,7 @@ def _again(function: Any, inputs: List[Variable]) -> Tuple[Variable, ...]:
 
 
 def _check_plain(graph: LiveGraph) -> None:
-    for layer in find_layers():
+    for layer in find_quantized():
         if layer.weight.data not in graph.leaves:
             continue
         if any(v.parent is not None for v in graph.weights_of(layer)):

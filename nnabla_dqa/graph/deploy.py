@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import warnings
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Tuple
 
@@ -11,14 +10,17 @@ import nnabla as nn
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._util.tables import format_table
+from nnabla_dqa._util.warn import warn
+from nnabla_dqa._version import __version__
 from nnabla_dqa.graph.save import save_network
 from nnabla_dqa.graph.traverse import LiveGraph
-from nnabla_dqa.layers.report import LayerReport, Report, format_table, report, short_name
+from nnabla_dqa.layers.report import LayerReport, Report, report, short_name
 from nnabla_dqa.layers.tensors import (
     STATE_SCOPE,
     AttentionWarning,
-    Layer,
-    find_layers,
+    QuantizedTensor,
+    find_quantized,
     scopes_around,
 )
 from nnabla_dqa.nnp.metadata import claim, distinct_values, grid_of
@@ -75,7 +77,7 @@ class Deployment:
                 row.quantizer,
                 str(row.bits),
                 str(row.values),
-                " ".join(f"{a:.3f}" for a in row.report.shares),
+                " ".join(f"{a:.3f}" for a in row.report.attention),
             )
             for row in self.layers
         ]
@@ -136,7 +138,7 @@ def deploy(
     _check_names(inputs, outputs)
     graph = LiveGraph.of(outputs)
     _check_inputs(graph, inputs)
-    layers = [layer for layer in find_layers() if layer.weight.data in graph.leaves]
+    layers = [layer for layer in find_quantized() if layer.weight.data in graph.leaves]
     if not layers:
         raise ValueError(
             "deploy: the graph has no DQA layer of the current parameter scope; call it in the "
@@ -146,10 +148,13 @@ def deploy(
     if not allow_untrained:
         _check_trained(layers)
     rows = {layer.name: row for layer, row in zip(layers, _rows(layers))}
-    chosen = {layer.name: rows[layer.name].argmax if choose == "argmax" else 0 for layer in layers}
+    chosen = {
+        layer.name: rows[layer.name].argmax if choose == "argmax" else layer.mixture.target
+        for layer in layers
+    }
     if choose == "lowest" and not allow_untrained:
         for message in Report(tuple(rows.values())).messages():
-            warnings.warn(message, AttentionWarning, stacklevel=2)
+            warn(message, AttentionWarning)
     baked = {}
     deployed, notes = [], []
     if choose == "argmax":
@@ -163,7 +168,7 @@ def deploy(
             values = _check_grid(layer, quantizer, weights)
             row = rows[layer.name]
             deployed.append(DeployedLayer(row, short_name(quantizer), quantizer.bits, values))
-            grid = grid_of(quantizer, layer.weight.d)
+            grid = grid_of(quantizer, layer.weight.d, layer.quantizer_state(chosen[layer.name]))
             if grid is not None and not np.array_equal(grid.decode(), weights[0].d):
                 grid = None  # the user's apply_w changed the weights before
             notes.append(
@@ -194,11 +199,10 @@ def _check_inputs(graph: LiveGraph, inputs: Mapping[str, Variable]) -> None:
     for function in graph.functions:
         arguments = function.arguments if function.info.type_name == "BatchNormalization" else {}
         if arguments.get("batch_stat"):
-            warnings.warn(
+            warn(
                 "deploy: the graph uses batch statistics, as in training; build the model to "
                 "deploy with batch_normalization(..., batch_stat=False)",
                 UserWarning,
-                stacklevel=3,
             )
             return
 
@@ -209,31 +213,33 @@ def _check_values(graph: LiveGraph) -> None:
             raise ValueError(f"deploy: parameter {name} holds NaN or infinity; nothing was written")
 
 
-def _check_trained(layers: List[Layer]) -> None:
+def _check_trained(layers: List[QuantizedTensor]) -> None:
     for layer in layers:
         counts = [node.get(STATE_SCOPE, {}).get("step") for node in scopes_around(layer.scope)]
-        if layer.state and not any(count.d[0] > 0 for count in counts if count is not None):
+        if layer.mixture.is_mixed and not any(
+            count.d[0] > 0 for count in counts if count is not None
+        ):
             raise ValueError(
                 f"deploy: layer {layer.name} was never trained with a schedule (no update is "
                 f"counted); use dqa.attach, or allow_untrained=True"
             )
 
 
-def _check_open(graph: LiveGraph, layers: List[Layer]) -> None:
+def _check_open(graph: LiveGraph, layers: List[QuantizedTensor]) -> None:
     for layer in layers:
-        if layer.state and layer.state["hard"].data not in graph.leaves:
+        if layer.mixture.is_mixed and layer.state["hard"].data not in graph.leaves:
             raise ValueError(
                 f"deploy: layer {layer.name} was built under dqa.hard(), which has chosen already; "
                 f"choose='argmax' needs a graph built without it"
             )
 
 
-def _rows(layers: List[Layer]) -> List[LayerReport]:
+def _rows(layers: List[QuantizedTensor]) -> List[LayerReport]:
     by_name = {row.name: row for row in report().layers}
     return [by_name[layer.name] for layer in layers]
 
 
-def _check_grid(layer: Layer, quantizer: Quantizer, uses: List[Variable]) -> int:
+def _check_grid(layer: QuantizedTensor, quantizer: Quantizer, uses: List[Variable]) -> int:
     """Count the distinct values a range holds; raise if the quantizer cannot have made them."""
     values = uses[0].d
     if any(not np.array_equal(values, v.d) for v in uses[1:]):
@@ -251,6 +257,4 @@ def _check_grid(layer: Layer, quantizer: Quantizer, uses: List[Variable]) -> int
 
 
 def _metadata(notes: List[Dict[str, Any]]) -> Dict[str, Any]:
-    from nnabla_dqa import __version__
-
     return {"format": FORMAT, "kind": "deployed", "nnabla_dqa": __version__, "layers": notes}

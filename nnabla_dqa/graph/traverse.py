@@ -8,7 +8,7 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Set
 import nnabla as nn
 import numpy as np
 
-from nnabla_dqa.layers.tensors import Layer
+from nnabla_dqa.layers.tensors import QuantizedTensor
 from nnabla_dqa.quantization.graph_ops import Variable
 
 
@@ -38,13 +38,13 @@ class LiveGraph(NamedTuple):
             output.visit(visit)
         return cls(functions, leaves)
 
-    def parameter_count(self, layers: List[Layer]) -> int:
+    def parameter_count(self, layers: List[QuantizedTensor]) -> int:
         """Numbers in the parameters that remain once the state of ``layers`` is gone."""
         states = {v.data for layer in layers for v in layer.state.values()}
         registered = {v.data for v in nn.get_parameters(grad_only=False).values()}
         return sum(v.size for a, v in self.leaves.items() if a in registered and a not in states)
 
-    def weights_of(self, layer: Layer) -> List[Variable]:
+    def weights_of(self, layer: QuantizedTensor) -> List[Variable]:
         """The variables by which functions get ``layer``'s weights; one for each use of them."""
         # An apply_w such as weight normalization has parameters of its own in the layer's scope.
         with nn.parameter_scope("", layer.scope):
@@ -60,7 +60,7 @@ class LiveGraph(NamedTuple):
         return [v for v in found if v.shape == layer.weight.shape]
 
     @contextlib.contextmanager
-    def hardened(self, layers: List[Layer], chosen: Dict[str, int]) -> Iterator[None]:
+    def hardened(self, layers: List[QuantizedTensor], chosen: Dict[str, int]) -> Iterator[None]:
         """Let the ``hard`` leaves see a one-hot array; the parameters stay as they are."""
         swapped = []
         try:

@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-import warnings
-from typing import Any, Callable, Optional, Sequence
+from typing import Callable, Dict, Optional, Sequence
 
 import nnabla as nn
 import numpy as np
 from nnabla.parameter import get_parameter_or_create
 
 from nnabla_dqa._util.devices import in_float32
+from nnabla_dqa._util.warn import warn
 from nnabla_dqa.backends import BackendError
 from nnabla_dqa.backends import mixture as mix
-from nnabla_dqa.layers.scopes import current_choice, current_mixture, make_mixture
+from nnabla_dqa.backends.dispatch import checks_before_saving
+from nnabla_dqa.layers.config import TensorConfig, check_config
+from nnabla_dqa.layers.scopes import current_mixture, current_selection, make_mixture
 from nnabla_dqa.layers.tensors import (
-    FINGERPRINT,
     AttentionWarning,
-    Layer,
-    Mixture,
-    remember,
+    QuantizedTensor,
+    find_quantized,
     scope_path,
     state_scope,
 )
-from nnabla_dqa.mixing import MixingRule, Single
-from nnabla_dqa.quantization import Quantizer
+from nnabla_dqa.mixing import MixingRule, Mixture
+from nnabla_dqa.quantization import Quantizer, StateEntry
 from nnabla_dqa.quantization.base import RowLayout
 from nnabla_dqa.quantization.graph_ops import Variable, lift
+
+# Saving a graph refuses state of another net too.
+checks_before_saving.append(find_quantized)
 
 Quantizers = Optional[Sequence[Quantizer]]
 Apply = Optional[Callable[[Variable], Variable]]
@@ -71,41 +74,43 @@ def mix_weights(
         inp: The input of the function: tells whether a graph definition is recorded.
         function: NNabla's name of the function.
         mixture: What the weights go through.
-        fix_parameters: Do not train alpha.
+        fix_parameters: Do not train alpha and the state of quantizers.
         apply_w: Done to the weights before.
         key: The name of the weights in the current scope.
         name: What messages call the layer; default: the path of the scope.
 
     Raises:
         ValueError: The layer exists with another mixture, has no such channel axis, or
-            its rule gives shares of another shape.
+            its rule gives coefficients of another shape.
         BackendError: Fused kernels were asked for and cannot be used.
     """
     scope = nn.parameter.get_current_parameter_scope()
     path = name or (scope_path(scope) if key == "W" else key)
+    config = TensorConfig(function, mixture)
     try:
         for q in mixture.quantizers:
             RowLayout.of(w.shape, q.axis)
-        recorded = isinstance(inp, nn.ProtoVariable)
-        _check_fingerprint(scope, mixture, key)
-        remember(scope, function, mixture, recorded, fix_parameters, key)
+        check_config(scope.get(state_scope(key), {}), config)
+        state = _register(config, w.shape, fix_parameters, key)
     except ValueError as error:
         raise ValueError(f"layer {path}: {error}") from None
-    state = _state(mixture, fix_parameters, key)
     message = mixture.mixing.check(mixture.quantizers)
-    choice = current_choice()
-    if message and choice is None:
-        warnings.warn(f"layer {path}: {message}", AttentionWarning, stacklevel=6)
-    if choice is not None:
-        index = _chosen(Layer("", function, mixture, False, fix_parameters, scope, key), choice)
-        mixture, state = Mixture(mixture.quantizers[index : index + 1], Single()), {}
+    selection = current_selection()
+    if message and selection is None:
+        warn(f"layer {path}: {message}", AttentionWarning)
     with in_float32():
         w = lift(w, inp)
         if apply_w is not None:
             w = apply_w(w)
-        shares = mixture.shares({name: lift(v, inp) for name, v in state.items()})
+        lifted = {path: lift(v, inp) for path, v in state.items()}
+        states = mixture.quantizer_states(lifted)
+        coefficients = mixture.coefficients(lifted) if selection is None else None
+        quantizers = mixture.quantizers
+        if selection is not None:
+            index = _selected(QuantizedTensor("", config, scope, key), selection)
+            quantizers, states = quantizers[index : index + 1], states[index : index + 1]
         try:
-            return mix(w, mixture.quantizers, shares, mixture.mixing.negligible)
+            return mix(w, quantizers, coefficients, mixture.mixing.prune_below, states)
         except (BackendError, ValueError) as error:
             kind = BackendError if isinstance(error, BackendError) else ValueError
             raise kind(f"layer {path}: {error}") from None
@@ -119,39 +124,32 @@ def _resolve(quantizers: Quantizers, mixing: Optional[MixingRule]) -> Mixture:
                 "no quantizers; give quantizers=(MinMax(2), ...) or build it in a "
                 "`with dqa.quantizers(...)` block"
             )
-        return around if mixing is None else Mixture(around.quantizers, mixing)
+        return around if mixing is None else Mixture(around.quantizers, mixing, around.target)
     return make_mixture(*quantizers, mixing=mixing)
 
 
-def _check_fingerprint(scope: Any, mixture: Mixture, key: str) -> None:
-    """Refuse state, from a checkpoint for example, that belongs to other quantizers."""
-    found = scope.get(state_scope(key), {}).get(FINGERPRINT)
-    expected = mixture.fingerprint()
-    if found is None or len(mixture.quantizers) == 1 or np.array_equal(found.d, expected):
-        return
-    bits = [int(b) for b in found.d[:-1]]
-    raise ValueError(
-        f"its state belongs to other quantizers (bits {bits}) than {mixture}; load the right "
-        f"checkpoint, or remove the parameters in its scope {state_scope(key)!r} to begin anew"
-    )
-
-
-def _state(mixture: Mixture, fix_parameters: bool, key: str) -> dict[str, Variable]:
-    count = len(mixture.quantizers)
-    if count == 1:
-        return {}
-    variables = {}
+def _register(
+    config: TensorConfig, shape: Sequence[int], fix_parameters: bool, key: str
+) -> Dict[str, Variable]:
+    """The layer's state, made where it does not exist."""
     with nn.parameter_scope(state_scope(key)):
-        for name, (initial, learned) in mixture.mixing.state(mixture.quantizers).items():
-            variables[name] = get_parameter_or_create(
-                name, initial.shape, initial, learned, learned and not fix_parameters
-            )
-        hard = np.zeros(count, np.float32)
-        variables["hard"] = get_parameter_or_create("hard", hard.shape, hard, False)
-        fingerprint = mixture.fingerprint()
-        get_parameter_or_create(FINGERPRINT, fingerprint.shape, fingerprint, False)
-    return variables
+        path, content = config.entry()
+        get_parameter_or_create(path, content.shape, content, need_grad=False)
+        return {
+            path: _array(path, entry, fix_parameters)
+            for path, entry in config.mixture.state_layout(shape).items()
+        }
 
 
-def _chosen(layer: Layer, choice: str) -> int:
-    return 0 if choice == "lowest" else int(np.argmax(layer.attention()))
+def _array(path: str, entry: StateEntry, fix_parameters: bool) -> Variable:
+    trained = entry.learned and not fix_parameters
+    known = nn.parameter.get_parameter(path)
+    # Once a layer has been built to be trained, a second graph with fixed parameters leaves it so.
+    registered = trained or (known is not None and known.need_grad)
+    return get_parameter_or_create(path, entry.initial.shape, entry.initial, registered, trained)
+
+
+def _selected(tensor: QuantizedTensor, selection: str) -> int:
+    if selection == "argmax":
+        return int(np.argmax(tensor.attention()))
+    return tensor.mixture.target

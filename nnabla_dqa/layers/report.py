@@ -1,4 +1,4 @@
-"""A table of the DQA layers: attention, arg max, bits."""
+"""A table of the quantized tensors: attention, arg max, bits."""
 
 from __future__ import annotations
 
@@ -6,25 +6,30 @@ import dataclasses
 import math
 from typing import Any, Iterable, List, Tuple
 
-from nnabla_dqa.layers.tensors import Layer, Mixture, find_layers
+from nnabla_dqa._util.tables import format_table
+from nnabla_dqa.backends import backend_of
+from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
+from nnabla_dqa.mixing import Mixture
 
 
 @dataclasses.dataclass(frozen=True)
 class LayerReport:
-    """One DQA layer at the time of the report.
+    """One layer at the time of the report.
 
-    ``shares`` are those of the mixing rule, also when the layer is hard: they
-    tell where attention is, not only what is used. ``bits`` is the bit width
-    of the target quantizer.
+    ``attention`` are the mixing rule's coefficients, also when the layer is hard: they
+    tell where attention is, not only what is used. ``target`` is the index of the
+    quantizer that remains, ``bits`` its bit width.
     """
 
     name: str
     function: str
     shape: Tuple[int, ...]
     quantizers: Tuple[str, ...]
-    widths: Tuple[int, ...]
-    shares: Tuple[float, ...]
+    bit_widths: Tuple[int, ...]
+    attention: Tuple[float, ...]
     hard: bool
+    target: int = 0
+    backend: str = ""
 
     @property
     def weights(self) -> int:
@@ -33,46 +38,47 @@ class LayerReport:
 
     @property
     def bits(self) -> int:
-        """Bit width of the target quantizer, the lowest."""
-        return self.widths[0]
+        """Bit width of the target quantizer."""
+        return self.bit_widths[self.target]
 
     @property
     def argmax(self) -> int:
-        """Index of the quantizer with the largest share."""
-        return max(range(len(self.shares)), key=self.shares.__getitem__)
+        """Index of the quantizer with the largest attention."""
+        return max(range(len(self.attention)), key=self.attention.__getitem__)
 
     @property
     def on_target(self) -> bool:
-        """Whether the largest share is that of the lowest bit width."""
-        return self.argmax == 0
+        """Whether the largest attention is the target's."""
+        return self.argmax == self.target
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """The DQA layers of a scope; ``str()`` of it is a table."""
+    """The quantized layers of a scope; ``str()`` of it is a table."""
 
     layers: Tuple[LayerReport, ...]
 
     def messages(self) -> List[str]:
-        """One line for each layer whose attention is not on the lowest bit width alone.
+        """One line for each layer whose attention is not on its target alone.
 
-        Either it is elsewhere, or the layer is still soft: not hard, and the
-        share of the lowest bit width below 0.99.
+        Either it is elsewhere, or the layer still mixes: it is not hard, and the
+        target's attention is below 0.99.
         """
         elsewhere = [
             f"layer {row.name}: attention is on {row.quantizers[row.argmax]} "
-            f"(share {row.shares[row.argmax]:.3f}), not on {row.quantizers[0]} "
-            f"(share {row.shares[0]:.3f}), which is what is deployed"
+            f"({row.attention[row.argmax]:.3f}), not on {row.quantizers[row.target]} "
+            f"({row.attention[row.target]:.3f}), which is what is deployed"
             for row in self.layers
             if not row.on_target
         ]
-        soft = [
-            f"layer {row.name} is still soft: {row.quantizers[0]}, which is what is deployed, has "
-            f"only a share of {row.shares[0]:.3f}; train to the end of a schedule with a hard end"
+        mixed = [
+            f"layer {row.name} still mixes quantizers: {row.quantizers[row.target]}, which is "
+            f"what is deployed, has only {row.attention[row.target]:.3f} of the attention; train "
+            f"to the end of a schedule with a hard phase"
             for row in self.layers
-            if row.on_target and not row.hard and row.shares[0] < 0.99
+            if row.on_target and not row.hard and row.attention[row.target] < 0.99
         ]
-        return elsewhere + soft
+        return elsewhere + mixed
 
     def __str__(self) -> str:
         head = (
@@ -84,6 +90,7 @@ class Report:
             "arg max",
             "bits",
             "hard",
+            "backend",
         )
         rows = [
             (
@@ -91,38 +98,34 @@ class Report:
                 row.function,
                 f"{row.weights:,}",
                 " ".join(row.quantizers),
-                " ".join(f"{a:.3f}" for a in row.shares),
+                " ".join(f"{a:.3f}" for a in row.attention),
                 row.quantizers[row.argmax] + ("" if row.on_target else " (!)"),
                 str(row.bits),
                 "yes" if row.hard else "no",
+                row.backend,
             )
             for row in self.layers
         ]
         return format_table([head, *rows])
 
 
-def format_table(rows: List[Tuple[str, ...]]) -> str:
-    """Rows of strings as aligned columns, a rule under the first."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths)).rstrip() for row in rows]
-    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
-
-
 def report(scope: Any = None) -> Report:
-    """The state of all DQA layers below a parameter scope (default: the current one).
+    """The state of all quantized layers below a parameter scope (default: the current one).
 
-    It reads only.
+    It reads only. ``backend`` is what computes a layer's mixture that is built
+    now, in the current context; one that falls back to NNabla's own functions says why.
 
     Raises:
-        ValueError: There is no DQA layer.
+        ValueError: There is no quantized layer, or the state of one belongs to
+            another net.
     """
-    layers = find_layers(scope)
+    layers = find_quantized(scope)
     if not layers:
         raise ValueError("report: the parameter scope has no DQA layer; build the model first")
     return Report(tuple(_row(layer) for layer in layers))
 
 
-def _row(layer: Layer) -> LayerReport:
+def _row(layer: QuantizedTensor) -> LayerReport:
     shape = tuple(layer.weight.shape)
     return layer_report(
         layer.name, layer.function, shape, layer.mixture, layer.attention(), layer.is_hard
@@ -134,7 +137,7 @@ def layer_report(
     function: str,
     shape: Tuple[int, ...],
     mixture: Mixture,
-    shares: Iterable[float],
+    attention: Iterable[float],
     hard: bool,
 ) -> LayerReport:
     """A row from what is known about a layer."""
@@ -142,11 +145,18 @@ def layer_report(
         name,
         function,
         shape,
-        tuple(short_name(q) for q in mixture.quantizers),
+        short_names(mixture),
         tuple(q.bits for q in mixture.quantizers),
-        tuple(float(a) for a in shares),
+        tuple(float(a) for a in attention),
         hard,
+        mixture.target,
+        backend_of(mixture.quantizers, shape),
     )
+
+
+def short_names(mixture: Mixture) -> Tuple[str, ...]:
+    """The short names of a mixture's quantizers."""
+    return tuple(short_name(q) for q in mixture.quantizers)
 
 
 def short_name(quantizer: Any) -> str:

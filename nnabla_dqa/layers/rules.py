@@ -9,8 +9,8 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Seq
 
 from nnabla_dqa._util.files import PathLike, read_yaml
 from nnabla_dqa.layers.scopes import make_mixture
-from nnabla_dqa.layers.tensors import Mixture
 from nnabla_dqa.mixing import MIXING_RULES, MixingRule, mixing_rule_from_json
+from nnabla_dqa.mixing.mixture import Mixture
 from nnabla_dqa.quantization import Quantizer
 from nnabla_dqa.quantization.base import RowLayout
 from nnabla_dqa.quantization.notation import QuantizerSet, parse_quantizers

@@ -6,68 +6,89 @@ import contextlib
 import contextvars
 from typing import Iterator, Optional
 
-from nnabla_dqa.layers.tensors import Mixture
-from nnabla_dqa.mixing import Attention, MixingRule, Single
+from nnabla_dqa._util.renamed import renamed, warn_renamed
+from nnabla_dqa.mixing import Attention, MixingRule, Mixture, Single
 from nnabla_dqa.quantization import Quantizer
 
 _MIXTURE: contextvars.ContextVar[Optional[Mixture]] = contextvars.ContextVar(
     "mixture", default=None
 )
-_HARD: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("hard", default=None)
+_SELECTION: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("hard", default=None)
 
 
-def make_mixture(*quantizers: Quantizer, mixing: Optional[MixingRule] = None) -> Mixture:
+def make_mixture(
+    *quantizers: Quantizer, mixing: Optional[MixingRule] = None, target: int = 0
+) -> Mixture:
     """A mixture with the default rule: attention, or Single for one quantizer."""
     if mixing is None:
         mixing = Single() if len(quantizers) == 1 else Attention()
-    return Mixture(tuple(quantizers), mixing)
+    return Mixture(tuple(quantizers), mixing, target)
 
 
 @contextlib.contextmanager
-def quantizers(*quantizers: Quantizer, mixing: Optional[MixingRule] = None) -> Iterator[Mixture]:
+def quantizers(
+    *quantizers: Quantizer, mixing: Optional[MixingRule] = None, target: int = 0
+) -> Iterator[Mixture]:
     """Layers built in this block mix these quantizers, unless they are given their own.
 
     Args:
-        *quantizers: From the lowest to the highest bit width. The first is the
-            target, the one that remains.
+        *quantizers: From the lowest to the highest bit width; equal ones are
+            allowed, as in ``MinMax(2), SAWB(2)``.
         mixing: Default :class:`~nnabla_dqa.Attention` for two and more,
             :class:`~nnabla_dqa.Single` for one.
+        target: Index of the quantizer that remains; default: the first.
 
     Raises:
-        ValueError: None given, not sorted, equal bit widths, different channel
-            axes, or a rule that refuses them.
+        ValueError: None given, not sorted, one given twice, different channel
+            axes, no such target, or a rule that refuses them.
 
     Example:
         with dqa.quantizers(dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8)):
             h = PF.dqa_convolution(x, 64, (3, 3), name="conv1")
     """
-    token = _MIXTURE.set(make_mixture(*quantizers, mixing=mixing))
+    token = _MIXTURE.set(make_mixture(*quantizers, mixing=mixing, target=target))
     try:
         yield _MIXTURE.get()  # type: ignore[misc]
     finally:
         _MIXTURE.reset(token)
 
 
+SELECTIONS = ("target", "argmax")
+
+
+@renamed(choose="select")
 @contextlib.contextmanager
-def hard(choose: str = "lowest") -> Iterator[None]:
+def hard(select: str = "target") -> Iterator[None]:
     """Layers built in this block use one quantizer alone: the network as it will be deployed.
 
     It changes no parameter.
 
     Args:
-        choose: ``"lowest"``: the lowest bit width; ``"argmax"``: in each layer
-            the one with the largest share at the time the layer is built.
+        select: ``"target"``: the target quantizer; ``"argmax"``: in each layer
+            the one with the largest attention at the time the layer is built.
 
     Raises:
-        ValueError: ``choose`` is something else.
+        ValueError: ``select`` is something else.
     """
-    if choose not in ("lowest", "argmax"):
-        raise ValueError(f"choose={choose!r} is neither 'lowest' nor 'argmax'")
-    token = _HARD.set(choose)
+    token = _SELECTION.set(checked_selection(select, "hard"))
     try:
         yield
     finally:
-        _HARD.reset(token)
+        _SELECTION.reset(token)
+
+
+def checked_selection(select: str, where: str) -> str:
+    """``select``, with its old name ``"lowest"`` for ``"target"`` still understood.
+
+    Raises:
+        ValueError: It is neither ``"target"`` nor ``"argmax"``.
+    """
+    if select == "lowest":
+        warn_renamed(f'{where}: select="lowest"', 'select="target"')
+        return "target"
+    if select not in SELECTIONS:
+        raise ValueError(f"{where}: select={select!r} is neither 'target' nor 'argmax'")
+    return select
 
 
 def current_mixture() -> Optional[Mixture]:
@@ -75,6 +96,6 @@ def current_mixture() -> Optional[Mixture]:
     return _MIXTURE.get()
 
 
-def current_choice() -> Optional[str]:
-    """The ``choose`` of the innermost :func:`hard` block, or None."""
-    return _HARD.get()
+def current_selection() -> Optional[str]:
+    """The ``select`` of the innermost :func:`hard` block, or None."""
+    return _SELECTION.get()

@@ -1,42 +1,35 @@
-"""The DQA layers of a parameter scope: what they consist of and where their state lives.
+"""The quantized tensors of a parameter scope: what they are and where their state lives.
 
-A layer's arrays are parameters beside its weights::
+A tensor's arrays are parameters beside it::
 
     conv1/conv/W                  the float weights
+    conv1/conv/dqa/config/...     function, quantizers, rule and target; see layers/config.py
     conv1/conv/dqa/alpha          attention, learned (rule Attention)
     conv1/conv/dqa/temperature    T
     conv1/conv/dqa/hard           zeros, or one-hot: this quantizer alone
-    conv1/conv/dqa/quantizers     bit widths and a checksum, so that state is never mistaken
+    conv1/conv/dqa/0/step         state of the first quantizer, if it has any (LSQ)
 
 Weights of another name, as files of other origin have them, keep their state in
 a scope called like them: ``fc/weight`` in ``fc/weight.dqa/...``.
-
-Which quantizers and which rule cannot be an array. It is remembered with the
-scope it belongs to and forgotten when the scope is cleared.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
-import weakref
-import zlib
 from functools import cached_property
-from typing import Any, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
 
 import nnabla as nn
-import nnabla.functions as F
 import nnabla.parameter
 import numpy as np
 
-from nnabla_dqa.backends.portable import common_axis
-from nnabla_dqa.mixing import MixingRule, mixing_rule_from_json
-from nnabla_dqa.quantization import Quantizer, quantizer_from_json
-from nnabla_dqa.quantization.graph_ops import Variable
+from nnabla_dqa.layers.config import CONFIG, TensorConfig, the_config
+from nnabla_dqa.mixing import Mixture
+from nnabla_dqa.mixing.mixture import HARD
+from nnabla_dqa.quantization import StateEntry
+from nnabla_dqa.quantization.base import initial_values
 
 STATE_SCOPE = "dqa"
-FINGERPRINT = "quantizers"
-"""The K bit widths of a layer and a checksum of its quantizers: what its state belongs to."""
 
 
 class AttentionWarning(UserWarning):
@@ -44,105 +37,28 @@ class AttentionWarning(UserWarning):
 
 
 @dataclasses.dataclass(frozen=True)
-class Mixture:
-    """K quantizers from the lowest to the highest bit width, and the rule that mixes them.
+class QuantizedTensor:
+    """A tensor that goes through a mixture of quantizers: the weights of a layer.
 
-    The first is the target: the quantizer that remains.
-
-    Raises:
-        ValueError: There is none, they are not sorted by bits, two have the
-            same bits, their channel axes differ, or the rule refuses them.
-    """
-
-    quantizers: Tuple[Quantizer, ...]
-    mixing: MixingRule
-
-    def __post_init__(self) -> None:
-        if not self.quantizers:
-            raise ValueError(
-                "no quantizers given; give for example MinMax(2), MinMax(4), MinMax(8)"
-            )
-        for q in self.quantizers:
-            if not isinstance(q, Quantizer):
-                raise ValueError(f"{q!r} is not a quantizer such as MinMax(2)")
-        bits = [q.bits for q in self.quantizers]
-        if len(set(bits)) != len(bits):
-            raise ValueError(f"bit widths must differ; got {bits} from {self}")
-        if sorted(bits) != bits:
-            raise ValueError(
-                f"quantizers must go from the lowest to the highest bit width, because the first "
-                f"is the one that remains; got {bits}, write {sorted(bits)}"
-            )
-        if not isinstance(self.mixing, MixingRule):
-            raise ValueError(f"mixing={self.mixing!r} is not a mixing rule such as Attention()")
-        common_axis(self.quantizers)
-        self.mixing.check(self.quantizers)
-
-    def __str__(self) -> str:
-        return ", ".join(str(q) for q in self.quantizers)
-
-    @property
-    def target(self) -> Quantizer:
-        """The quantizer of the lowest bit width."""
-        return self.quantizers[0]
-
-    @cached_property
-    def learned_names(self) -> FrozenSet[str]:
-        """The arrays of a layer's state that a solver trains."""
-        entries = self.mixing.state(self.quantizers)
-        return frozenset(name for name, entry in entries.items() if entry.learned)
-
-    def fingerprint(self) -> np.ndarray:
-        """K bit widths and a 24-bit checksum of the quantizers, exact in float32."""
-        text = json.dumps([q.to_json() for q in self.quantizers], sort_keys=True)
-        checksum = zlib.crc32(text.encode()) & 0xFFFFFF
-        return np.array([*(q.bits for q in self.quantizers), checksum], np.float32)
-
-    def to_json(self) -> Dict[str, Any]:
-        """The mixture as JSON values."""
-        return {
-            "quantizers": [q.to_json() for q in self.quantizers],
-            "mixing": self.mixing.to_json(),
-        }
-
-    @classmethod
-    def from_json(cls, data: Dict[str, Any]) -> Mixture:
-        """The inverse of :meth:`to_json`; raises ValueError on anything else."""
-        return cls(
-            tuple(quantizer_from_json(q) for q in data["quantizers"]),
-            mixing_rule_from_json(data["mixing"]),
-        )
-
-    def shares(self, state: Dict[str, Variable]) -> Optional[Variable]:
-        """``a`` of shape (1, K) as a graph, None for K = 1.
-
-        ``(1 - sum(hard)) * rule + hard``: exactly one-hot once ``hard`` is.
-        """
-        count = len(self.quantizers)
-        if count == 1:
-            return None
-        # Not in place: deploying lets this leaf see another array for a moment.
-        hard = F.reshape(state["hard"], (1, count), inplace=False)
-        soft_share = F.r_sub_scalar(F.sum(hard, axis=1, keepdims=True), 1.0)
-        return F.add2(F.mul2(self.mixing.shares(state, count), soft_share), hard)
-
-
-@dataclasses.dataclass(frozen=True)
-class Layer:
-    """A DQA layer that has been built.
-
-    ``name`` is the path of its scope below the scope it was looked up in, such
-    as ``"conv1/conv"``; ``function`` NNabla's name of what uses the weights;
-    ``key`` the name of the weights in ``scope``.
+    ``name`` is the layer's: the path of its scope below the scope it was looked
+    up in, such as ``"conv1/conv"``. ``scope`` is the dictionary of that scope and
+    ``key`` the name of the weights in it.
     """
 
     name: str
-    function: str
-    mixture: Mixture
-    recorded: bool
-    fixed: bool
+    config: TensorConfig
     scope: Any = dataclasses.field(repr=False, compare=False)
     key: str = "W"
+
+    @property
+    def function(self) -> str:
+        """NNabla's name of the function that uses the tensor."""
+        return self.config.function
+
+    @property
+    def mixture(self) -> Mixture:
+        """What the tensor goes through."""
+        return self.config.mixture
 
     @property
     def weight(self) -> Any:
@@ -151,52 +67,99 @@ class Layer:
 
     @property
     def weight_name(self) -> str:
-        """The path of the weights below the scope the layer was looked up in."""
+        """The path of the weights below the scope the tensor was looked up in."""
         return weight_name(self.name, self.key)
 
-    @property
+    @cached_property
+    def layout(self) -> Dict[str, StateEntry]:
+        """What the arrays of its state are, by their paths in the state scope."""
+        return self.mixture.state_layout(self.weight.shape)
+
+    @cached_property
     def state(self) -> Dict[str, Any]:
-        """The arrays of the mixing rule and ``hard``; empty with one quantizer."""
-        if len(self.mixture.quantizers) == 1:
-            return {}
-        return {name: v for name, v in self.arrays.items() if name != FINGERPRINT}
+        """The arrays of rule and quantizers, and ``hard``, by their paths in the state scope."""
+        return {path: _lookup(self.arrays, path) for path in self.layout}
 
     @property
     def arrays(self) -> Dict[str, Any]:
-        """All that is registered beside the weights, also what a checkpoint left there."""
+        """The dictionary of the state scope."""
         return dict(self.scope.get(state_scope(self.key), {}))
 
+    def learned(self, *kinds: str) -> Dict[str, Any]:
+        """The entries of :attr:`state` that a solver trains, of these kinds only if given."""
+        return {
+            path: v
+            for path, v in self.state.items()
+            if self.layout[path].learned and (not kinds or self.layout[path].kind in kinds)
+        }
+
     @property
-    def learned(self) -> Dict[str, Any]:
-        """The entries of :attr:`state` that a solver trains."""
-        names = self.mixture.learned_names
-        return {name: v for name, v in self.state.items() if name in names}
+    def is_fixed(self) -> bool:
+        """Whether its learned state was built with ``fix_parameters`` alone."""
+        learned = self.learned()
+        return bool(learned) and not any(v.need_grad for v in learned.values())
 
     @property
     def is_hard(self) -> bool:
         """Whether one quantizer alone is in use."""
-        state = self.state
-        return not state or bool(state["hard"].d.any())
+        return not self.mixture.is_mixed or bool(self.state[HARD].d.any())
+
+    def set_hard(self, index: Optional[int]) -> None:
+        """Use one quantizer alone from now on, or mix them again (None)."""
+        if self.mixture.is_mixed:
+            if index is None:
+                # Filled where it is used: no copy to a GPU for each layer and update.
+                self.state[HARD].data.fill(0.0)
+            else:
+                self.state[HARD].d = self.mixture.alone(index)
+
+    def set_initial_state(self) -> None:
+        """Give quantizers' arrays that are still zero their first values, from the weights."""
+        mixture = self.mixture
+        if not mixture.has_quantizer_state:
+            return
+        for q, state in zip(mixture.quantizers, mixture.quantizer_states(self.state)):
+            unset = {name: v for name, v in state.items() if not v.d.any()}
+            if unset:
+                values = initial_values(q, self.weight.d)
+                for name in set(unset) & set(values):
+                    unset[name].d = values[name]
 
     def attention(self) -> np.ndarray:
-        """The rule's shares, shape (K,), as if the layer were not hard; reads only."""
-        return self.mixture.mixing.evaluate(self.state, len(self.mixture.quantizers))
+        """The rule's coefficients, shape (K,), as if the layer were not hard; reads only."""
+        mixture = self.mixture
+        return mixture.mixing.evaluate(self.state, len(mixture.quantizers), mixture.target)
 
-    def shares_in_use(self) -> np.ndarray:
-        """The shares that training uses now, shape (K,): attention, or one-hot once hard."""
-        state = self.state
-        return state["hard"].d.copy() if state and self.is_hard else self.attention()
+    def coefficients(self) -> np.ndarray:
+        """The coefficients in use, shape (K,): the rule's, or one-hot once hard; reads only."""
+        if self.mixture.is_mixed and self.is_hard:
+            values: np.ndarray = self.state[HARD].d.copy()
+            return values
+        return self.attention()
+
+    def quantizer_state(self, index: int) -> Dict[str, np.ndarray]:
+        """The arrays of one quantizer by name."""
+        states = self.mixture.quantizer_states(self.state)
+        return {name: v.d for name, v in states[index].items()} if states else {}
 
     def mixed_weights(self) -> np.ndarray:
-        """``sum_k a_k Q_k(W)`` with the shares in use, shaped like W; reads only.
+        """``sum_k a_k Q_k(W)`` with the coefficients in use, shaped like W; reads only.
 
         An ``apply_w`` of the user, which comes before the quantizers, is left out.
         """
         w = self.weight.d
-        shares = self.shares_in_use()
-        parts = [a * q.quantize(w) for a, q in zip(shares, self.mixture.quantizers)]
+        parts = [
+            a * q.quantize(w, self.quantizer_state(k))
+            for k, (a, q) in enumerate(zip(self.coefficients(), self.mixture.quantizers))
+        ]
         total: np.ndarray = np.sum(parts, axis=0)
         return total
+
+
+def _lookup(node: Any, path: str) -> Any:
+    for part in path.split("/"):
+        node = node[part]
+    return node
 
 
 def layer_name(weight: str) -> str:
@@ -214,57 +177,60 @@ def state_scope(key: str = "W") -> str:
     return STATE_SCOPE if key == "W" else f"{key}.{STATE_SCOPE}"
 
 
-class _Record(NamedTuple):
-    scope: Any
-    function: str
-    mixture: Mixture
-    recorded: bool
-    fixed: bool
+def find_quantized(scope: Any = None) -> List[QuantizedTensor]:
+    """The quantized tensors below a parameter scope (default: the current one).
 
-
-_RECORDS: Dict[int, Dict[str, _Record]] = {}
-"""By the id of a scope: a record (with a weak reference to the scope) for each of its weights."""
-
-
-def remember(
-    scope: Any, function: str, mixture: Mixture, recorded: bool, fixed: bool, key: str = "W"
-) -> None:
-    """Note that ``scope[key]`` (of a parameter scope's dictionary) are the weights of a DQA layer.
-
-    ``recorded``: built last with ``nn.ProtoVariable``; ``fixed``: with
-    ``fix_parameters``.
+    They come in the order in which they were built. All that is known about
+    them stands in the scope.
 
     Raises:
-        ValueError: It was built with another mixture before.
+        ValueError: A layer's state belongs to two different mixtures: the
+            parameters of another net were loaded. Names the layer.
     """
-    identity = id(scope)
-    records = _RECORDS.setdefault(identity, {})
-    known = records.get(key)
-    if known is not None and known.mixture != mixture:
-        raise ValueError(
-            f"the layer exists already with {known.mixture} mixed by {known.mixture.mixing}, not "
-            f"{mixture} mixed by {mixture.mixing}; use another name or call nn.clear_parameters()"
-        )
-    reference = weakref.ref(scope, lambda _: _RECORDS.pop(identity, None))
-    records[key] = _Record(reference, function, mixture, recorded, fixed)
-
-
-def find_layers(scope: Any = None) -> List[Layer]:
-    """The DQA layers below a parameter scope (default: the current one), in building order."""
     root = nn.parameter.get_current_parameter_scope() if scope is None else scope
     return [
-        Layer(layer_name(f"{path}/{key}".lstrip("/")), *record[1:], node, key)
+        QuantizedTensor(name, the_config(node[state_scope(key)], name), node, key)
         for path, node in _walk(root, "")
-        for key, record in _RECORDS.get(id(node), {}).items()
-        if key in node
+        for key in _keys(node)
+        for name in [layer_name(f"{path}/{key}".lstrip("/"))]
     ]
+
+
+def _keys(node: Any) -> List[str]:
+    """The names of the quantized weights in a scope, in building order."""
+    suffix = f".{STATE_SCOPE}"
+    found = []
+    for name, child in node.items():
+        key = "W" if name == STATE_SCOPE else name[: -len(suffix)] if name.endswith(suffix) else ""
+        if key and key in node and isinstance(child, dict) and child.get(CONFIG):
+            found.append(key)
+    return found
 
 
 def _walk(scope: Any, path: str) -> Iterator[Tuple[str, Any]]:
     yield path, scope
     for name, child in scope.items():
-        if isinstance(child, dict):
+        if isinstance(child, dict) and not (_is_state(name) and CONFIG in child):
             yield from _walk(child, f"{path}/{name}" if path else name)
+
+
+def _is_state(name: str) -> bool:
+    return name == STATE_SCOPE or name.endswith(f".{STATE_SCOPE}")
+
+
+def state_paths(names: Iterable[str]) -> List[str]:
+    """Those of a net's parameters that are state of this package, not of the network."""
+    names = list(names)
+    marker = f"{STATE_SCOPE}/{CONFIG}/"
+    scopes = {name[: name.index(marker)] + STATE_SCOPE for name in names if marker in name}
+    steps = {f"{STATE_SCOPE}/step"}
+    return [
+        name
+        for name in names
+        if name in steps
+        or name.endswith(f"/{STATE_SCOPE}/step")
+        or any(name.startswith(f"{scope}/") for scope in scopes)
+    ]
 
 
 def scopes_around(scope: Any) -> List[Any]:

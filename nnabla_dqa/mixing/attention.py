@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, ClassVar, Dict, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, ClassVar, Dict, Mapping, Sequence, Tuple, Union
 
 import nnabla.functions as F
 import numpy as np
 
-from nnabla_dqa.mixing.base import MixingRule, StateEntry
-from nnabla_dqa.quantization import Quantizer
+from nnabla_dqa.mixing.base import MixingRule
+from nnabla_dqa.quantization import Quantizer, StateEntry
 from nnabla_dqa.quantization.graph_ops import Variable, detach
 from nnabla_dqa.schedules import Schedule, TemperatureSchedule
 
@@ -37,17 +37,17 @@ class Attention(MixingRule):
         ddof: 1 for the sample, 0 for the population standard deviation. Only
             rescales T, by sqrt((K - 1) / K).
         eps: Standard deviations below this count as this and get no gradient,
-            so that equal alphas give equal shares and finite gradients.
+            so that equal alphas give equal coefficients and finite gradients.
         start_temperature: T before a schedule sets it.
 
     With two quantizers ``alpha / sd(alpha)`` is always (+-1/sqrt(2)): alpha
-    gets no gradient and the shares follow the schedule alone. Such a layer
+    gets no gradient and the coefficients follow the schedule alone. Such a layer
     warns; ``normalize="none"`` makes its attention learn.
     """
 
-    negligible: ClassVar[float] = 1e-6
-    penalised: ClassVar[bool] = True
     label: ClassVar[str] = "DQA"
+    penalised: ClassVar[bool] = True
+    prune_below: ClassVar[float] = 1e-6
 
     init: Union[str, Tuple[float, ...]] = "eq14"
     normalize: str = "std"
@@ -73,11 +73,6 @@ class Attention(MixingRule):
                 f"Attention: start_temperature={self.start_temperature!r} is not a number above 0"
             )
 
-    def default_schedule(
-        self, steps: int, steps_per_epoch: int, hard_fraction: float, **options: float
-    ) -> Optional[Schedule]:
-        return TemperatureSchedule(steps, hard=hard_fraction, **options)
-
     def check(self, quantizers: Sequence[Quantizer]) -> str:
         count = len(quantizers)
         own = None if isinstance(self.init, str) else self.init
@@ -89,7 +84,7 @@ class Attention(MixingRule):
         if count == 2 and self.normalize != "none":
             return (
                 "with two quantizers the normalised attention is a constant, so alpha does not "
-                'learn and the shares follow the schedule alone; Attention(normalize="none") learns'
+                'learn and follows the schedule alone; Attention(normalize="none") learns'
             )
         return ""
 
@@ -101,8 +96,8 @@ class Attention(MixingRule):
             alpha = alpha / self._deviation(alpha)
         temperature = np.array([self.start_temperature], np.float32)
         return {
-            "alpha": StateEntry(alpha.astype(np.float32), learned=True),
-            "temperature": StateEntry(temperature, learned=False),
+            "alpha": StateEntry(alpha.astype(np.float32), "attention"),
+            "temperature": StateEntry(temperature, "schedule"),
         }
 
     def _initial_alpha(self, bits: np.ndarray) -> np.ndarray:
@@ -114,7 +109,7 @@ class Attention(MixingRule):
             return np.asarray((1 / bits) / (1 / bits).sum())
         return np.ones_like(bits)
 
-    def shares(self, state: Mapping[str, Variable], count: int) -> Variable:
+    def coefficients(self, state: Mapping[str, Variable], count: int, target: int = 0) -> Variable:
         alpha = F.reshape(state["alpha"], (1, count))
         temperature = F.reshape(state["temperature"], (1, 1))
         # Softmax does not see a common shift. Taking the largest off first keeps
@@ -130,6 +125,11 @@ class Attention(MixingRule):
                 deviation = detach(deviation)
             gap = F.div2(gap, deviation)
         return F.softmax(F.div2(gap, temperature), axis=1)
+
+    def default_schedule(
+        self, steps: int, steps_per_epoch: int, hard_fraction: float = 0.1, **options: float
+    ) -> Schedule:
+        return TemperatureSchedule(steps, hard_fraction=hard_fraction, **options)
 
     def after_update(self, state: Mapping[str, Any]) -> None:
         if self.normalize == "project":

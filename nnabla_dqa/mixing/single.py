@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import ClassVar, Dict, Mapping, Sequence
 
-from nnabla_dqa.mixing.base import MixingRule, StateEntry
-from nnabla_dqa.quantization import Quantizer
+from nnabla_dqa.mixing.base import MixingRule
+from nnabla_dqa.quantization import Quantizer, StateEntry
 from nnabla_dqa.quantization.graph_ops import Variable
 
 
@@ -24,5 +24,5 @@ class Single(MixingRule):
     def state(self, quantizers: Sequence[Quantizer]) -> Dict[str, StateEntry]:
         return {}
 
-    def shares(self, state: Mapping[str, Variable], count: int) -> Variable:
-        raise ValueError("Single has no shares to compute: its only quantizer has all")
+    def coefficients(self, state: Mapping[str, Variable], count: int, target: int = 0) -> Variable:
+        raise ValueError("Single has no coefficients to compute: its only quantizer has 1")

@@ -8,7 +8,7 @@ from typing import Callable, Dict, Optional
 
 import numpy as np
 
-from nnabla_dqa.layers.tensors import Mixture
+from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.models.builder import Builder, Normalization, batch_normalization
 from nnabla_dqa.models.mobilenet import mobilenetv2_32, mobilenetv2_224
 from nnabla_dqa.models.resnet import cifar_resnet, resnet18_32, resnet18_224

@@ -12,7 +12,7 @@ import numpy as np
 from nnabla.initializer import NormalInitializer, UniformInitializer, calc_normal_std_he_backward
 
 import nnabla_dqa.parametric_functions as PF
-from nnabla_dqa.layers.tensors import Mixture
+from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.quantization.graph_ops import Variable
 
 Normalization = Callable[[Variable, bool, int], Variable]

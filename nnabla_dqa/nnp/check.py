@@ -10,7 +10,8 @@ from typing import Any, List, Optional, Tuple
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
-from nnabla_dqa.layers.report import format_table, short_name
+from nnabla_dqa._util.tables import format_table
+from nnabla_dqa.layers.report import short_name
 from nnabla_dqa.nnp.archive import Archive
 from nnabla_dqa.nnp.file import DEPLOYED
 from nnabla_dqa.nnp.layers import discover

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any, List, Optional, Set, Tuple
 
 from nnabla_dqa._util.files import PathLike
-from nnabla_dqa.layers.report import format_table, short_name
+from nnabla_dqa._util.tables import format_table
+from nnabla_dqa.layers.report import short_name
 from nnabla_dqa.layers.rules import Rules, RulesLike
 from nnabla_dqa.nnp.archive import NNPError, check_output
 from nnabla_dqa.nnp.file import CONVERTED, DEPLOYED, NetworkFile

@@ -11,6 +11,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Optional, Set, Tuple
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._version import __version__
 from nnabla_dqa.graph.deploy import FORMAT, DeployedLayer, Deployment
 from nnabla_dqa.layers.report import LayerReport, Report, short_name
 from nnabla_dqa.nnp.archive import VERSION, Archive, NNPError, check_output, keep_only
@@ -90,7 +91,7 @@ def deploy_file(
             messages.append("no batch normalization whose statistics could be computed anew")
         for name, array in statistics.items():
             archive.parameters[name] = Parameter(array, False)
-    chosen = {n: row.argmax if choose == "argmax" else 0 for n, row in rows.items()}
+    chosen = {n: row.argmax if choose == "argmax" else row.target for n, row in rows.items()}
     deployed, notes = _bake(archive, file, rows, chosen, fold, messages)
     _drop_unused(archive)
     archive.metadata = _metadata(file, choose, notes)
@@ -113,7 +114,14 @@ def _bake(
     quantizers = {
         layer.weight: file.mixtures[layer.name].quantizers[chosen[layer.name]] for layer in layers
     }
-    grids = {w: grid_of(q, archive.parameters[w].array) for w, q in quantizers.items()}
+    grids = {
+        layer.weight: grid_of(
+            quantizers[layer.weight],
+            archive.parameters[layer.weight].array,
+            file.quantizer_state(layer, chosen[layer.name]),
+        )
+        for layer in layers
+    }
     folds = _fold(archive, quantizers, messages) if fold else {}
     deployed: List[DeployedLayer] = []
     notes: List[Dict[str, Any]] = []
@@ -265,7 +273,7 @@ def _gain(layer: FileLayer, fold: Optional[Fold]) -> np.ndarray:
 
 
 def _scaled(grid: Optional[Encoded], gain: np.ndarray) -> Optional[Encoded]:
-    if grid is None:
+    if grid is None or grid.scale is None or grid.offset is None:
         return None
     return Encoded(grid.codes, grid.scale * gain, grid.offset * gain)
 
@@ -285,8 +293,6 @@ def _drop_unused(archive: Archive) -> None:
 
 
 def _metadata(file: NetworkFile, choose: str, notes: List[Dict[str, Any]]) -> Dict[str, Any]:
-    from nnabla_dqa import __version__
-
     before = file.archive.metadata or {}
     return {
         "format": FORMAT,

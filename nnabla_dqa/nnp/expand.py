@@ -10,12 +10,13 @@ from __future__ import annotations
 from typing import Any, Dict, List, Mapping, Sequence, Tuple
 
 import nnabla as nn
-import numpy as np
 from google.protobuf import text_encoding, text_format
 from nnabla.utils import nnabla_pb2
 
 from nnabla_dqa.backends import mixture as mix
-from nnabla_dqa.layers.tensors import FINGERPRINT, Mixture, state_scope
+from nnabla_dqa.layers.config import TensorConfig
+from nnabla_dqa.layers.tensors import state_scope
+from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.nnp.archive import keep_only
 from nnabla_dqa.nnp.layers import WEIGHT_INPUT, FileLayer
 from nnabla_dqa.nnp.parameters import Parameter
@@ -39,13 +40,6 @@ def mixed_name(weight: str) -> str:
 def is_rewritten(mixture: Mixture) -> bool:
     """Whether the mixture needs functions at all: full precision alone does not."""
     return not all(isinstance(q, FullPrecision) for q in mixture.quantizers)
-
-
-def state_names(mixture: Mixture) -> List[str]:
-    """The arrays in the state of a layer that its functions use."""
-    if len(mixture.quantizers) == 1:
-        return []
-    return [*mixture.mixing.state(mixture.quantizers), "hard"]
 
 
 def definition_text(
@@ -98,13 +92,10 @@ def _list_state(rest: Any, layers: Sequence[FileLayer], mixtures: Mapping[str, M
         for layer in layers:
             if all(use.network != section.network_name for use in layer.uses):
                 continue
-            mixture = mixtures[layer.name]
-            entries = mixture.mixing.state(mixture.quantizers)
-            for name in state_names(mixture):
+            for name, entry in mixtures[layer.name].state_layout(layer.shape).items():
                 listed = section.parameter_variable.add()
                 listed.variable_name = f"{state_path(layer.weight)}/{name}"
-                learned = name in entries and entries[name].learned
-                listed.learning_rate_multiplier = float(learned)
+                listed.learning_rate_multiplier = float(entry.learned)
 
 
 class _Templates:
@@ -122,14 +113,16 @@ class _Templates:
 
 def _template(shape: Tuple[int, ...], mixture: Mixture) -> str:
     """Variables and functions of one mixture, as text with placeholders for the names."""
-    entries = mixture.mixing.state(mixture.quantizers)
-    count = len(mixture.quantizers)
-    state = {name: nn.Variable(entries[name].initial.shape) for name in entries}
-    if count > 1:
-        state["hard"] = nn.Variable((count,))
+    layout = mixture.state_layout(shape)
+    state = {
+        path: nn.Variable(entry.initial.shape, need_grad=entry.learned)
+        for path, entry in layout.items()
+    }
     w = nn.Variable(shape, need_grad=True)
     with nn.auto_forward(False):
-        q = mix(w, mixture.quantizers, mixture.shares(state))
+        coefficients = mixture.coefficients(state)
+        states = mixture.quantizer_states(state)
+        q = mix(w, mixture.quantizers, coefficients, states=states)
     graph = nn.graph_def.create_graph_from_variable(
         "mixture", [q], names={"w": w, "q": q, **state}, parameter_scope=None
     )
@@ -185,12 +178,9 @@ def remove_mixtures(definition: Any, weights: Sequence[str]) -> None:
 
 def initial_state(layer: FileLayer, mixture: Mixture) -> Dict[str, Parameter]:
     """The first values of a layer's state, by the names of the parameters."""
-    count = len(mixture.quantizers)
-    if count == 1:
-        return {}
     scope = state_path(layer.weight)
-    entries = mixture.mixing.state(mixture.quantizers)
-    state = {f"{scope}/{name}": Parameter(*entry) for name, entry in entries.items()}
-    state[f"{scope}/hard"] = Parameter(np.zeros(count, np.float32), False)
-    state[f"{scope}/{FINGERPRINT}"] = Parameter(mixture.fingerprint(), False)
+    config, content = TensorConfig(layer.function, mixture).entry()
+    state = {f"{scope}/{config}": Parameter(content, False)}
+    for path, entry in mixture.state_layout(layer.shape).items():
+        state[f"{scope}/{path}"] = Parameter(entry.initial, entry.learned)
     return state

@@ -10,13 +10,16 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Set, Tuple
 
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._version import __version__
+from nnabla_dqa.layers.config import CONFIG
 from nnabla_dqa.layers.rules import Assignment
-from nnabla_dqa.layers.tensors import FINGERPRINT, STATE_SCOPE, Mixture
+from nnabla_dqa.layers.tensors import STATE_SCOPE
+from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.nnp.archive import METADATA, Archive, NNPError
 from nnabla_dqa.nnp.expand import (
     definition_text,
@@ -110,11 +113,10 @@ class NetworkFile:
 
     def converted(self, assigned: Dict[str, Assignment]) -> NetworkFile:
         """A converted form of this float file: shares the weights, adds the layers' state."""
-        from nnabla_dqa import __version__
-
         parameters = dict(self.archive.parameters)
         for layer in self.layers:
-            parameters.update(initial_state(layer, assigned[layer.name].mixture))
+            if is_rewritten(assigned[layer.name].mixture):
+                parameters.update(initial_state(layer, assigned[layer.name].mixture))
         notes = {
             "format": FORMAT,
             "kind": CONVERTED,
@@ -150,29 +152,38 @@ class NetworkFile:
         return dataclasses.replace(self, archive=archive)
 
     def _check_state(self) -> None:
-        """State and notes must belong together."""
+        """State and metadata must belong together."""
         path, parameters = self.archive.path, self.archive.parameters
-        scopes = set()
-        for layer in self.quantized:
+        known: Set[str] = set()
+        for layer in self.rewritten:
             mixture = self.assigned[layer.name].mixture
-            scopes.add(state_path(layer.weight))
-            for name, (array, _) in initial_state(layer, mixture).items():
+            wanted = initial_state(layer, mixture)
+            known.update(wanted)
+            others = [name for name in parameters if name.startswith(_configs(layer))]
+            if others and not set(others) <= set(wanted):
+                raise NNPError(
+                    f"{path}: the state of layer {layer.name} is that of other quantizers than "
+                    f"{METADATA} says ({mixture})"
+                )
+            for name, (array, _) in wanted.items():
                 found = parameters.get(name)
                 if found is None or found.array.shape != array.shape:
                     raise NNPError(f"{path}: parameter {name} of shape {array.shape} is missing")
-                if name.endswith(f"/{FINGERPRINT}") and not np.array_equal(found.array, array):
-                    raise NNPError(
-                        f"{path}: the state of layer {layer.name} is that of other quantizers than "
-                        f"{METADATA} says ({mixture})"
-                    )
-        for name in parameters:
-            scope, _, entry = name.rpartition("/")
-            is_state = entry in (FINGERPRINT, "alpha") and scope.endswith(STATE_SCOPE)
-            if is_state and scope not in scopes:
-                raise NNPError(
-                    f"{path}: {name} is the state of a layer of which no {METADATA} tells; use a "
-                    f"file made by nnabla-dqa"
-                )
+        foreign = [n for n in parameters if f"{STATE_SCOPE}/{CONFIG}/" in n and n not in known]
+        if foreign:
+            raise NNPError(
+                f"{path}: {foreign[0]} is the state of a layer that {METADATA} does not list; use "
+                f"a file made by nnabla-dqa"
+            )
+
+    def quantizer_state(self, layer: FileLayer, index: int) -> Dict[str, np.ndarray]:
+        """The arrays of one quantizer of a layer, by name."""
+        scope = f"{state_path(layer.weight)}/{index}/"
+        return {
+            name[len(scope) :]: parameter.array
+            for name, parameter in self.archive.parameters.items()
+            if name.startswith(scope)
+        }
 
     @property
     def steps(self) -> int:
@@ -190,6 +201,10 @@ class NetworkFile:
     def rewritten(self) -> List[FileLayer]:
         """The layers whose weights are quantized at all."""
         return [layer for layer in self.quantized if is_rewritten(self.mixtures[layer.name])]
+
+
+def _configs(layer: FileLayer) -> str:
+    return f"{state_path(layer.weight)}/{CONFIG}/"
 
 
 def _noted(archive: Archive) -> Dict[str, Assignment]:

@@ -9,7 +9,7 @@ import nnabla as nn
 from nnabla.utils import nnabla_pb2
 
 from nnabla_dqa.layers.build import mix_weights
-from nnabla_dqa.layers.tensors import Layer, find_layers
+from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
 from nnabla_dqa.nnp.expand import mixed_name
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.layers import WEIGHT_INPUT, FileLayer
@@ -77,9 +77,9 @@ class Program:
                 nn.parameter.set_parameter(name, variable)
 
     @property
-    def layers(self) -> List[Layer]:
+    def layers(self) -> List[QuantizedTensor]:
         """The DQA layers that have been built."""
-        return find_layers(self.scope)
+        return find_quantized(self.scope) if self.quantized else []
 
     def variable(self, name: str) -> Variable:
         """The parameter of this name."""

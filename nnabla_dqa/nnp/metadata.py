@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Optional
+from typing import Any, Dict, Mapping, Optional
 
 import numpy as np
 
 from nnabla_dqa.layers.report import LayerReport
-from nnabla_dqa.layers.tensors import Mixture
+from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.quantization import Encoded, FullPrecision, Quantizer
 from nnabla_dqa.quantization.base import RowLayout
 
@@ -33,7 +33,7 @@ def claim(
     axis = quantizer.axis
     if axis is not None:
         axis = RowLayout.of(row.shape, axis).axis
-    if grid is not None and axis is None:
+    if grid is not None and axis is None and grid.scale is not None:
         axis = next((i for i, size in enumerate(grid.scale.shape) if size > 1), None)
     entry: Dict[str, Any] = {
         "weight": weight,
@@ -41,22 +41,24 @@ def claim(
         "quantizer": quantizer.to_json(),
         "levels": quantizer.levels,
         "channel_axis": axis,
-        "attention": list(row.shares),
+        "attention": list(row.attention),
         **mixture.to_json(),
     }
     if grid is None and not isinstance(quantizer, FullPrecision):
         rows = [weights] if axis is None else np.moveaxis(weights, axis, 0)
         entry["values"] = [[float(v) for v in np.unique(row)] for row in rows]
-    if grid is not None:
+    if grid is not None and grid.scale is not None and grid.offset is not None:
         # Python writes float32 values as the doubles they are: they come back exactly.
         entry["scale"] = [float(v) for v in grid.scale.ravel()]
         entry["offset"] = [float(v) for v in grid.offset.ravel()]
     return entry
 
 
-def grid_of(quantizer: Quantizer, weights: np.ndarray) -> Optional[Encoded]:
+def grid_of(
+    quantizer: Quantizer, weights: np.ndarray, state: Optional[Mapping[str, np.ndarray]] = None
+) -> Optional[Encoded]:
     """Codes, scale and offset of ``weights``; None for full precision, which has none."""
-    return None if isinstance(quantizer, FullPrecision) else quantizer.encode(weights)
+    return None if quantizer.is_float else quantizer.encode(weights, state)
 
 
 def distinct_values(weights: np.ndarray, axis: Optional[int]) -> int:

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
 from nnabla_dqa._util.files import PathLike
-from nnabla_dqa.layers.report import format_table, short_name
+from nnabla_dqa._util.tables import format_table
+from nnabla_dqa.layers.report import short_name
 from nnabla_dqa.layers.tensors import STATE_SCOPE
 from nnabla_dqa.nnp.expand import state_path
 from nnabla_dqa.nnp.file import CONVERTED, DEPLOYED, NetworkFile
@@ -183,8 +184,8 @@ def _row(
         names, attention = (short_name(target),), tuple(note["attention"])
     elif file.kind == CONVERTED and layer.name in file.assigned:
         report = file_report(file, layer)
-        target = file.mixtures[layer.name].target
-        rule, names, attention = file.assigned[layer.name].rule, report.quantizers, report.shares
+        target = file.mixtures[layer.name].target_quantizer
+        rule, names, attention = file.assigned[layer.name].rule, report.quantizers, report.attention
     ranges = [1] if note is None else [len(note.get("scale", [0]))]
     if note is None:
         ranges = [RowLayout.of(layer.shape, target.axis).rows]

@@ -1,26 +1,30 @@
-"""Weight quantizers: one module each. ``docs/quantizers.md`` compares them."""
+"""Quantizers: one module each. ``docs/quantizers.md`` compares them."""
 
-from nnabla_dqa.quantization.base import Encoded, Grid, Quantizer
+from nnabla_dqa.quantization.base import Encoded, Grid, Levels, Quantizer, StateEntry
 from nnabla_dqa.quantization.bwn import BWN
 from nnabla_dqa.quantization.full_precision import FullPrecision
+from nnabla_dqa.quantization.lsq import LSQ
 from nnabla_dqa.quantization.minmax import MinMax
 from nnabla_dqa.quantization.registry import quantizer_from_json, register_quantizer
 from nnabla_dqa.quantization.sawb import SAWB
 from nnabla_dqa.quantization.statistics import Statistics
 from nnabla_dqa.quantization.twn import TWN
 
-for _cls in (MinMax, SAWB, BWN, TWN, FullPrecision):
+for _cls in (MinMax, SAWB, BWN, TWN, LSQ, FullPrecision):
     register_quantizer(_cls)
 
 __all__ = [
     "BWN",
+    "LSQ",
     "SAWB",
     "TWN",
     "Encoded",
     "FullPrecision",
     "Grid",
+    "Levels",
     "MinMax",
     "Quantizer",
+    "StateEntry",
     "Statistics",
     "quantizer_from_json",
     "register_quantizer",

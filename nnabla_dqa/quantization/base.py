@@ -1,21 +1,54 @@
-"""What a quantizer is: an immutable value that maps weights to a grid of 2^bits levels."""
+"""What a quantizer is: an immutable value that maps a tensor to 2^bits levels."""
 
 from __future__ import annotations
 
 import abc
-from typing import Any, NamedTuple, Optional, Tuple
+from typing import (
+    Any,
+    ClassVar,
+    Dict,
+    Literal,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
 from nnabla_dqa._util.registry import to_json
-from nnabla_dqa.quantization.graph_ops import Variable, scale_rows, shift_rows
+from nnabla_dqa.quantization.graph_ops import Variable, detach, scale_rows, shift_rows
 from nnabla_dqa.quantization.statistics import Statistics
+
+State = Mapping[str, Variable]
+"""Arrays of a layer's state as graph variables, by name."""
+
+
+class StateEntry(NamedTuple):
+    """One array of a layer's state: its first value, who changes it, and whether it decays.
+
+    ``kind`` is ``"attention"`` (learned while quantizers are mixed, at attention's
+    learning rate), ``"quantizer"`` (learned to the end), ``"running"`` (moved by
+    training updates, by no solver) or ``"schedule"`` (set by a schedule or by the
+    hard phase). ``decay``: whether a solver's weight decay holds for it.
+    """
+
+    initial: np.ndarray
+    kind: Literal["attention", "quantizer", "running", "schedule"]
+    decay: bool = False
+
+    @property
+    def learned(self) -> bool:
+        """Whether a solver trains it."""
+        return self.kind in ("attention", "quantizer")
 
 
 class Grid(NamedTuple):
-    """Q(w) = scale * codes + offset, as graph variables.
+    """Evenly spaced levels: Q(w) = scale * codes + offset, as graph variables.
 
     ``codes`` is (C, m) and holds whole numbers 0 .. levels - 1; ``scale`` and
     ``offset`` are (C, 1).
@@ -25,49 +58,112 @@ class Grid(NamedTuple):
     scale: Variable
     offset: Variable
 
+    def values(self) -> Variable:
+        """Q(w), shape (C, m)."""
+        return shift_rows(scale_rows(self.codes, self.scale), self.offset)
+
+
+class Levels(NamedTuple):
+    """Levels of any spacing, as graph variables.
+
+    ``quantized`` is Q(w), shape (C, m). Each of its numbers is one of the L
+    numbers in the same row of ``levels``, shape (C, L).
+    """
+
+    quantized: Variable
+    levels: Variable
+
+    def values(self) -> Variable:
+        """Q(w), shape (C, m)."""
+        return self.quantized
+
+
+QuantizedForm = Union[Grid, Levels]
+
 
 class Encoded(NamedTuple):
     """What :meth:`Quantizer.encode` returns; ``decode`` turns it back into weights.
 
-    ``codes`` is uint8 and shaped like the weights. ``scale`` and ``offset`` are
-    float32 and have one element per tensor, or one per channel with all other
-    axes of size 1, so that they broadcast against ``codes``.
+    ``codes`` is uint8 and shaped like the weights. On an even grid ``scale`` and
+    ``offset`` are float32 and have one element per tensor, or one per channel
+    with all other axes of size 1, so that they broadcast against ``codes``.
+    For any other set of levels they are None, and ``levels`` is (C, L): a row
+    of values per tensor, or per index of ``axis``.
     """
 
     codes: np.ndarray
-    scale: np.ndarray
-    offset: np.ndarray
+    scale: Optional[np.ndarray] = None
+    offset: Optional[np.ndarray] = None
+    levels: Optional[np.ndarray] = None
+    axis: Optional[int] = None
 
     def decode(self) -> np.ndarray:
-        """scale * codes + offset in float32, bit for bit what the graph computes."""
-        weights: np.ndarray = self.codes.astype(np.float32) * self.scale + self.offset
-        return weights
+        """The weights in float32, bit for bit what the graph computes."""
+        if self.levels is None:
+            assert self.scale is not None
+            assert self.offset is not None
+            weights: np.ndarray = self.codes.astype(np.float32) * self.scale + self.offset
+            return weights
+        layout = RowLayout.of(self.codes.shape, self.axis)
+        rows = np.take_along_axis(self.levels, layout.to_rows(self.codes).astype(np.intp), axis=1)
+        return layout.from_rows(rows)
 
 
 class Quantizer(abc.ABC):
-    """A weight quantizer.
+    """A quantizer of a tensor.
 
     A subclass is a frozen dataclass whose fields are JSON values, checked when
-    it is made. It has ``bits`` and implements :meth:`grid`.
+    it is made. It has ``bits`` and implements :meth:`grid`, or, if it has state
+    of its own (a learned step, a running range), :meth:`state` and
+    :meth:`grid_from`.
     """
 
     bits: int
     """Bits that tell the levels apart; 32 for float weights."""
+
+    is_float: ClassVar[bool] = False
+    """Whether it leaves weights as they are; such a member fits any channel axis."""
 
     @property
     def levels(self) -> int:
         """The number of distinct values a range can take."""
         return int(2**self.bits)
 
-    @abc.abstractmethod
-    def grid(self, statistics: Statistics) -> Grid:
+    def grid(self, statistics: Statistics) -> QuantizedForm:
         """The quantized form of ``statistics.w`` (shape (C, m)) as graph variables.
 
-        It need not care for gradients: the mixture cuts them off here and
-        hands the gradient of Q(w) to w unchanged (straight-through estimator).
-        Use functions of ``nnabla.functions`` rather than operators, so that
-        the graph can also be recorded with ``nn.ProtoVariable``.
+        It need not care for gradients: they are cut off here, and the gradient
+        of Q(w) is that of :meth:`surrogate`. Use functions of
+        ``nnabla.functions`` rather than operators, so that the graph can also
+        be recorded with ``nn.ProtoVariable``.
         """
+        raise NotImplementedError(f"{type(self).__name__} implements neither grid nor grid_from")
+
+    def grid_from(self, statistics: Statistics, state: State) -> QuantizedForm:
+        """:meth:`grid` for a quantizer with state: the arrays that :meth:`state` names."""
+        return self.grid(statistics)
+
+    def state(self, rows: int) -> Dict[str, StateEntry]:
+        """The arrays that belong to one layer's quantizer, for ``rows`` = C ranges."""
+        return {}
+
+    def initial_state(self, statistics: Statistics) -> Dict[str, Variable]:
+        """Values, computed from the weights, for state that is still zero.
+
+        An array whose first value depends on the weights starts as zeros, which
+        means "not set": until the first update of an attached solver sets it, these
+        values stand in for it. So it does not matter whether weights are
+        loaded before or after a layer is built.
+        """
+        return {}
+
+    def surrogate(self, w: Variable, state: State) -> Variable:
+        """A graph with the gradient that Q has in training, for ``w`` of shape (C, m).
+
+        Only its gradient to ``w`` and ``state`` is used, not its value. The
+        default, ``w`` itself, is the straight-through estimator: dQ/dw = 1.
+        """
+        return w
 
     @property
     def axis(self) -> Optional[int]:
@@ -75,16 +171,20 @@ class Quantizer(abc.ABC):
         axis: Optional[int] = getattr(self, "channel_axis", None)
         return axis
 
-    def encode(self, weights: np.ndarray) -> Encoded:
-        """Integer codes and grid of ``weights``.
+    def encode(
+        self, weights: np.ndarray, state: Optional[Mapping[str, np.ndarray]] = None
+    ) -> Encoded:
+        """Integer levels of ``weights``.
 
         Args:
             weights: Finite numbers of any shape; taken as float32.
+            state: The arrays of :meth:`state`; those that are missing or zero
+                take their initial values.
 
         Returns:
-            Codes, scale and offset with ``Q(w) = scale * codes + offset``;
-            ``decode()`` of it equals the graph of :meth:`grid` bit for bit on
-            the CPU, because the codes come from that very graph.
+            Codes with scale and offset, or with the set of levels. ``decode()``
+            of it equals the graph bit for bit on the CPU, because the codes
+            come from that very graph.
 
         Raises:
             ValueError: A weight is NaN or infinite, there is none, or
@@ -98,26 +198,86 @@ class Quantizer(abc.ABC):
         layout = RowLayout.of(w.shape, self.axis)
         with nn.context_scope(nn.Context(["cpu:float"])), nn.auto_forward(False):
             rows = nn.Variable.from_numpy_array(layout.to_rows(w), need_grad=False)
-            grid = self.grid(Statistics(rows))
-            nn.forward_all(list(grid))
+            form = quantized_form(self, Statistics(rows), _variables(self, layout.rows, state))
+            nn.forward_all(list(form))
+        if isinstance(form, Levels):
+            return _encode_levels(self, layout, form)
         return Encoded(
-            layout.from_rows(grid.codes.d).astype(np.uint8),
-            layout.broadcastable(grid.scale.d),
-            layout.broadcastable(grid.offset.d),
+            layout.from_rows(form.codes.d).astype(np.uint8),
+            layout.broadcastable(form.scale.d),
+            layout.broadcastable(form.offset.d),
         )
 
-    def quantize(self, weights: np.ndarray) -> np.ndarray:
+    def quantize(
+        self, weights: np.ndarray, state: Optional[Mapping[str, np.ndarray]] = None
+    ) -> np.ndarray:
         """Q(w) as a float32 array; see :meth:`encode`."""
-        return self.encode(weights).decode()
+        return self.encode(weights, state).decode()
 
     def to_json(self) -> dict[str, Any]:
         """The quantizer as JSON values; :func:`quantizer_from_json` reads them."""
         return to_json(self)
 
 
-def dequantize(grid: Grid) -> Variable:
-    """scale * codes + offset as a graph; shape (C, m)."""
-    return shift_rows(scale_rows(grid.codes, grid.scale), grid.offset)
+def quantized_form(quantizer: Quantizer, statistics: Statistics, state: State) -> QuantizedForm:
+    """Q(w) of a quantizer, with its state or, while that is not set, its initial values."""
+    return quantizer.grid_from(statistics, set_state(quantizer, statistics, state))
+
+
+def set_state(quantizer: Quantizer, statistics: Statistics, state: State) -> State:
+    """``state`` with initial values where it is zero, which means "not set"."""
+    initial = quantizer.initial_state(statistics) if state else {}
+    return {name: _or_initial(v, initial.get(name)) for name, v in state.items()}
+
+
+def initial_values(quantizer: Quantizer, weights: np.ndarray) -> Dict[str, np.ndarray]:
+    """The numbers of :meth:`Quantizer.initial_state`, each of shape (C, ...)."""
+    layout = RowLayout.of(weights.shape, quantizer.axis)
+    with nn.context_scope(nn.Context(["cpu:float"])), nn.auto_forward(False):
+        rows = nn.Variable.from_numpy_array(layout.to_rows(weights), need_grad=False)
+        values = quantizer.initial_state(Statistics(rows))
+        nn.forward_all(list(values.values()))
+    return {name: v.d.copy() for name, v in values.items()}
+
+
+def _or_initial(v: Variable, initial: Optional[Variable]) -> Variable:
+    if initial is None:
+        return v
+    # sign(0) = 0 here: no comparison, because those cannot be gone back through.
+    known = F.abs(F.sign(detach(v), alpha=0.0))
+    unknown = F.add_scalar(F.mul_scalar(known, -1.0), 1.0)
+    return F.add2(F.mul2(v, known), F.mul2(detach(initial), unknown))
+
+
+def _variables(
+    quantizer: Quantizer, rows: int, state: Optional[Mapping[str, np.ndarray]]
+) -> Dict[str, Variable]:
+    given = state or {}
+    return {
+        name: nn.Variable.from_numpy_array(np.array(given.get(name, entry.initial), np.float32))
+        for name, entry in quantizer.state(rows).items()
+    }
+
+
+def _encode_levels(quantizer: Quantizer, layout: RowLayout, form: Levels) -> Encoded:
+    levels, quantized = form.levels.d.copy(), form.quantized.d
+    codes = np.abs(quantized[:, :, None] - levels[:, None, :]).argmin(axis=2)
+    if not np.array_equal(np.take_along_axis(levels, codes, axis=1), quantized):
+        raise ValueError(f"{quantizer}: its quantized weights are not all among its levels")
+    return Encoded(layout.from_rows(codes.astype(np.uint8)), levels=levels, axis=layout.axis)
+
+
+def common_axis(quantizers: Sequence[Quantizer]) -> Optional[int]:
+    """The channel axis of a set; float members fit any.
+
+    Raises:
+        ValueError: They differ.
+    """
+    axes = {q.axis for q in quantizers if not q.is_float}
+    if len(axes) > 1:
+        listed = ", ".join(str(q) for q in quantizers)
+        raise ValueError(f"the quantizers of one layer must share channel_axis; got {listed}")
+    return axes.pop() if axes else None
 
 
 class RowLayout(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar
+from typing import ClassVar, Mapping, Optional
 
 import nnabla.functions as F
 import numpy as np
@@ -18,13 +18,19 @@ class FullPrecision(Quantizer):
 
     bits: ClassVar[int] = 32  # type: ignore[misc]
 
+    is_float: ClassVar[bool] = True
+
     def grid(self, statistics: Statistics) -> Grid:
         return Grid(statistics.w, statistics.one, F.mul_scalar(statistics.one, 0.0))
 
-    def encode(self, weights: np.ndarray) -> Encoded:
+    def encode(
+        self, weights: np.ndarray, state: Optional[Mapping[str, np.ndarray]] = None
+    ) -> Encoded:
         """Always raises ValueError: float weights have no codes."""
         raise ValueError("FullPrecision has no integer codes; use quantize() for the weights")
 
-    def quantize(self, weights: np.ndarray) -> np.ndarray:
+    def quantize(
+        self, weights: np.ndarray, state: Optional[Mapping[str, np.ndarray]] = None
+    ) -> np.ndarray:
         """The weights as float32."""
         return np.array(weights, np.float32)

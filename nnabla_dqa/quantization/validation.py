@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import numbers
 from typing import Any
 
-
-def is_int(value: Any) -> bool:
-    """True for a whole number, numpy's included, that is not a bool."""
-    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+from nnabla_dqa._util.checks import is_int
 
 
 def check_bits(quantizer: Any, low: int, high: int) -> None:

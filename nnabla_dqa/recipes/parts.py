@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, Dict, Optional, Tuple
 
+from nnabla_dqa.data import DataError
+from nnabla_dqa.data.photos.decode_opencv import require_opencv
 from nnabla_dqa.models import MODELS
 from nnabla_dqa.recipes.checks import (
     RecipeError,
@@ -23,7 +25,7 @@ from nnabla_dqa.recipes.checks import (
 
 PHOTOS = "random_resized_crop"
 AUGMENTATIONS = ("none", "crop", "crop_flip", PHOTOS)
-READERS = ("pillow", "opencv")
+READERS = ("pillow", "opencv", "auto")
 _OF_PHOTOS = {"size": None, "corrupt": "error", "reader": "pillow"}
 
 
@@ -98,7 +100,9 @@ class DataRecipe:
         size: Height and width of the crops of ``random_resized_crop``;
             default: what the network was made for.
         corrupt: Photos that cannot be read: ``error`` or ``skip`` (named and counted).
-        reader: Of photos: ``pillow``, or ``opencv`` (faster, pixels differ a little).
+        reader: Of photos: ``pillow``, or ``opencv`` (faster, pixels differ a
+            little); ``auto``: OpenCV where it is installed, else Pillow. A run keeps
+            which one it was.
         workers: Threads that read ahead; changes no number.
 
     Raises:
@@ -132,3 +136,13 @@ class DataRecipe:
                     f"key 'data.{key}' is for photos, augment: {PHOTOS}; with {self.augment} "
                     f"leave it out"
                 )
+
+    def resolved(self) -> DataRecipe:
+        """The recipe with the reader that ``auto`` comes to on this machine."""
+        if self.reader != "auto":
+            return self
+        try:
+            require_opencv()
+        except DataError:
+            return dataclasses.replace(self, reader="pillow")
+        return dataclasses.replace(self, reader="opencv")

@@ -18,7 +18,7 @@ from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.messages import one_line
 from nnabla_dqa.layers.rules import Rules
 from nnabla_dqa.layers.scopes import make_mixture
-from nnabla_dqa.layers.tensors import Mixture
+from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.recipes.checks import (
     RecipeError,
     check_fields,
@@ -44,6 +44,7 @@ from nnabla_dqa.recipes.yaml_files import (
     read_recipe,
     spelled_out,
 )
+from nnabla_dqa.schedules import Schedule
 
 __all__ = ["LOSSES", "LR_SCHEDULES", "DataRecipe", "ModelRecipe", "Recipe", "RecipeError"]
 
@@ -247,6 +248,15 @@ class Recipe:
             return None
         quantizers = rules.quantizers.for_axis(0)
         return make_mixture(*quantizers, mixing=rules.mixing if len(quantizers) > 1 else None)
+
+    def make_schedule(
+        self, mixture: Mixture, steps: int, steps_per_epoch: int
+    ) -> Optional[Schedule]:
+        """What drives the state of layers that mix ``mixture``."""
+        rule = mixture.mixing
+        cooled = "temperature" in rule.state(mixture.quantizers)
+        options = self.temperature if cooled else {}
+        return rule.default_schedule(steps, steps_per_epoch, self.hard_fraction, **options)
 
     @property
     def method(self) -> str:

@@ -7,8 +7,8 @@ from typing import Any, Dict, List, Optional, Tuple
 
 import numpy as np
 
-from nnabla_dqa.layers.report import short_name
-from nnabla_dqa.layers.tensors import find_layers
+from nnabla_dqa.layers.report import short_names
+from nnabla_dqa.layers.tensors import find_quantized
 
 
 @dataclasses.dataclass
@@ -22,7 +22,7 @@ class Curve:
 
 @dataclasses.dataclass
 class AttentionHistory:
-    """Shares in use of every layer of a scope that mixes quantizers, over a training.
+    """Attention in use of every layer of a scope that mixes quantizers, over a training.
 
     Call :meth:`record` as often as the picture shall have points. ``curves``
     holds the effective quantization of the first such layer at the steps for
@@ -35,28 +35,28 @@ class AttentionHistory:
 
     scope: Any = None
     steps: List[int] = dataclasses.field(default_factory=list)
-    shares: Dict[str, List[Tuple[float, ...]]] = dataclasses.field(default_factory=dict)
+    attention: Dict[str, List[Tuple[float, ...]]] = dataclasses.field(default_factory=dict)
     temperatures: List[Optional[float]] = dataclasses.field(default_factory=list)
     quantizers: Tuple[str, ...] = ()
     curves: List[Curve] = dataclasses.field(default_factory=list)
 
     def record(self, step: int, curve: bool = False) -> None:
-        """Note the present shares, and with ``curve`` the first layer's weights too.
+        """Note the present attention, and with ``curve`` the first layer's weights too.
 
         Raises:
             ValueError: No layer in the scope mixes quantizers.
         """
-        layers = [layer for layer in find_layers(self.scope) if len(layer.mixture.quantizers) > 1]
+        layers = [layer for layer in find_quantized(self.scope) if layer.mixture.is_mixed]
         if not layers:
             raise ValueError("AttentionHistory: no layer in the parameter scope mixes quantizers")
         first = layers[0]
-        self.quantizers = tuple(short_name(q) for q in first.mixture.quantizers)
+        self.quantizers = short_names(first.mixture)
         self.steps.append(step)
         for layer in layers:
             if layer.mixture.quantizers != first.mixture.quantizers:
                 continue
-            values = tuple(float(a) for a in layer.shares_in_use())
-            self.shares.setdefault(layer.name, []).append(values)
+            values = tuple(float(a) for a in layer.coefficients())
+            self.attention.setdefault(layer.name, []).append(values)
         temperature = first.state.get("temperature")
         self.temperatures.append(None if temperature is None else float(temperature.d[0]))
         if curve:

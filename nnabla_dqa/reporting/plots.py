@@ -54,7 +54,7 @@ def plot_attention(
         for axis, curve in zip(axes, history.curves):
             _curve(axis, curve)
         axes[0].set_ylabel("weight used, q")
-        lower.supxlabel(f"float weight w of {next(iter(history.shares))}", fontsize=9)
+        lower.supxlabel(f"float weight w of {next(iter(history.attention))}", fontsize=9)
     if title:
         figure.suptitle(title, fontsize=11)
     buffer = io.BytesIO()
@@ -63,7 +63,7 @@ def plot_attention(
 
 
 def _shares(axis: Any, history: AttentionHistory, soft_steps: Optional[int]) -> None:
-    for position, rows in reversed(list(enumerate(history.shares.values()))):
+    for position, rows in reversed(list(enumerate(history.attention.values()))):
         for k, name in enumerate(history.quantizers):
             if any(len(row) <= k for row in rows):
                 continue

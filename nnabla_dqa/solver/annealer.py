@@ -1,16 +1,22 @@
-"""Moves a schedule forward and writes its values into the layers' state."""
+"""Moves schedules forward and writes their values into the layers' state."""
 
 from __future__ import annotations
 
-import warnings
 import weakref
-from typing import Any, Dict, List
+from fnmatch import fnmatchcase
+from typing import Any, Dict, List, Optional
 
 import nnabla as nn
 import numpy as np
 
+from nnabla_dqa._util.warn import warn
 from nnabla_dqa.layers.report import report
-from nnabla_dqa.layers.tensors import STATE_SCOPE, AttentionWarning, Layer, find_layers
+from nnabla_dqa.layers.tensors import (
+    STATE_SCOPE,
+    AttentionWarning,
+    QuantizedTensor,
+    find_quantized,
+)
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.solver.finite_check import Guard
 
@@ -19,7 +25,7 @@ _DRIVERS: Dict[int, Any] = {}
 
 
 class Annealer:
-    """Advances temperature (or omega) and the hard end, once per call.
+    """Advances the state that schedules drive, and the hard phase, once per call.
 
     Call it once after every solver update: by hand, or as a callback of
     NNabla's ``Updater`` (its arguments are ignored). :func:`~nnabla_dqa.attach`
@@ -27,41 +33,59 @@ class Annealer:
 
     The number of updates done is the parameter ``dqa/step`` of the scope in
     which the annealer is made, so it is saved and loaded with the weights: an
-    annealer made after loading a checkpoint goes on where that one stopped.
+    annealer made after loading a checkpoint resumes where that one stopped.
 
-    It drives all DQA layers of that scope. For two nets, each with a solver of
-    its own, make each inside its ``nn.parameter_scope``; a second one for the
+    It drives all quantized layers of that scope. For two nets, each with a solver
+    of its own, make each inside its ``nn.parameter_scope``; a second one for the
     same layers takes over, and calling the first is then an error.
 
     Args:
-        schedule: :class:`~nnabla_dqa.TemperatureSchedule`,
-            :class:`~nnabla_dqa.RelaxSchedule`, or anything with their methods.
+        *schedules: :class:`~nnabla_dqa.TemperatureSchedule`,
+            :class:`~nnabla_dqa.RelaxSchedule`, or anything with their methods. Of
+            several each drives other arrays; the hard phase begins with the
+            first that has one.
         restart: Start from step 0 whatever ``dqa/step`` says.
 
     Raises:
-        ValueError: No layer in the current scope has the state that the
-            schedule drives, a layer with several quantizers has another rule,
-            or the schedule is finished already.
+        ValueError: No layer in the current scope mixes quantizers, a schedule drives
+            nothing of a layer's state or the same array as another one, they differ in
+            their steps, they are finished already, or a layer's state belongs to another net.
     """
 
-    def __init__(self, schedule: Schedule, restart: bool = False) -> None:
-        self.schedule = schedule
+    def __init__(self, *schedules: Schedule, restart: bool = False) -> None:
+        self.schedules = schedules
         self.scope = nn.parameter.get_current_parameter_scope()
         self._guard = Guard(gradients=False)
+        self._check_schedules()
         self._check_layers()
         with nn.parameter_scope(STATE_SCOPE):
             zero = np.zeros(1, np.float32)
             nn.parameter.get_parameter_or_create("step", zero.shape, zero, need_grad=False)
         if restart:
             self._step_parameter.d = 0
-        if self.step >= schedule.steps:
+        if self.step >= self.steps:
             raise ValueError(
-                f"dqa/step is {self.step}: this schedule of {schedule.steps} steps is finished; "
+                f"dqa/step is {self.step}: this schedule of {self.steps} steps is finished; "
                 f"give more steps, or restart=True to begin again"
             )
         for layer in self.layers:
             _DRIVERS[id(layer.scope)] = weakref.ref(self)
         self.apply()
+
+    @property
+    def schedule(self) -> Schedule:
+        """The first schedule."""
+        return self.schedules[0]
+
+    @property
+    def steps(self) -> int:
+        """Updates of the whole training."""
+        return self.schedule.steps
+
+    @property
+    def soft_steps(self) -> int:
+        """Updates before the hard phase; :attr:`steps` if there is none."""
+        return min(schedule.soft_steps for schedule in self.schedules)
 
     @property
     def _step_parameter(self) -> Any:
@@ -79,15 +103,13 @@ class Annealer:
 
     @property
     def is_hard(self) -> bool:
-        """Whether the next mini-batch belongs to the hard end."""
-        return self.schedule.soft_steps < self.schedule.steps and (
-            self.step >= self.schedule.soft_steps
-        )
+        """Whether the next mini-batch belongs to the hard phase."""
+        return self.soft_steps < self.steps and self.step >= self.soft_steps
 
     @property
-    def layers(self) -> List[Layer]:
-        """The DQA layers below the scope of this annealer."""
-        return find_layers(self.scope)
+    def layers(self) -> List[QuantizedTensor]:
+        """The quantized layers below the scope of this annealer."""
+        return find_quantized(self.scope)
 
     def __call__(self, *_: Any) -> None:
         """Count one update and set the state for the next mini-batch.
@@ -98,51 +120,48 @@ class Annealer:
 
         Warns:
             AttentionWarning: After the last step, for each layer whose
-                attention ended elsewhere than on the lowest bit width.
+                attention ended elsewhere than on its target.
         """
         self.advance(self.layers)
 
-    def advance(self, layers: List[Layer]) -> None:
+    def advance(self, layers: List[QuantizedTensor]) -> None:
         """What a call does, for someone who has :attr:`layers` at hand."""
         self._check_alone(layers)
         self._guard(layers)
         is_hard = self.is_hard
         for layer in layers:
-            if len(layer.mixture.quantizers) > 1 and not is_hard:
+            if layer.mixture.is_mixed and not is_hard:
                 layer.mixture.mixing.after_update(layer.state)
         self._step_parameter.d = self.step + 1
         self._write(layers)
-        if self.step == self.schedule.steps + 1:
-            warnings.warn(
-                f"update {self.step} of a schedule of {self.schedule.steps} steps; a step is one "
+        if self.step == self.steps + 1:
+            warn(
+                f"update {self.step} of a schedule of {self.steps} steps; a step is one "
                 f"mini-batch: steps = epochs * steps_per_epoch",
                 AttentionWarning,
-                stacklevel=2,
             )
-        if self.step == self.schedule.steps:
+        if self.step == self.steps:
             for message in report(self.scope).messages():
-                warnings.warn(message, AttentionWarning, stacklevel=2)
+                warn(message, AttentionWarning)
 
     def apply(self) -> None:
         """Write the values for the next mini-batch into the state of every layer."""
         self._write(self.layers)
 
-    def _write(self, layers: List[Layer]) -> None:
-        b = min(self.step + 1, self.schedule.soft_steps)
-        values = self.schedule.state(b)
+    def _write(self, layers: List[QuantizedTensor]) -> None:
+        values: Dict[str, float] = {}
+        for schedule in self.schedules:
+            values.update(schedule.state(min(self.step + 1, schedule.soft_steps)))
         is_hard = self.is_hard
         for layer in layers:
-            state = layer.state
-            for name, value in values.items():
-                if name in state:
+            for path, v in layer.state.items():
+                value = _value_for(path, values)
+                if value is not None:
                     # Filled where it is used: no copy to a GPU for each layer and update.
-                    state[name].data.fill(value)
-            if state:
-                state["hard"].data.fill(0.0)
-                if is_hard:
-                    state["hard"].d = np.eye(1, len(layer.mixture.quantizers))[0]
+                    v.data.fill(value)
+            layer.set_hard(layer.mixture.target if is_hard else None)
 
-    def _check_alone(self, layers: List[Layer]) -> None:
+    def _check_alone(self, layers: List[QuantizedTensor]) -> None:
         for layer in layers:
             reference = _DRIVERS.get(id(layer.scope))
             other = None if reference is None else reference()
@@ -152,20 +171,46 @@ class Annealer:
                     f"for two nets with a solver each, attach inside nn.parameter_scope(...)"
                 )
 
+    def _check_schedules(self) -> None:
+        if not self.schedules:
+            raise ValueError("Annealer: give a schedule such as TemperatureSchedule(steps)")
+        steps = sorted({schedule.steps for schedule in self.schedules})
+        if len(steps) > 1:
+            raise ValueError(f"the schedules of one training must have the same steps; got {steps}")
+
     def _check_layers(self) -> None:
-        names = sorted(self.schedule.state(1))
-        mixed = [layer for layer in self.layers if len(layer.mixture.quantizers) > 1]
-        kind = type(self.schedule).__name__
+        """Each schedule drives something, no array has two, and mixing rules get theirs."""
+        layers = self.layers
+        driven = [(type(s).__name__, glob) for s in self.schedules for glob in s.state(1)]
+        paths = {path: layer.name for layer in layers for path in layer.state}
+        for path, name in paths.items():
+            kinds = [kind for kind, glob in driven if fnmatchcase(path, glob)]
+            if len(kinds) > 1:
+                raise ValueError(f"{' and '.join(kinds)} both drive {path!r} of layer {name}")
+        mixed = [layer for layer in layers if layer.mixture.is_mixed]
+        for kind, glob in driven:
+            if "/" not in glob:
+                self._check_rule(kind, glob, mixed)
+            elif not any(fnmatchcase(path, glob) for path in paths):
+                raise ValueError(f"{kind} drives {glob!r}, which no quantizer of a layer has")
+
+    def _check_rule(self, kind: str, glob: str, mixed: List[QuantizedTensor]) -> None:
         if not mixed:
             raise ValueError(
                 f"{kind}: no layer in the current parameter scope mixes quantizers; build the "
                 f"model first, or, if each layer has one quantizer, use dqa.attach(solver) alone"
             )
         for layer in mixed:
-            missing = [name for name in names if name not in layer.state]
-            if missing:
+            if not any(fnmatchcase(path, glob) for path in layer.state):
                 raise ValueError(
-                    f"{kind} drives {missing[0]!r}, which layer {layer.name} with "
+                    f"{kind} drives {glob!r}, which layer {layer.name} with "
                     f"{layer.mixture.mixing} does not have; Attention goes with "
                     f"TemperatureSchedule, BinaryRelax with RelaxSchedule"
                 )
+
+
+def _value_for(path: str, values: Dict[str, float]) -> Optional[float]:
+    for glob, value in values.items():
+        if path == glob or fnmatchcase(path, glob):
+            return value
+    return None

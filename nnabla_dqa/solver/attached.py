@@ -1,15 +1,15 @@
-"""A solver that knows about attention: drives the schedule, spares alpha the weight decay."""
+"""A solver that knows about attention: drives schedules, spares learned state the weight decay."""
 
 from __future__ import annotations
 
 import re
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Sequence, Tuple
 
 import nnabla as nn
 import nnabla.solvers as S
 
 from nnabla_dqa._util.devices import in_float32
-from nnabla_dqa.layers.tensors import Layer, find_layers
+from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.solver.annealer import Annealer
 from nnabla_dqa.solver.finite_check import Guard
@@ -19,8 +19,10 @@ _DECAY_ARGUMENTS = ("wd",)
 
 def attach(
     solver: Any,
+    *schedules: Optional[Schedule],
     schedule: Optional[Schedule] = None,
     attention_lr: float = 1.0,
+    quantizer_lr: float = 1.0,
     restart: bool = False,
 ) -> AttachedSolver:
     """``solver`` with the schedule of the current scope's DQA layers tied to its updates.
@@ -28,9 +30,12 @@ def attach(
     Args:
         solver: Any solver of ``nnabla.solvers``. Parameters it has already are
             taken over, with alpha moved to the solver without decay.
-        schedule: What to drive; None for a net of single quantizers, which is
-            then only watched for NaN.
+        *schedules: What to drive, each other arrays of the layers' state; none for
+            a net of single quantizers, which is then only watched for NaN.
+        schedule: One of them, by keyword.
         attention_lr: Learning rate of alpha relative to that of the weights.
+        quantizer_lr: Learning rate of what quantizers learn (the step of
+            :class:`~nnabla_dqa.LSQ`) relative to that of the weights.
         restart: Start the schedule from step 0 even if the parameter
             ``dqa/step`` says that some of it is done.
 
@@ -39,51 +44,62 @@ def attach(
         and gradients of the DQA layers, updates, and advances the schedule.
 
     Raises:
-        ValueError: No DQA layer in the current scope, a schedule that is
-            missing, does not fit the layers or is finished, or
-            ``attention_lr`` < 0.
+        ValueError: No DQA layer in the current scope, a layer whose state belongs
+            to another net, a schedule that is missing, does not fit the layers or
+            is finished, or a learning rate < 0.
 
     Example:
         solver = dqa.attach(S.Momentum(0.1, 0.9), dqa.TemperatureSchedule(steps=B))
         solver.set_parameters(nn.get_parameters())
     """
-    return AttachedSolver(solver, schedule, attention_lr, restart)
+    given = [schedule for schedule in (*schedules, schedule) if schedule is not None]
+    return AttachedSolver(solver, given, attention_lr, quantizer_lr, restart)
 
 
 class AttachedSolver:
     """What :func:`attach` returns; used like the solver it wraps.
 
-    Alpha is trained by a second solver of the same kind whose weight decay is
+    It groups parameters by who changes them. What attention learns and what
+    quantizers learn are trained by further solvers of the same kind, whose weight decay is
     zero, whether the decay is a call (``weight_decay``) or part of the update
-    rule (AdamW, SgdW, Lion, ...). Temperature, omega and hard are never trained,
+    rule (AdamW, SgdW, Lion, ...). Attention stands still in the hard phase; quantizers'
+    steps and clips do not. Temperature, omega, hard and running ranges are never trained,
     even if they are among the parameters set.
     """
 
     def __init__(
-        self, solver: Any, schedule: Optional[Schedule], attention_lr: float, restart: bool
+        self,
+        solver: Any,
+        schedules: Sequence[Schedule],
+        attention_lr: float,
+        quantizer_lr: float,
+        restart: bool,
     ) -> None:
-        if schedule is not None and (isinstance(schedule, type) or not hasattr(schedule, "state")):
-            raise ValueError(
-                f"attach: schedule={schedule!r} is not a schedule; write for example "
-                f"dqa.attach(solver, dqa.TemperatureSchedule(steps))"
-            )
-        if not 0 <= attention_lr < float("inf"):
-            raise ValueError(f"attach: attention_lr={attention_lr!r} is not a finite number >= 0")
+        for schedule in schedules:
+            if isinstance(schedule, type) or not hasattr(schedule, "state"):
+                raise ValueError(
+                    f"attach: schedule={schedule!r} is not a schedule; write for example "
+                    f"dqa.attach(solver, dqa.TemperatureSchedule(steps))"
+                )
+        for name, rate in (("attention_lr", attention_lr), ("quantizer_lr", quantizer_lr)):
+            if not 0 <= rate < float("inf"):
+                raise ValueError(f"attach: {name}={rate!r} is not a finite number >= 0")
         self._scope = nn.parameter.get_current_parameter_scope()
-        layers = find_layers(self._scope)
+        layers = find_quantized(self._scope)
         if not layers:
             raise ValueError("attach: the current parameter scope has no DQA layer; build it first")
-        mixed = [layer.name for layer in layers if len(layer.mixture.quantizers) > 1]
-        if schedule is None and mixed:
+        mixed = [layer.name for layer in layers if layer.mixture.is_mixed]
+        if not schedules and mixed:
             raise ValueError(
-                f"attach: layer {mixed[0]} mixes quantizers and would stay soft for ever; give a "
+                f"attach: layer {mixed[0]} mixes quantizers and would do so for ever; give a "
                 f"schedule such as TemperatureSchedule(steps)"
             )
         self._guard = Guard()
-        self.annealer = None if schedule is None else Annealer(schedule, restart)
+        self.annealer = Annealer(*schedules, restart=restart) if schedules else None
         self.solver = solver
         self.attention_solver = _twin(solver)
-        self._attention_lr = attention_lr
+        self.quantizer_solver = _twin(solver)
+        self._rates = (1.0, attention_lr, quantizer_lr)
         self.set_learning_rate(solver.learning_rate())
         if solver.get_parameters():
             self.set_parameters(solver.get_parameters(), reset=True, retain_state=True)
@@ -94,13 +110,13 @@ class AttachedSolver:
         return getattr(self.solver, name)
 
     @property
-    def layers(self) -> List[Layer]:
+    def layers(self) -> List[QuantizedTensor]:
         """The DQA layers that this solver watches."""
-        return find_layers(self._scope)
+        return find_quantized(self._scope)
 
     @property
-    def _both(self) -> Tuple[Any, Any]:
-        return self.solver, self.attention_solver
+    def _parts(self) -> Tuple[Any, ...]:
+        return self.solver, self.attention_solver, self.quantizer_solver
 
     def update(
         self,
@@ -124,13 +140,13 @@ class AttachedSolver:
             )
         layers = self.layers
         self._guard(layers)
+        for layer in layers:
+            layer.set_initial_state()
         hard = self.annealer is not None and self.annealer.is_hard
-        self.solver.update(update_pre_hook=update_pre_hook, update_post_hook=update_post_hook)
-        if not hard:
+        for part in self._parts:
             # With one quantizer alone alpha has no gradient; momentum must not move it on.
-            self.attention_solver.update(
-                update_pre_hook=update_pre_hook, update_post_hook=update_post_hook
-            )
+            if part is not self.attention_solver or not hard:
+                part.update(update_pre_hook=update_pre_hook, update_post_hook=update_post_hook)
         if self.annealer is not None:
             self.annealer.advance(layers)
 
@@ -140,71 +156,70 @@ class AttachedSolver:
             self.annealer()
 
     def weight_decay(self, decay_rate: float, *args: Any, **kwargs: Any) -> None:
-        """NNabla's weight decay on everything but alpha."""
+        """NNabla's weight decay on everything but attention and quantizers' own arrays."""
         self.solver.weight_decay(decay_rate, *args, **kwargs)
 
     def set_parameters(
         self, param_dict: Dict[str, Any], reset: bool = True, retain_state: bool = False
     ) -> None:
-        """NNabla's ``set_parameters``; alpha goes to the solver without decay."""
-        weights, alphas = self._split(param_dict)
-        self.solver.set_parameters(weights, reset=reset, retain_state=retain_state)
-        self.attention_solver.set_parameters(alphas, reset=reset, retain_state=retain_state)
+        """NNabla's ``set_parameters``; learned state goes to the solvers without decay."""
+        for part, parameters in zip(self._parts, self._split(param_dict)):
+            part.set_parameters(parameters, reset=reset, retain_state=retain_state)
 
     def get_parameters(self) -> Dict[str, Any]:
         """All parameters that are trained, by name."""
-        return {**self.solver.get_parameters(), **self.attention_solver.get_parameters()}
+        return {k: v for part in self._parts for k, v in part.get_parameters().items()}
 
     def remove_parameters(self, keys: List[str]) -> None:
         """Stop training the parameters of these names."""
-        for part in self._both:
+        for part in self._parts:
             known = part.get_parameters()
             part.remove_parameters([key for key in keys if key in known])
 
     def clear_parameters(self) -> None:
         """Stop training all parameters."""
-        for part in self._both:
+        for part in self._parts:
             part.clear_parameters()
 
     def zero_grad(self) -> None:
         """Set the gradients of all trained parameters to zero."""
-        for part in self._both:
+        for part in self._parts:
             part.zero_grad()
 
     def set_learning_rate(self, learning_rate: float) -> None:
-        """Set the learning rate of the weights, and of alpha by ``attention_lr``."""
-        self.solver.set_learning_rate(learning_rate)
-        self.attention_solver.set_learning_rate(learning_rate * self._attention_lr)
+        """Set the learning rate of the weights, and in proportion those of the others."""
+        for part, rate in zip(self._parts, self._rates):
+            part.set_learning_rate(learning_rate * rate)
 
     def clip_grad_by_norm(self, clip_norm: float, *args: Any, **kwargs: Any) -> None:
         """Clip the gradient of each parameter."""
-        for part in self._both:
+        for part in self._parts:
             part.clip_grad_by_norm(clip_norm, *args, **kwargs)
 
     def scale_grad(self, scale: float, *args: Any, **kwargs: Any) -> None:
         """Multiply all gradients."""
-        for part in self._both:
+        for part in self._parts:
             part.scale_grad(scale, *args, **kwargs)
 
     def check_inf_grad(self, *args: Any, **kwargs: Any) -> bool:
         """Whether a gradient is infinite."""
-        return any(part.check_inf_grad(*args, **kwargs) for part in self._both)
+        return any(part.check_inf_grad(*args, **kwargs) for part in self._parts)
 
     def check_nan_grad(self, *args: Any, **kwargs: Any) -> bool:
         """Whether a gradient is NaN."""
-        return any(part.check_nan_grad(*args, **kwargs) for part in self._both)
+        return any(part.check_nan_grad(*args, **kwargs) for part in self._parts)
 
     def check_inf_or_nan_grad(self, *args: Any, **kwargs: Any) -> bool:
         """Whether a gradient is NaN or infinite."""
-        return any(part.check_inf_or_nan_grad(*args, **kwargs) for part in self._both)
+        return any(part.check_inf_or_nan_grad(*args, **kwargs) for part in self._parts)
 
     def get_states(self) -> Dict[str, Any]:
         """Solver states (momentum and the like) of all trained parameters by name."""
-        return {**self.solver.get_states(), **self.attention_solver.get_states()}
+        return {k: v for part in self._parts for k, v in part.get_states().items()}
 
     def set_states(self, states: Dict[str, Any]) -> None:
         """Take over the states that :meth:`get_states` gave."""
-        for part in self._both:
+        for part in self._parts:
             known = part.get_parameters()
             part.set_states({key: state for key, state in states.items() if key in known})
 
@@ -238,22 +253,46 @@ class AttachedSolver:
         whole.set_parameters(self.get_parameters())
         return whole
 
-    def _split(self, parameters: Dict[str, Any]) -> Tuple[Dict[str, Any], Dict[str, Any]]:
-        learned = {v.data for layer in self.layers for v in layer.learned.values()}
-        states = {v.data for layer in self.layers for v in layer.arrays.values()} - learned
+    def _split(self, parameters: Dict[str, Any]) -> List[Dict[str, Any]]:
+        """The parameters of each solver: what decays, attention, what quantizers learn."""
+        groups: Dict[Any, int] = {}
+        for layer in self.layers:
+            groups.update(dict.fromkeys(_arrays_below(layer.arrays), -1))
+            for path, v in layer.state.items():
+                entry = layer.layout[path]
+                if entry.learned:
+                    group = 1 if entry.kind == "attention" else 2
+                    groups[v.data] = 0 if entry.decay and group == 2 else group
         if self.annealer is not None:
-            states.add(self.annealer.step_array)
-        weights = {k: v for k, v in parameters.items() if v.data not in learned | states}
-        return weights, {k: v for k, v in parameters.items() if v.data in learned}
+            groups[self.annealer.step_array] = -1
+        return [
+            {name: v for name, v in parameters.items() if groups.get(v.data, 0) == group}
+            for group in range(len(self._parts))
+        ]
+
+
+def _arrays_below(node: Mapping[str, Any]) -> Iterator[Any]:
+    for child in node.values():
+        if isinstance(child, dict):
+            yield from _arrays_below(child)
+        else:
+            yield child.data
 
 
 def _twin(solver: Any) -> Any:
-    """A new solver of the same kind and arguments, without built-in weight decay."""
+    """A new solver of the same kind and arguments, without built-in weight decay.
+
+    Raises:
+        ValueError: NNabla cannot make another one: it is none of ``nnabla.solvers``.
+    """
     # On a GPU the class is called e.g. MomentumCuda and made under the same name by context.
-    kind = getattr(S, re.sub("Cuda$", "", solver.name))
-    arguments = dict(solver.info)
-    for name in _DECAY_ARGUMENTS:
-        if name in arguments:
-            arguments[name] = 0.0
+    name = re.sub("Cuda$", "", str(getattr(solver, "name", type(solver).__name__)))
+    kind, arguments = getattr(S, name, None), getattr(solver, "info", None)
+    if kind is None or arguments is None:
+        raise ValueError(
+            f"attach: solver {name} is none of nnabla.solvers, and attention needs a second solver "
+            f"of the same kind; give one of these, for example S.Adam(1e-3)"
+        )
+    arguments = {**arguments, **{k: 0.0 for k in _DECAY_ARGUMENTS if k in arguments}}
     with in_float32():
         return kind(**arguments)

@@ -9,18 +9,18 @@ import nnabla.functions as F
 import numpy as np
 
 from nnabla_dqa._util.devices import in_float32
-from nnabla_dqa.layers.tensors import Layer
+from nnabla_dqa.layers.tensors import QuantizedTensor
 
 
 class NonFiniteError(FloatingPointError):
     """A weight, an attention or a gradient of a layer is NaN or infinite."""
 
 
-def check_finite(layers: List[Layer], gradients: bool = True) -> None:
+def check_finite(layers: List[QuantizedTensor], gradients: bool = True) -> None:
     """Raise unless all weights and learned states of ``layers`` are finite.
 
     Args:
-        layers: As of :func:`nnabla_dqa.layers.tensors.find_layers`.
+        layers: As of :func:`nnabla_dqa.layers.tensors.find_quantized`.
         gradients: Check the gradients of trained arrays too.
 
     Raises:
@@ -45,7 +45,7 @@ class Guard:
         self._known: Tuple[Any, ...] = ()
         self._total: Any = None
 
-    def __call__(self, layers: List[Layer]) -> None:
+    def __call__(self, layers: List[QuantizedTensor]) -> None:
         """Raise NonFiniteError, naming layer and array, unless all numbers are finite."""
         arrays = [array for layer in layers for _, array in _arrays(layer, self._gradients)]
         if not arrays:
@@ -68,7 +68,7 @@ def _sum_of(arrays: List[Any]) -> Any:
         return F.add_n(*[F.sum(leaf) for leaf in leaves])
 
 
-def _look_closely(layers: List[Layer], gradients: bool) -> None:
+def _look_closely(layers: List[QuantizedTensor], gradients: bool) -> None:
     for layer in layers:
         for name, array in _arrays(layer, gradients):
             # Finite numbers times zero sum to zero, all others to NaN.
@@ -98,9 +98,9 @@ def check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
             )
 
 
-def _arrays(layer: Layer, gradients: bool) -> List[Tuple[str, Any]]:
+def _arrays(layer: QuantizedTensor, gradients: bool) -> List[Tuple[str, Any]]:
     arrays = []
-    for name, variable in {"W": layer.weight, **layer.learned}.items():
+    for name, variable in {"W": layer.weight, **layer.learned()}.items():
         path = name if name == "W" else f"dqa/{name}"
         arrays.append((path, variable.data))
         if gradients and variable.need_grad:

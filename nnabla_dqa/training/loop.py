@@ -11,10 +11,10 @@ import numpy as np
 from tqdm import tqdm
 
 from nnabla_dqa._util.files import PathLike, remove_parts
-from nnabla_dqa.data.iteration import batches_of
 from nnabla_dqa.data.prefetch import Prefetcher
-from nnabla_dqa.layers.tensors import Layer
-from nnabla_dqa.parallel import Communicator, check_equal, critical
+from nnabla_dqa.data.sampler import batches_of
+from nnabla_dqa.distributed import Communicator, check_equal
+from nnabla_dqa.layers.tensors import QuantizedTensor
 from nnabla_dqa.solver.attached import AttachedSolver
 from nnabla_dqa.solver.finite_check import check_arrays
 from nnabla_dqa.training.checkpoint import (
@@ -242,8 +242,10 @@ class Loop:
             arrays = {name: v.d for name, v in self.trainable.parameters().items()}
             check_arrays(arrays)
             notes = {**self.metadata(), "correct": sum(correct)}
-            with critical():
-                write_checkpoint(self.checkpoint, arrays, self.trainable.solver, notes)
+            write_checkpoint(self.checkpoint, arrays, self.trainable.solver, notes)
+        # A process that goes on and fails would end the first one while it is writing.
+        # So all of them wait until the file is complete.
+        comm.barrier()
         self._saved_step = self.at.step
         self._saved_time = time.monotonic()
 
@@ -288,7 +290,7 @@ def gather_skipped(communicator: Communicator, skipped: Mapping[str, str]) -> Di
     return {path: why for own in communicator.gather(dict(skipped)) for path, why in own.items()}
 
 
-def _temperature(layers: List[Layer]) -> Optional[float]:
+def _temperature(layers: List[QuantizedTensor]) -> Optional[float]:
     found = next(
         (layer.state["temperature"] for layer in layers if "temperature" in layer.state), None
     )

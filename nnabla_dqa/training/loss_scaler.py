@@ -17,7 +17,11 @@ class ContextError(ValueError):
 
 
 def make_context(
-    name: str = "cpu", type_config: str = "float", device: int = 0, tf32: bool = False
+    name: str = "cpu",
+    type_config: str = "float",
+    device: int = 0,
+    tf32: bool = False,
+    check: bool = True,
 ) -> nn.Context:
     """NNabla's context.
 
@@ -28,6 +32,8 @@ def make_context(
         tf32: Let a GPU compute float32 products with TF32's 10-bit mantissas.
             NNabla reads this when the first context on a GPU is made; it holds
             for the whole process.
+        check: Put an array on the GPU, to see whether it is usable. False while
+            the process does not know yet which GPU is its own.
 
     Raises:
         ContextError: The extension is not installed or finds no such GPU.
@@ -44,9 +50,10 @@ def make_context(
     os.environ["NNABLA_CUDA_ALLOW_TF32"] = "1" if tf32 else "0"
     try:
         context = get_extension_context(name, device_id=str(device), type_config=type_config)
-        with nn.context_scope(context):
+        if check:
             # The first array on the device shows whether there is one.
-            nn.NdArray((1,)).fill(0.0)
+            with nn.context_scope(context):
+                nn.NdArray((1,)).fill(0.0)
     except (ImportError, ModuleNotFoundError):
         raise ContextError(
             f"context {name} needs the CUDA extension: pip install 'nnabla_dqa[cuda120]' (or "

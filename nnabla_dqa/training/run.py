@@ -14,12 +14,12 @@ import numpy as np
 
 from nnabla_dqa._util.devices import float_context, is_half
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa.distributed import Communicator, SingleProcess, check_equal
 from nnabla_dqa.layers.report import report
 from nnabla_dqa.layers.tensors import AttentionWarning
 from nnabla_dqa.nnp.archive import check_output
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
-from nnabla_dqa.parallel import Alone, Communicator, check_equal
 from nnabla_dqa.recipes.recipe import Recipe, RecipeError
 from nnabla_dqa.recipes.yaml_files import is_nnp, placed
 from nnabla_dqa.training.checkpoint import checkpoint_path
@@ -104,7 +104,7 @@ def train(
         TrainingStopped: On Ctrl-C or SIGTERM; a checkpoint is kept.
     """
     made = recipe_of(what, recipe)
-    comm, context = communicator or Alone(), context or nn.get_current_context()
+    comm, context = communicator or SingleProcess(), context or nn.get_current_context()
     place = _place(made, target, folder)
     if place.folder is not None:
         place.folder.check_may_begin(made, resume)
@@ -153,6 +153,7 @@ def recipe_of(what: RecipeLike, recipe: Optional[RecipeLike] = None) -> Recipe:
         made = Recipe.from_mapping(placed(what.to_json(), os.getcwd()))
     else:
         made = Recipe.from_yaml(what)
+    made = dataclasses.replace(made, data=made.data.resolved())
     return made if network is None else dataclasses.replace(made, network=network)
 
 

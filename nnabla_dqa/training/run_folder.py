@@ -16,8 +16,9 @@ import yaml
 
 from nnabla_dqa._util.devices import is_half
 from nnabla_dqa._util.files import PathLike, read_yaml, write_atomically
+from nnabla_dqa._version import __version__
 from nnabla_dqa.backends.select import mixtures_by
-from nnabla_dqa.parallel import Communicator
+from nnabla_dqa.distributed import Communicator
 from nnabla_dqa.recipes.recipe import Recipe, RecipeError
 from nnabla_dqa.training.checkpoint import difference
 
@@ -100,6 +101,7 @@ class RunFolder:
 
     def check_seen(self, communicator: Communicator) -> None:
         """Raise RunError unless all processes see the folder: they read what one of them wrote."""
+        # The first process may still be writing the file.
         communicator.barrier()
         seen = communicator.gather(self.recipe.is_file())
         if not all(seen):
@@ -151,8 +153,6 @@ def write_json(path: Path, values: Any) -> None:
 
 def environment(context: nn.Context, processes: int = 1) -> Dict[str, Any]:
     """What figures depend on besides recipe and seed: versions, commit, machine, context."""
-    from nnabla_dqa import __version__
-
     return {
         "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",

@@ -9,8 +9,8 @@ import nnabla as nn
 import numpy as np
 
 from nnabla_dqa.data import Data
-from nnabla_dqa.layers.tensors import Layer, find_layers
-from nnabla_dqa.parallel import Communicator
+from nnabla_dqa.distributed import Communicator
+from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import Recipe
 from nnabla_dqa.schedules import Schedule
@@ -89,9 +89,9 @@ class Trainable(abc.ABC):
         return self.steps_per_epoch * self.recipe.epochs
 
     @property
-    def layers(self) -> List[Layer]:
+    def layers(self) -> List[QuantizedTensor]:
         """The DQA layers; none for a float network."""
-        return find_layers(self.scope)
+        return find_quantized(self.scope)
 
     @property
     def schedule(self) -> Optional[Schedule]:

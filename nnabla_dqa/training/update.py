@@ -29,7 +29,7 @@ class Updater:
         self.trainable = trainable
         self.scaler = scaler
         self._release = release_mixtures(trainable.loss)
-        self._statistics = trainable.statistics()
+        self._statistics = trainable.statistics() if trainable.communicator.size > 1 else []
 
     def __call__(
         self, batch: Mapping[str, np.ndarray], rate: float, step: int, shared: nn.NdArray
@@ -63,9 +63,9 @@ class Updater:
         trainable.loss.backward(scale, clear_buffer=True, function_post_hook=self._release)
         if comm.size > 1:
             gradients = [v.grad for v in trainable.solver.get_parameters().values()]
-            # Each process has seen a part of the mini-batch. Averaged in every step, running
-            # statistics do not depend on when a checkpoint was written.
-            comm.average([*self._statistics, *gradients, value, shared])
+            # Each process normalized by its own part of the mini-batch. Averaged after every
+            # step, their running statistics are equal whenever they are used or saved.
+            comm.average([*gradients, *self._statistics, value, shared])
         loss = float(value.data)
         if not np.isfinite(loss):
             raise self._not_finite(loss, step)

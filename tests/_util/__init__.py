@@ -1,0 +1,1 @@
+"""Tests of ``nnabla_dqa._util``."""

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
+import secrets
 import stat
 
 import pytest
@@ -46,14 +49,58 @@ def test_an_error_leaves_the_old_content_and_nothing_else(error, tmp_path):
 
 
 @pytest.mark.parametrize("mask", [0o022, 0o077])
-def test_others_may_read_it_as_any_other_file(mask, tmp_path):
+def test_others_may_read_it_as_any_other_file(mask, tmp_path, monkeypatch):
     before = os.umask(mask)
     try:
+        # Changed for a moment it would be another one for files of other threads.
+        monkeypatch.setattr(os, "umask", None)
         write_atomically(tmp_path / "a", b"1")
-        assert os.umask(mask) == mask
     finally:
+        monkeypatch.undo()
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o666 & ~mask
+
+
+def test_content_then_name_are_on_the_disk(tmp_path, monkeypatch):
+    """In this order: a name without its content would be an empty file after a crash."""
+    steps, fsync, replace = [], os.fsync, os.replace
+
+    def synced(handle):
+        steps.append("folder" if stat.S_ISDIR(os.fstat(handle).st_mode) else "content")
+        fsync(handle)
+
+    def replaced(source, target):
+        steps.append("name")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    write_atomically(tmp_path / "a", b"1")
+    assert steps == ["content", "name", "folder"]
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.EIO])
+def test_file_systems_that_cannot_sync_folders(code, tmp_path, monkeypatch):
+    def refuse(handle):
+        if stat.S_ISDIR(os.fstat(handle).st_mode):
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    expected = pytest.raises(OSError) if code == errno.EIO else contextlib.nullcontext()
+    with expected:
+        write_atomically(tmp_path / "a", b"1")
+    assert (tmp_path / "a").read_bytes() == b"1"
+    assert os.listdir(tmp_path) == ["a"]
+
+
+def test_names_that_exist_are_not_taken(tmp_path, monkeypatch):
+    """Neither the part of another process nor what a link points to is written over."""
+    monkeypatch.setattr(secrets, "token_hex", lambda count: "00")
+    other = tmp_path / ".a.00.part"
+    other.write_bytes(b"of another")
+    with pytest.raises(FileExistsError):
+        write_atomically(tmp_path / "a", b"1")
+    assert other.read_bytes() == b"of another"
 
 
 def test_parts_of_one_file_alone_are_removed(tmp_path):

@@ -15,9 +15,11 @@ from nnabla_dqa.backends.cuda import driver as cuda_driver
 from nnabla_dqa.backends.cuda import launch as cuda
 from nnabla_dqa.backends.cuda import ptx as cuda_ptx
 from nnabla_dqa.backends.fused import fused_mixture
-from nnabla_dqa.backends.kernel_args import Problem
+from nnabla_dqa.backends.kernel_args import LayerSpec
 from nnabla_dqa.backends.select import fused_kernels
 from tests.backends.emulation.device import library
+
+pytestmark = pytest.mark.slow
 
 MEMORY = nn.Context(["cpu:float"], "CpuCachedArray", "1")
 CUDNN = nn.Context(["cudnn:float", "cuda:float", "cpu:float"], "CudaCachedArray", "0")
@@ -66,7 +68,7 @@ def test_a_graph_computes_what_the_portable_one_does(driver, name):
     shares = shares if len(quantizers) > 1 else None
 
     def fused(v, a):
-        kernels = cuda.CudaKernels(Problem.of(v.shape, quantizers), MEMORY)
+        kernels = cuda.CudaKernels(LayerSpec.of(v.shape, quantizers), MEMORY)
         return fused_mixture(v, quantizers, a, kernels, MEMORY)
 
     with nn.context_scope(MEMORY):
@@ -83,7 +85,7 @@ def test_without_gradients_of_the_shares_weights_get_theirs(driver):
     with nn.context_scope(MEMORY):
         v = nn.Variable.from_numpy_array(w, need_grad=True)
         a = nn.Variable.from_numpy_array(np.full((1, 3), 1 / 3), need_grad=False)
-        kernels = cuda.CudaKernels(Problem.of(w.shape, SETS["minmax"]), MEMORY)
+        kernels = cuda.CudaKernels(LayerSpec.of(w.shape, SETS["minmax"]), MEMORY)
         q = fused_mixture(v, SETS["minmax"], a, kernels, MEMORY)
         q.forward()
         v.g = 1.0
@@ -109,7 +111,7 @@ def test_module_is_loaded_once_for_each_gpu(driver):
 def test_errors_are_one_line_that_says_what_to_do(driver, name, code, said):
     driver.fail(name.encode(), code)
     with pytest.raises(cuda_driver.CudaError) as error:
-        cuda_driver.module(0).launch("dqa_mix", 1, 256, 0, cuda.Work())
+        cuda_driver.module(0).launch("dqa_mix", 1, 256, 0, cuda.KernelParams())
     message = str(error.value)
     assert said in message
     assert cuda_driver.ADVICE in message
@@ -126,7 +128,7 @@ def test_a_missing_gpu_is_an_error(driver):
 def test_an_error_comes_out_of_the_graph(driver):
     with nn.context_scope(MEMORY):
         v = nn.Variable.from_numpy_array(np.ones((3, 4), np.float32))
-        kernels = cuda.CudaKernels(Problem.of(v.shape, SETS["one"]), MEMORY)
+        kernels = cuda.CudaKernels(LayerSpec.of(v.shape, SETS["one"]), MEMORY)
         q = fused_mixture(v, SETS["one"], None, kernels, MEMORY)
         driver.fail(b"cuLaunchKernel", 700)
         with pytest.raises(SystemError) as error:
@@ -139,7 +141,7 @@ def test_an_error_comes_out_of_the_graph(driver):
 def test_what_keeps_a_gpu_from_them_is_said_where_the_layer_is_built(driver):
     driver.fail(b"cuModuleLoadDataEx", 218)
     with pytest.raises(cuda_driver.CudaError, match="the driver says: line 7 bad"):
-        cuda.CudaKernels(Problem.of((3, 4), SETS["one"]), CUDNN)
+        cuda.CudaKernels(LayerSpec.of((3, 4), SETS["one"]), CUDNN)
 
 
 @pytest.mark.parametrize(

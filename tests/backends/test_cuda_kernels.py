@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from nnabla_dqa import BWN, SAWB, TWN, FullPrecision, MinMax
 from nnabla_dqa.backends import cpu, portable
-from nnabla_dqa.backends.cuda.plan import Kind, Work, plan
-from nnabla_dqa.backends.kernel_args import MAX_QUANTIZERS, Op, Problem
+from nnabla_dqa.backends.cuda.plan import KernelParams, Kind, plan_launches
+from nnabla_dqa.backends.kernel_args import MAX_QUANTIZERS, LayerSpec, QuantizerOp
 from tests.backends.emulation.device import library
 from tests.backends.emulation.layer import LEAST, Layer
+
+pytestmark = pytest.mark.slow
 
 KINDS = {
     "minmax": lambda axis: [MinMax(b, axis) for b in (2, 4, 8, 1, 3)],
@@ -61,7 +63,7 @@ def check_searched(layer, k):
     rows = layer.rows(layer.w.array).astype(np.float64)
     for r in np.flatnonzero(~np.isclose(found[:, 2], expected[:, 2], rtol=1e-6, atol=0)):
         errors = [
-            clip_error(rows[r], grid.astype(np.float64), layer.problem.ops[k][1])
+            clip_error(rows[r], grid.astype(np.float64), layer.spec.ops[k][1])
             for grid in (found[r], expected[r])
         ]
         scale = np.square(rows[r]).mean()
@@ -204,16 +206,16 @@ def test_sample_is_that_of_the_search(shape, axis):
     w = np.random.RandomState(1).randn(*shape).astype(np.float32)
     layer = Layer(w, [SAWB(4, axis)])
     layer.forward()
-    work = layer.kernels._plan.work
+    params = layer.kernels._plan.params
     found = layer.device.read(
-        layer.kernels._plan, "sample", np.float32, (work.rows, 2, work.sample_count)
+        layer.kernels._plan, "sample", np.float32, (params.rows, 2, params.sample_count)
     )
     rows = np.abs(layer.rows(w))
-    missing = work.sample_block * work.sample_count - rows.shape[1]
+    missing = params.sample_block * params.sample_count - rows.shape[1]
     assert missing > 0
     unit = (1 / rows.max(axis=1, keepdims=True)).astype(np.float32)
     blocks = np.concatenate([rows, rows[:, :missing]], axis=1) * unit
-    blocks = blocks.reshape(work.rows, work.sample_count, work.sample_block)
+    blocks = blocks.reshape(params.rows, params.sample_count, params.sample_block)
     largest = blocks.max(axis=2)
     other = np.where(blocks[..., 0] >= largest, blocks[..., 1], blocks[..., 0])
     np.testing.assert_array_equal(found[:, 0], largest)
@@ -276,15 +278,18 @@ def test_the_page_counts_the_same():
 
 def test_weights_beyond_a_grid_are_an_error():
     searched = [(Kind.SAWB_SEARCH, 15.0, 0.0, 0.0)]
-    assert plan(Problem(1, 2**31 - 1, 1, searched)).passes[-1] == ("dqa_search", 2**31 - 1)
+    assert plan_launches(LayerSpec(1, 2**31 - 1, 1, searched)).passes[-1] == (
+        "dqa_search",
+        2**31 - 1,
+    )
     with pytest.raises(ValueError, match="4294967296 rows of 1 numbers are too many for a GPU"):
-        plan(Problem(1, 2**32, 1, searched))
+        plan_launches(LayerSpec(1, 2**32, 1, searched))
 
 
 def test_layout_of_the_argument():
     sizes = library()
-    assert sizes.size_of(b"Work") == ctypes.sizeof(Work)
-    for name, *_ in Work._fields_:
-        assert sizes.offset_of(name.encode()) == getattr(Work, name).offset, name
+    assert sizes.size_of(b"Work") == ctypes.sizeof(KernelParams)
+    for name, *_ in KernelParams._fields_:
+        assert sizes.offset_of(name.encode()) == getattr(KernelParams, name).offset, name
     assert [sizes.size_of(name) for name in (b"Summary", b"Stats", b"Grid")] == [32, 32, 16]
-    assert Work.ops.size == MAX_QUANTIZERS * ctypes.sizeof(Op)
+    assert KernelParams.ops.size == MAX_QUANTIZERS * ctypes.sizeof(QuantizerOp)

@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from nnabla_dqa.backends.cuda import ptx as cuda_ptx
-from nnabla_dqa.backends.cuda.plan import THREADS, Work
+from nnabla_dqa.backends.cuda.plan import THREADS, KernelParams
 
 PTX = (cuda_ptx.FOLDER / "mixture.ptx").read_text("utf-8")
 TEXTS = {name: (cuda_ptx.FOLDER / name).read_text("utf-8") for name in cuda_ptx.SOURCES}
@@ -40,7 +40,7 @@ def test_has_every_kernel_with_one_argument():
     defined = re.findall(r"^DQA_KERNEL (\w+)\(const Work work\)", "".join(TEXTS.values()), re.M)
     assert sorted(cuda_ptx.kernels(PTX)) == sorted(defined)
     sizes = re.findall(r"\.param \.align 8 \.b8 \w+_param_0\[(\d+)\]\n\)", PTX)
-    assert sizes == [str(ctypes.sizeof(Work))] * len(defined)
+    assert sizes == [str(ctypes.sizeof(KernelParams))] * len(defined)
     assert PTX.count(f".maxntid {THREADS}, 1, 1") == len(defined)
 
 
@@ -55,6 +55,7 @@ def test_rounds_products_and_sums_one_by_one():
     assert not {"mul.f32", "add.f32", "sub.f32", "div.f32"} & operations
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tool", ["ptxas", "nvcc"])
 def test_compiles(tool, tmp_path):
     """With whatever CUDA is installed here, for the GPU that it takes by default."""

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nnabla.backward_functions import registry
 
 import nnabla_dqa as dqa
 from nnabla_dqa import BWN, SAWB, TWN, FullPrecision, MinMax
 from nnabla_dqa.backends import cpu, mixture, portable
 from nnabla_dqa.backends.fused import quantizers_of
-from nnabla_dqa.backends.kernel_args import Problem
+from nnabla_dqa.backends.kernel_args import LayerSpec, why_no_kernel
 from nnabla_dqa.quantization.base import RowLayout
 
 FAMILIES = {
@@ -51,14 +52,14 @@ def weights(kind, shape, seed):
 
 def encoded(w, quantizers):
     """What the kernels make of ``w``: for each quantizer codes, scale and offset as rows."""
-    problem = Problem.of(w.shape, quantizers)
-    kernels = cpu.CpuKernels(problem)
+    spec = LayerSpec.of(w.shape, quantizers)
+    kernels = cpu.CpuKernels(spec)
     shares = np.full(len(quantizers), 1 / len(quantizers), np.float32)
     q = np.empty_like(w)
     kernels.forward(w.ctypes.data, shares.ctypes.data, 0.0, q.ctypes.data)
-    grids = np.array(kernels.grids, np.float32).reshape(problem.rows, len(quantizers), 4)
+    grids = np.array(kernels.grids, np.float32).reshape(spec.rows, len(quantizers), 4)
     rows = RowLayout.of(w.shape, quantizers[0].axis).to_rows(w)
-    ops = problem.op_array()
+    ops = spec.op_array()
     for k in range(len(quantizers)):
         codes = np.empty_like(rows)
         for row, grid, to in zip(rows, np.ascontiguousarray(grids[:, k]), codes):
@@ -192,8 +193,8 @@ def test_only_rules_that_may_leave_quantizers_out():
     class Own(dqa.MixingRule):
         """Any rule."""
 
-    assert dqa.Attention().negligible == dqa.BinaryRelax().negligible == 1e-6
-    assert Own.negligible == 0.0
+    assert dqa.Attention().prune_below == dqa.BinaryRelax().prune_below == 1e-6
+    assert Own.prune_below == 0.0
 
 
 @pytest.mark.parametrize("backend", ["fused", "portable"])
@@ -356,6 +357,24 @@ def test_gradients_as_graphs(family, count):
         assert scale > 0
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_quantizers_are_the_arguments_of_the_function(family):
+    """One type of function for all of them, also where it is met in a graph."""
+    quantizers = FAMILIES[family](0)
+    v = nn.Variable.from_numpy_array(weights("normal", (6, 5), 0), need_grad=True)
+    a = nn.Variable((1, len(quantizers)), need_grad=True)
+    with dqa.backend("fused"):
+        y = nn.functions.tanh(mixture(v, quantizers, a if len(quantizers) > 1 else None))
+    found = []
+    y.visit(found.append)
+    function = found[0]
+    assert function.info.type_name == "DQAMixture"
+    assert function.info.args == {"quantizers": [q.to_json() for q in quantizers]}
+    assert quantizers_of(function) == list(quantizers)
+    assert quantizers_of(found[1]) is None
+    assert [name for name in registry if name.startswith("DQA")] == ["DQAMixture"]
+
+
 def test_nothing_of_the_weights_size_is_kept_besides_the_mixture():
     """One function; its inputs are the weights and the shares, its output is the mixture."""
     v = nn.Variable((8, 8), need_grad=True)
@@ -370,17 +389,19 @@ def test_nothing_of_the_weights_size_is_kept_besides_the_mixture():
         assert quantizers_of(mixture(v, [MinMax(2)], None).parent) is None
 
 
-def test_problems_without_kernels():
+def test_layers_without_kernels():
     class Own(MinMax):
         """Could have another grid."""
 
-    assert Problem.of((3, 4), [Own(2)]) is None
-    assert Problem.of((0, 4), [MinMax(2)]) is None
-    assert Problem.of((3, 4), [MinMax(2)] * 33) is None
-    assert Problem.of((2, 3, 4, 5), [MinMax(2, 2), FullPrecision()])[:3] == (6, 4, 5)
-    assert Problem.of((2, 3, 4, 5), [MinMax(2, -1)])[:3] == (24, 5, 1)
-    assert Problem.of((), [MinMax(2)])[:3] == (1, 1, 1)
+    assert LayerSpec.of((3, 4), [Own(2)]) is None
+    assert why_no_kernel((3, 4), [MinMax(2), Own(2)]) == "Own has no kernel"
+    assert why_no_kernel((0, 4), [MinMax(2)]) == "there are no weights in shape (0, 4)"
+    assert LayerSpec.of((0, 4), [MinMax(2)]) is None
+    assert LayerSpec.of((3, 4), [MinMax(2)] * 33) is None
+    assert LayerSpec.of((2, 3, 4, 5), [MinMax(2, 2), FullPrecision()])[:3] == (6, 4, 5)
+    assert LayerSpec.of((2, 3, 4, 5), [MinMax(2, -1)])[:3] == (24, 5, 1)
+    assert LayerSpec.of((), [MinMax(2)])[:3] == (1, 1, 1)
     with pytest.raises(ValueError, match="channel_axis=4 does not exist"):
-        Problem.of((2, 3), [MinMax(2, 4)])
+        LayerSpec.of((2, 3), [MinMax(2, 4)])
     assert portable.common_axis([MinMax(2, 1), FullPrecision()]) == 1
     assert cpu.library().dqa_max_quantizers() == 32

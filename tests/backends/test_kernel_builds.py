@@ -12,7 +12,9 @@ import pytest
 
 import nnabla_dqa as dqa
 from nnabla_dqa.backends import cpu
-from nnabla_dqa.backends.kernel_args import Problem
+from nnabla_dqa.backends.kernel_args import LayerSpec
+
+pytestmark = pytest.mark.slow
 
 KERNELS = Path(dqa.__file__).resolve().parent / "backends" / "kernels"
 FLAGS = [
@@ -51,7 +53,7 @@ def arrays(shape, quantizers, kind):
     shares = rng.dirichlet(np.ones(count)).astype(np.float32)
     given = shares.ctypes.data if count > 1 else None
     dshares = np.zeros_like(shares)
-    kernels = cpu.CpuKernels(Problem.of(shape, quantizers))
+    kernels = cpu.CpuKernels(LayerSpec.of(shape, quantizers))
     kernels.forward(w.ctypes.data, given, 1e-6, q.ctypes.data)
     to = dshares.ctypes.data if count > 1 else None
     kernels.backward(w.ctypes.data, dq.ctypes.data, given, 1e-6, dw.ctypes.data, True, to, False)

@@ -72,8 +72,8 @@ def test_weights_that_are_used_more_than_once():
         w = nn.parameter.get_parameter_or_create("w", (4, 4), rng.randn(4, 4), True)
         v = nn.parameter.get_parameter_or_create("v", (4, 4), rng.randn(4, 4), True)
         with dqa.backend("fused"):
-            q = dqa.functions.mixture(w, QUANTIZERS[:1], None)
-            r = dqa.functions.mixture(v, QUANTIZERS[:1], None)
+            q = dqa.backends.mixture(w, QUANTIZERS[:1], None)
+            r = dqa.backends.mixture(v, QUANTIZERS[:1], None)
         y = F.affine(F.relu(F.affine(x, q)), q)
         # Two of the same rank.
         z = F.add2(F.affine(x, r), F.affine(F.identity(x), r))

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
+
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
+from nnabla.core.graph_def import ProtoGraphGenerator
 from nnabla.utils.save import save
 
 import nnabla_dqa as dqa
-from nnabla_dqa.backends.saving import teach_nnabla
+from nnabla_dqa.backends import mixture as mix
+from nnabla_dqa.backends.nnabla_hooks import NNABLA_VERSIONS, install_hooks
 
 
 def build(backend, mixture=None):
@@ -53,22 +57,67 @@ def test_the_definition_is_that_of_the_portable_graph(number):
     assert sorted(texts[0]) == sorted(texts[1])
 
 
-@pytest.mark.parametrize("suffix", [".nnp", ".nntxt"])
-def test_a_saved_training_graph_loads_and_computes_the_same(suffix, tmp_path):
+def saves_and_computes_the_same(path):
     x, y = build("fused")
     x.d = np.random.RandomState(1).randn(*x.shape)
     y.forward()
     expected = y.d.copy()
-    path = str(tmp_path / f"net{suffix}")
     contents = {
         "networks": [{"name": "net", "batch_size": 2, "outputs": {"y": y}, "names": {"x": x}}],
         "executors": [{"name": "runtime", "network": "net", "data": ["x"], "output": ["y"]}],
     }
-    save(path, contents, include_params=True)
+    save(str(path), contents, include_params=True)
     loaded_x = nn.Variable.from_numpy_array(x.d)
-    loaded = nn.graph_def.load(path)(loaded_x)
+    loaded = nn.graph_def.load(str(path))(loaded_x)
     loaded.forward()
     np.testing.assert_array_equal(loaded.d, expected)
+
+
+@pytest.mark.parametrize("suffix", [".nnp", ".nntxt"])
+def test_a_saved_training_graph_loads_and_computes_the_same(suffix, tmp_path):
+    saves_and_computes_the_same(tmp_path / f"net{suffix}")
+
+
+@pytest.fixture
+def generator(monkeypatch):
+    """NNabla's class as it is before anything has been done to it."""
+    write = ProtoGraphGenerator.__call__
+    while hasattr(write, "__wrapped__"):
+        write = write.__wrapped__
+    monkeypatch.setattr(ProtoGraphGenerator, "__call__", write)
+    return ProtoGraphGenerator
+
+
+def spy(generator, wraps, seen):
+    """Another package that wraps NNabla's class as one does."""
+    write = generator.__call__
+
+    def spied(self, function):
+        seen.append(function.info.type_name)
+        return write(self, function)
+
+    generator.__call__ = functools.wraps(write)(spied) if wraps else spied
+
+
+@pytest.mark.parametrize("wraps", [True, False], ids=["functools.wraps", "plain"])
+@pytest.mark.parametrize("order", ["before", "after", "both"])
+def test_other_wrappers_of_nnablas_class(order, wraps, generator, tmp_path):
+    """They see what is written; and what is written can be loaded."""
+    seen = []
+    if order != "after":
+        spy(generator, wraps, seen)
+    build("fused")
+    if order != "before":
+        spy(generator, wraps, seen)
+    saves_and_computes_the_same(tmp_path / "net.nnp")
+    assert "Convolution" in seen
+
+
+def test_a_hook_that_was_taken_away_is_made_again(generator, tmp_path):
+    write = generator.__call__
+    build("fused")
+    generator.__call__ = write
+    saves_and_computes_the_same(tmp_path / "net.nnp")
 
 
 def test_the_graph_trains_on_after_it_was_saved():
@@ -94,23 +143,29 @@ def test_the_graph_trains_on_after_it_was_saved():
 def test_a_mixture_that_is_an_output_keeps_its_name():
     w = nn.parameter.get_parameter_or_create("w", (3, 4), np.ones((3, 4)), True)
     with dqa.backend("fused"):
-        q = dqa.functions.mixture(w, [dqa.MinMax(2)], None)
+        q = mix(w, [dqa.MinMax(2)], None)
     network = definition(q)
     assert "y" in [name for f in network.function for name in f.output]
     assert "w" in [name for f in network.function for name in f.input]
 
 
-def test_teaching_twice_changes_nothing():
-    from nnabla.core import graph_def
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_the_hook_is_never_made_twice(wrapped, generator):
+    install_hooks()
+    if wrapped:
+        spy(generator, True, [])
+    once = generator.__call__
+    install_hooks()
+    assert generator.__call__ is once
 
-    teach_nnabla()
-    once = graph_def.ProtoGraphGenerator.__call__
-    teach_nnabla()
-    assert graph_def.ProtoGraphGenerator.__call__ is once
+
+def test_the_hooks_were_read_from_this_version_of_nnabla():
+    """With another one the sources named in the module have to be read again."""
+    assert nn.__version__ in NNABLA_VERSIONS
 
 
 def test_other_graphs_are_saved_as_ever():
-    teach_nnabla()
+    install_hooks()
     x = nn.Variable((2, 3))
     y = PF.affine(x, 4)
     graph = nn.graph_def.create_graph_from_variable("net", y, names={"x": x, "y": y})

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import nnabla_dqa as dqa
-from nnabla_dqa.backends import cpu, mixture, select
+from nnabla_dqa.backends import backend_of, cpu, dispatch, mixture, select
 from nnabla_dqa.backends.fused import quantizers_of
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -37,6 +37,11 @@ def is_fused(*quantizers):
 @dataclasses.dataclass(frozen=True)
 class Halved(dqa.MinMax):
     """A quantizer of a user's own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Squeezed(dqa.MinMax):
+    """Another one."""
 
 
 def test_fused_is_what_one_gets_and_can_be_switched_off(monkeypatch):
@@ -67,8 +72,53 @@ def test_a_quantizer_of_ones_own_is_portable_without_a_word():
     assert not is_fused(dqa.MinMax(2), Halved(4))
     with dqa.backend("fused"), pytest.raises(dqa.BackendError) as error:
         is_fused(dqa.MinMax(2), Halved(4))
-    assert "Halved(bits=4" in str(error.value)
+    assert "Halved has no kernel" in str(error.value)
     assert "\n" not in str(error.value)
+
+
+def told_and_built(quantizers, shape=(4, 6)):
+    """What is told of a layer, once it has been compared with what is built."""
+    told = backend_of(quantizers, shape)
+    a = nn.Variable((1, len(quantizers))) if len(quantizers) > 1 else None
+    built = mixture(nn.Variable(shape), quantizers, a)
+    fused = built.parent is not None and bool(quantizers_of(built.parent))
+    assert fused == (told == "fused")
+    return told
+
+
+def test_what_computes_a_layer_is_told_without_building_it(monkeypatch):
+    two = [dqa.MinMax(2), dqa.MinMax(4)]
+    assert told_and_built(two) == "fused"
+    assert told_and_built([dqa.MinMax(2), Halved(4)]) == "portable: Halved has no kernel"
+    own = [Halved(2), dqa.MinMax(4), Squeezed(5), Halved(6)]
+    assert told_and_built(own) == "portable: Halved and Squeezed have no kernel"
+    many = "portable: 33 quantizers are more than the kernels take, 32"
+    assert told_and_built([dqa.MinMax(2)] * 33) == many
+    assert told_and_built([dqa.FullPrecision()]) == "none: the weights stay float"
+    with dqa.backend("portable"):
+        assert told_and_built(two) == "portable: the portable backend was chosen"
+    npu = nn.Context(["npu:float", "cpu:float"], "CpuCachedArray", "0")
+    assert backend_of(two, (4, 6), npu).startswith("portable: there are none for context ['npu:")
+    with nn.context_scope(npu):
+        told_and_built(two)
+    monkeypatch.setattr(cpu, "why_not", lambda: "its kernels were not compiled")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert backend_of(two, (4, 6)) == "portable: on cpu: its kernels were not compiled"
+
+
+def test_a_device_that_has_refused_is_told_until_it_takes_the_kernels(monkeypatch):
+    def refuse(spec, context):
+        raise RuntimeError("it is busy")
+
+    monkeypatch.setattr(dispatch, "_refusals", {})
+    with monkeypatch.context() as patched:
+        patched.setattr(cpu, "DEVICE_KERNELS", refuse)
+        with pytest.warns(dqa.BackendWarning, match="on cpu: it is busy"):
+            assert not is_fused(dqa.MinMax(2))
+        assert backend_of([dqa.MinMax(2)], (4, 6)) == "portable: on cpu: it is busy"
+    assert is_fused(dqa.MinMax(2))
+    assert told_and_built([dqa.MinMax(2)]) == "fused"
 
 
 def test_float_members_alone_are_the_weights():
@@ -84,16 +134,19 @@ def test_a_layer_that_cannot_be_fused_is_named():
 
 @dataclasses.dataclass(frozen=True)
 class Upright(dqa.BinaryRelax):
-    """Gives its shares as a column."""
+    """Gives its coefficients as a column."""
 
-    def shares(self, state, count):
-        return nn.functions.reshape(super().shares(state, count), (count, 1))
+    def coefficients(self, state, count, target=0):
+        return nn.functions.reshape(super().coefficients(state, count, target), (count, 1))
 
 
 @pytest.mark.parametrize("name", ["fused", "portable"])
-def test_a_layer_whose_rule_gives_other_shares_is_named(name):
+def test_a_layer_whose_rule_gives_other_coefficients_is_named(name):
     two = [dqa.MinMax(2), dqa.MinMax(4)]
-    with dqa.backend(name), pytest.raises(ValueError, match="layer fc/affine: the shares of 2"):
+    with (
+        dqa.backend(name),
+        pytest.raises(ValueError, match="layer fc/affine: the coefficients of 2"),
+    ):
         PF.dqa_affine(nn.Variable((2, 3)), 4, quantizers=two, mixing=Upright(), name="fc")
 
 
@@ -163,7 +216,9 @@ def test_kernels_that_are_missing_or_stale(change, message, tmp_path):
     )
     shutil.copytree(ROOT / "nnabla_dqa", tmp_path / "nnabla_dqa", ignore=ignored)
     if change == "edit":
-        with open(tmp_path / "nnabla_dqa" / "kernels" / "grid.h", "a", encoding="utf-8") as file:
+        with open(
+            tmp_path / "nnabla_dqa" / "backends" / "kernels" / "grid.h", "a", encoding="utf-8"
+        ) as file:
             file.write("// edited\n")
     script = (
         "import nnabla as nn, nnabla.parametric_functions as PF, nnabla_dqa as dqa\n"
@@ -233,7 +288,7 @@ def test_modules_that_do_not_exist_are_not_searched_for():
     script = (
         "import sys, nnabla as nn, numpy as np, nnabla_dqa as dqa\n"
         "w = nn.Variable.from_numpy_array(np.ones((3, 4)), need_grad=True)\n"
-        "q = dqa.functions.mixture(w, [dqa.MinMax(2)], None)\n"
+        "q = dqa.backends.mixture(w, [dqa.MinMax(2)], None)\n"
         "w.grad.zero()\n"
         "q.forward()\n"
         "q.backward()\n"

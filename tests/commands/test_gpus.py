@@ -7,44 +7,13 @@ import pytest
 import yaml
 
 from nnabla_dqa.cli import main
-from nnabla_dqa.commands.gpus import check_own_gpu, choose_device
-from nnabla_dqa.parallel import Launch, ParallelError
-from tests.parallel.threads import together
-
-
-def started(monkeypatch, launch):
-    monkeypatch.setattr("nnabla_dqa.commands.gpus.launched", lambda: launch)
+from nnabla_dqa.commands.gpus import check_own_gpu
+from nnabla_dqa.distributed import ParallelError, SingleProcess
+from tests.distributed.threads import together
 
 
 def gpu(device):
     return nn.Context(["cudnn:float", "cuda:float", "cpu:float"], device_id=str(device))
-
-
-@pytest.mark.parametrize(
-    ("launch", "device", "expected"),
-    [
-        (None, None, 0),
-        (None, 2, 2),
-        (Launch(0, 1, None, "PMI"), None, 0),
-        (Launch(5, 8, 1, "PMI"), None, 1),
-        (Launch(5, 8, 1, "PMI"), 0, 0),
-        (Launch(5, 8, None, "PMI"), 3, 3),
-    ],
-)
-def test_the_device_is_the_one_asked_for_or_the_local_rank(launch, device, expected, monkeypatch):
-    started(monkeypatch, launch)
-    assert choose_device("cudnn", device) == expected
-
-
-@pytest.mark.parametrize(
-    ("launch", "count"), [(Launch(5, 8, None, "PMI"), "8"), (Launch(0, None, None, "PMI"), "sev")]
-)
-def test_without_a_local_rank_gpus_are_not_guessed(launch, count, monkeypatch):
-    started(monkeypatch, launch)
-    with pytest.raises(ParallelError, match=rf"PMI started {count}.*srun.*--device N") as refused:
-        choose_device("cuda", None)
-    assert "\n" not in str(refused.value)
-    assert choose_device("cpu", None) == 0
 
 
 def shared(contexts, monkeypatch, shown=None):
@@ -74,7 +43,7 @@ def test_two_processes_on_one_gpu_are_refused_everywhere(shown, name, monkeypatc
 
 def test_processes_of_different_machines_or_views_share_nothing(monkeypatch):
     """Each is shown one GPU, which is number 0 for it."""
-    for name, values in (("machine", ["a", "b"]), ("_gpu", [["4"], ["5"]])):
+    for name, values in (("_machine", ["a", "b"]), ("_gpu", [["4"], ["5"]])):
         left = list(values)
         with monkeypatch.context() as patch:
             patch.setattr(f"nnabla_dqa.commands.gpus.{name}", lambda *_, left=left: left.pop())
@@ -93,20 +62,33 @@ def test_options_of_gpus_are_refused_on_the_cpu(option, model, tmp_path, capsys)
     )
 
 
-def test_a_training_checks_its_gpus(tmp_path, monkeypatch, capsys):
-    """Both ways in: what no launcher tells, and what the processes find out together."""
+class Second(SingleProcess):
+    """The process with the number 1 on its machine."""
+
+    local_rank = 1
+
+
+@pytest.mark.parametrize(("option", "device"), [([], "1"), (["--device", "3"], "3")])
+def test_a_training_takes_the_gpu_of_its_local_rank_and_checks_it(
+    option, device, tmp_path, monkeypatch, capsys
+):
     (tmp_path / "r.yaml").write_text("data: images.npz\nmodel: resnet8_32\n")
-    start = ["train", "--recipe", str(tmp_path / "r.yaml"), "-o", str(tmp_path / "out")]
-    started(monkeypatch, Launch(0, 2, None, "PMI"))
-    assert main([*start, "--context", "cudnn"]) == 2
-    assert "PMI started 2 processes and does not say" in capsys.readouterr().err
+    opened = []
+
+    def make(name, type_config, tf32, device, check=True):
+        assert check == bool(opened), "a GPU is used before it is known whose it is"
+        return gpu(device)
 
     def refuse(communicator, context):
-        raise ParallelError(f"both on {context.backend[0]}")
+        raise ParallelError(f"both on GPU {context.device_id}")
 
     module = "nnabla_dqa.commands.train"
-    monkeypatch.setattr(f"{module}.make_context", lambda *_, **__: nn.Context(["cuda:float"]))
+    monkeypatch.setattr(f"{module}.make_context", make)
     monkeypatch.setattr(f"{module}.check_own_gpu", refuse)
-    assert main([*start, "--context", "cuda", "--device", "1"]) == 2
-    assert "both on cuda:float" in capsys.readouterr().err
+    monkeypatch.setattr(
+        f"{module}.open_communicator", lambda *_: opened.append(Second()) or opened[0]
+    )
+    start = ["train", "--recipe", str(tmp_path / "r.yaml"), "-o", str(tmp_path / "out")]
+    assert main([*start, "--context", "cudnn", *option]) == 2
+    assert f"both on GPU {device}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -32,7 +32,7 @@ def run(context, case, quantizers, temperature=1.0):
         nn.random.prng = np.random.RandomState(3)
         mixing = dqa.Attention(normalize="none")
         y = layer(x, *arguments, **options, **rng, quantizers=quantizers, mixing=mixing)
-        for scope in dqa.find_layers():
+        for scope in dqa.find_quantized():
             if "temperature" in scope.state:
                 scope.state["temperature"].d = temperature
         y.forward()
@@ -103,7 +103,7 @@ def test_penalty(context):
             for i, v in enumerate(alphas.values()):
                 v.d = [0.1 + i, 0.3, 0.2]
                 v.grad.zero()
-            for layer in dqa.find_layers():
+            for layer in dqa.find_quantized():
                 layer.state["temperature"].d = 1.0
             loss.forward()
             loss.backward()
@@ -120,7 +120,7 @@ def test_hard_end_uses_one_quantizer(context):
         soft = PF.dqa_affine(x, 20, name="a", rng=rng, quantizers=SETS["minmax"])
         with dqa.hard():
             hard = PF.dqa_affine(x, 20, name="a", quantizers=SETS["minmax"])
-        (layer,) = dqa.find_layers()
+        (layer,) = dqa.find_quantized()
         layer.state["hard"].d = [1, 0, 0]
         F.sink(soft, hard).forward()
         weights = [y.parent.inputs[1].d.copy() for y in (soft, hard)]

@@ -54,7 +54,7 @@ def test_full_precision_alone_changes_nothing():
     converted = dqa.convert(plain, "float")
     for a, b in zip(values(plain), values(converted)):
         np.testing.assert_array_equal(a, b)
-    assert [layer.name for layer in dqa.find_layers()] == NAMES
+    assert [layer.name for layer in dqa.find_quantized()] == NAMES
 
 
 @pytest.mark.parametrize("notation", ["minmax:2,4,8", "sawb:2", "bwn/twn/float", "minmax:2@0"])
@@ -73,7 +73,7 @@ def test_it_trains_as_dqa_layers_do(notation):
             with dqa.quantizers(*parse_quantizers(notation).quantizers):
                 y = model(x, train=True, layers=PF, prefix="dqa_")
         loss = F.mean(F.tanh(y[0])) + F.mean(F.tanh(y[1]))
-        mixed = any(layer.state for layer in dqa.find_layers())
+        mixed = any(layer.state for layer in dqa.find_quantized())
         solver = dqa.attach(S.Momentum(0.01), dqa.TemperatureSchedule(20) if mixed else None)
         solver.set_parameters(nn.get_parameters())
         for _ in range(3):
@@ -95,8 +95,9 @@ def test_names_and_parameters_stay_and_state_comes_beside():
     after = nn.get_parameters(grad_only=False)
     assert [name for name in after if "/dqa/" not in name] == list(before)
     assert all(after[name].data == v.data for name, v in before.items())
-    assert not any(name.startswith("c1/") and "dqa" in name for name in after)
-    quantizers = {layer.name: str(layer.mixture.target) for layer in dqa.find_layers()}
+    state = [name for name in after if name.startswith("c1/") and "dqa" in name]
+    assert [name.rpartition("/")[0] for name in state] == ["c1/conv/dqa/config"]
+    quantizers = {layer.name: str(layer.mixture.target_quantizer) for layer in dqa.find_quantized()}
     assert quantizers["c1/conv"] == "FullPrecision()"
     assert quantizers["fc/affine"].startswith("SAWB(bits=2")
     assert quantizers["shared/conv"].startswith("MinMax(bits=2")
@@ -147,10 +148,10 @@ def test_fixed_weights_and_embed():
     h = NPF.embed(x, 7, 4, name="e")
     y = NPF.affine(h, 2, fix_parameters=True, name="fc")
     dqa.convert(y, "minmax:2,4,8")
-    layers = {layer.name: layer for layer in dqa.find_layers()}
+    layers = {layer.name: layer for layer in dqa.find_quantized()}
     assert layers["e/embed"].function == "Embed"
-    assert layers["fc/affine"].fixed
-    assert not layers["e/embed"].fixed
+    assert layers["fc/affine"].is_fixed
+    assert not layers["e/embed"].is_fixed
 
 
 def test_what_is_left_alone_is_named():
@@ -168,7 +169,7 @@ def test_what_is_left_alone_is_named():
     told = " ".join(str(entry.message) for entry in caught)
     assert "computed" in told
     assert "tied" in told
-    assert [layer.name for layer in dqa.find_layers()] == ["fc/affine"]
+    assert [layer.name for layer in dqa.find_quantized()] == ["fc/affine"]
 
 
 class Double(PythonFunction):
@@ -210,7 +211,7 @@ def test_errors():
     converted = dqa.convert(NPF.affine(x, 5, name="fc"), "minmax:2,4,8")
     with pytest.raises(ValueError, match="layer fc/affine of the graph is a DQA layer already"):
         dqa.convert(converted, "minmax:2,4,8")
-    with warnings.catch_warnings(), pytest.raises(ValueError, match="exists already with"):
+    with warnings.catch_warnings(), pytest.raises(ValueError, match="state belongs to other"):
         dqa.convert(NPF.affine(x, 5, name="fc"), "sawb:2")
 
 

@@ -140,7 +140,7 @@ def run_in_plain_nnabla(folder, file):
 
 def test_choose_argmax_and_warning_by_name(tmp_path):
     x, soft, hard = trained(SETS["minmax"])
-    layer = next(layer for layer in dqa.find_layers() if layer.name == "fc/affine")
+    layer = next(layer for layer in dqa.find_quantized() if layer.name == "fc/affine")
     layer.state["alpha"].d = [0.1, 0.9, 0.2]
     with pytest.warns(dqa.AttentionWarning, match="layer fc/affine: attention is on MinMax4"):
         lowest = dqa.deploy(tmp_path / "l.nnp", {"x": x}, names(soft))
@@ -351,8 +351,8 @@ def test_training_graphs_and_soft_layers_warn(tmp_path):
         training = model(x, train=True)
     with pytest.warns(UserWarning, match="the graph uses batch statistics, as in training"):
         dqa.deploy(tmp_path / "t.nnp", {"x": x}, names(training))
-    for layer in dqa.find_layers():
+    for layer in dqa.find_quantized():
         layer.state["hard"].d = 0
-    dqa.find_layers()[0].state["temperature"].d = 10
-    with pytest.warns(dqa.AttentionWarning, match="layer c1/conv is still soft: MinMax2, which"):
+    dqa.find_quantized()[0].state["temperature"].d = 10
+    with pytest.warns(dqa.AttentionWarning, match="layer c1/conv still mixes quantizers: MinMax2"):
         dqa.deploy(tmp_path / "s.nnp", {"x": x}, names(soft))

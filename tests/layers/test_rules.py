@@ -95,7 +95,7 @@ def test_channel_axes_by_function():
     found = Rules.of("minmax:2,4,8@channel").assign(layers)
     expected = {"conv": 4, "deconv": 6, "depthwise": 6, "up": 6, "affine": 7, "embed": 2}
     for entry in layers:
-        quantizer = found[entry.name].mixture.target
+        quantizer = found[entry.name].mixture.target_quantizer
         assert entry.shape[quantizer.channel_axis] == expected[entry.name]
         # One range per output channel: no two channels on one scale.
         scale = quantizer.encode(net.parameters[entry.weight].array).scale
@@ -222,8 +222,8 @@ def test_mixing_names():
 
 
 def test_a_refused_mixture_names_the_layer():
-    for quantizers in ("minmax:4,2", "minmax:2,2"):
-        with pytest.raises(ValueError, match=r"^layer c1/conv: .*\[[24], 2\]"):
+    for quantizers in ("minmax:4,2", "minmax:8,2"):
+        with pytest.raises(ValueError, match=r"^layer c1/conv: .*\[[48], 2\]"):
             Rules(quantizers).assign(LAYERS)
     with pytest.raises(ValueError, match="layer c1/conv"):
         Rules("minmax:2,4", mixing=Single()).assign(LAYERS)

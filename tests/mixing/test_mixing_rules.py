@@ -22,7 +22,7 @@ def run(rule, alpha, temperature, upstream=None):
         "alpha": nn.Variable.from_numpy_array(alpha, need_grad=True),
         "temperature": nn.Variable.from_numpy_array(np.array([temperature], np.float32)),
     }
-    a = rule.shares(state, len(alpha))
+    a = rule.coefficients(state, len(alpha))
     a.forward()
     if upstream is not None:
         state["alpha"].g = 0
@@ -138,7 +138,7 @@ def test_projection_keeps_the_deviation_at_one():
 def test_binary_relax_equals_eq_15(count, omega):
     omega = np.float32(omega)
     state = {"omega": nn.Variable.from_numpy_array(np.array([omega]))}
-    a = BinaryRelax().shares(state, count)
+    a = BinaryRelax().coefficients(state, count)
     a.forward()
     expected = np.array([omega] + [1.0] * (count - 1)) / (float(omega) + count - 1)
     np.testing.assert_allclose(a.d.ravel(), expected, rtol=1e-6)

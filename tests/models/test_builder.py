@@ -37,7 +37,7 @@ def weights(grad_only=False):
 def test_all_convolutions_and_affine_layers_are_quantized(name, kind):
     y = build(name, nn.Variable((2, 3, 16, 16)), 5, True, MIXTURES[kind], width=0.1)
     uses = [f for f in functions(y) if f.info.type_name == "Convolution"]
-    layers = dqa.find_layers()
+    layers = dqa.find_quantized()
     assert len(layers) == len(uses) + 1
     assert {layer.mixture for layer in layers} == {MIXTURES[kind]}
     assert all(f.inputs[1].parent is not None for f in uses)
@@ -71,7 +71,7 @@ def test_full_precision_mixture_gives_the_outputs_of_the_float_net_exactly(name,
     nn.load_parameters(str(tmp_path / "float.h5"))
     z = build(name, x, 4, False, mixture, width=0.1)
     z.forward()
-    assert all(layer.mixture == mixture for layer in dqa.find_layers())
+    assert all(layer.mixture == mixture for layer in dqa.find_quantized())
     assert np.ptp(y.d, axis=0).min() > 0
     np.testing.assert_array_equal(z.d, y.d)
 
@@ -91,7 +91,7 @@ def test_gradient_reaches_every_trainable_parameter(name, kind):
     assert [k for k, v in parameters.items() if not np.any(v.g)] == []
     assert all(np.isfinite(v.g).all() for v in parameters.values())
     alphas = [k for k in parameters if k.endswith("/dqa/alpha")]
-    assert len(alphas) == (len(dqa.find_layers()) if kind == "dqa" else 0)
+    assert len(alphas) == (len(dqa.find_quantized()) if kind == "dqa" else 0)
 
 
 @pytest.mark.parametrize("name", SMALL)
@@ -162,6 +162,7 @@ def test_no_function_without_a_cuda_version(name):
     assert missing.isdisjoint(f.info.type_name for f in functions(y))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["resnet8_32", "resnet18_224", "mobilenetv2_224"])
 def test_deployed_file_gives_the_outputs_of_the_hard_net_for_any_batch(name, tmp_path):
     x = images(4)
@@ -171,7 +172,7 @@ def test_deployed_file_gives_the_outputs_of_the_hard_net_for_any_batch(name, tmp
     hard.forward()
     path = tmp_path / "net.nnp"
     deployment = dqa.deploy(path, {"x": x}, {"y": y}, allow_untrained=True)
-    assert len(deployment.layers) == len(dqa.find_layers())
+    assert len(deployment.layers) == len(dqa.find_quantized())
     for batch in (4, 2):
         inp = nn.Variable.from_numpy_array(x.d[:batch])
         out = nn.graph_def.load(str(path), batch_size=batch)(inp)

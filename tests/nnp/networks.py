@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from nnabla.utils import nnabla_pb2
 
-from nnabla_dqa.layers.tensors import FINGERPRINT
 from nnabla_dqa.nnp.archive import Archive
 from nnabla_dqa.nnp.expand import state_path
 from nnabla_dqa.nnp.file import NetworkFile
@@ -261,7 +260,7 @@ def train(source: Path, target: Path, seed: int = 0) -> NetworkFile:
             state, _, entry = name.rpartition("/")
             if name == layer.weight:
                 value = array + 0.01 * rng.randn(*array.shape)
-            elif state == state_path(layer.weight) and entry not in (FINGERPRINT, "hard"):
+            elif state == state_path(layer.weight) and entry != "hard":
                 value = array * rng.uniform(0.2, 1.0, array.shape)
             else:
                 continue

@@ -15,6 +15,7 @@ from tests.nnp.files import members, refused
 from tests.nnp.networks import Net, shared_files, small
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", shared_files())
 def test_files_of_others_come_back(path, tmp_path):
     archive = Archive.read(path)
@@ -40,6 +41,7 @@ def test_files_of_others_come_back(path, tmp_path):
         assert copy.parameters[name].need_grad == need_grad
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", shared_files())
 def test_parameters_are_those_that_nnabla_reads(path):
     import nnabla as nn

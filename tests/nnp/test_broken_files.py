@@ -182,6 +182,7 @@ def test_flipped_bytes_of_the_zip(tmp_path):
     assert faults(path, good, 600, len(good) - 300, path.write_bytes) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("member", ["network.nntxt", "parameter.protobuf", "parameter.h5"])
 def test_flipped_bytes_of_a_member(tmp_path, member):
     path = tmp_path / "m.nnp"

@@ -34,6 +34,7 @@ def changed(path, name, change):
     return check_file(path)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::nnabla_dqa.AttentionWarning")
 @pytest.mark.parametrize("fold", [False, True])
 @pytest.mark.parametrize("quantizers", SETS)

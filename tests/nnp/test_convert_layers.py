@@ -128,6 +128,7 @@ def _declare(net, known, name, shape, kind):
     return name
 
 
+@pytest.mark.slow
 def test_time_grows_with_the_number_of_functions(tmp_path):
     seconds = {}
     for count in (2_500, 10_000):

@@ -72,6 +72,7 @@ def trained(folder, net=None, quantizers="minmax:2,4,8"):
     return folder / "t.nnp"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", shared_files("01", "14", "20", "22"))
 def test_files_of_others_in_plain_nnabla(path, tmp_path):
     convert_file(path, tmp_path / "c.nnp", "minmax:2,4,8")
@@ -229,6 +230,7 @@ ODD = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::nnabla_dqa.AttentionWarning")
 @pytest.mark.parametrize("quantizers", ["minmax:8", "minmax:2@channel", "sawb:2,8", "twn/float"])
 @pytest.mark.parametrize("case", ODD)

@@ -46,8 +46,10 @@ def changed(path, parameters=None, **notes):
 
 def test_state_that_is_missing_or_has_another_shape(converted):
     good = converted.read_bytes()
-    for entry in ("quantizers", "hard", "alpha", "temperature"):
-        name = f"c/conv/dqa/{entry}"
+    (config,) = [
+        n for n in Archive.read(converted).parameters if n.startswith("c/conv/dqa/config/")
+    ]
+    for name in (config, *(f"c/conv/dqa/{entry}" for entry in ("hard", "alpha", "temperature"))):
         other = Parameter(np.zeros(7, np.float32))
         for value in (None, other):
             converted.write_bytes(good)
@@ -56,7 +58,7 @@ def test_state_that_is_missing_or_has_another_shape(converted):
             except NNPError as error:
                 # Parameters that functions use are checked before anything is written.
                 assert name in str(error)  # noqa: PT017
-                assert entry != "quantizers"
+                assert name != config
                 continue
             refused(converted, name)
 

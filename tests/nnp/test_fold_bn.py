@@ -63,6 +63,7 @@ def chain(kind, bias):
     return net
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("quantizers", ["minmax:2,4,8", "sawb:2@channel", "float"])
 @pytest.mark.parametrize("kind", KINDS)
@@ -95,6 +96,7 @@ def test_weights_and_bias_follow_the_equations(tmp_path):
     np.testing.assert_allclose(after["l/b"], expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", shared_files("14", "20", "24", "25"))
 def test_files_of_others(path, tmp_path):
     convert_file(path, tmp_path / "c.nnp", "minmax:2,4,8")
@@ -144,6 +146,7 @@ REFUSED = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::nnabla_dqa.AttentionWarning")
 @pytest.mark.parametrize("case", REFUSED)
 def test_left_as_it_is(case, tmp_path):

@@ -44,6 +44,7 @@ def all_layers():
     return net
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::nnabla_dqa.AttentionWarning")
 @pytest.mark.parametrize("quantizers", SETS)
 def test_outputs_are_those_of_the_file_in_plain_nnabla(quantizers, tmp_path):
@@ -63,6 +64,7 @@ def test_outputs_are_those_of_the_file_in_plain_nnabla(quantizers, tmp_path):
         assert kept[key].need_grad == (need_grad and not key.endswith(("/mean", "/var")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", shared_files("01", "14", "20"))
 def test_files_of_others(path, tmp_path):
     convert_file(path, tmp_path / "c.nnp")
@@ -162,6 +164,7 @@ def test_float_networks_of_a_converted_file(tmp_path):
     assert all(np.abs(quantized[name] - expected[name]).max() > 0 for name in expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("quantizers", ["minmax:2,4,8", "minmax:2@channel", "bwn/twn/float"])
 def test_gradients_pass_straight_through(quantizers, tmp_path):
     net = all_layers()

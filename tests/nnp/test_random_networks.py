@@ -21,7 +21,7 @@ from nnabla_dqa.nnp.layers import CHANNEL_AXIS
 from nnabla_dqa.nnp.live import Program
 from tests.nnp.networks import Net, assert_equal_outputs, outputs, samples, train
 
-pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.AttentionWarning")
+pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::nnabla_dqa.AttentionWarning")]
 SETS = [
     "minmax:2,4,8",
     "minmax:1,3@channel",

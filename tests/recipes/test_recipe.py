@@ -78,7 +78,7 @@ WRONG = {
     "data.augment": (TEXTS, "one of none, crop, crop_flip, random_resized_crop"),
     "data.pad": ([-1, None, "x"], "a whole number from 0 on"),
     "data.corrupt": (TEXTS, "one of error, skip"),
-    "data.reader": ([*TEXTS, "dali", "auto"], "one of pillow, opencv"),
+    "data.reader": ([*TEXTS, "dali"], "one of pillow, opencv, auto"),
     "data.mean": ([None, 1, [1, 2], [1, 2, 3, 4], [0, NAN, 0], "0.5", ["a"] * 3], "three numbers"),
     "data.std": ([None, 1, [1, 1, 0], [1, -1, 1], [1, INF, 1]], "three numbers above 0"),
     "data.size": ([0, -1, 1.5, "x", True], "a whole number from 1 on"),
@@ -401,6 +401,7 @@ def test_numbers_of_numpy_are_numbers():
     assert (values["epochs"], values["learning_rate"], values["seed"]) == (3, 0.5, 7)
 
 
+@pytest.mark.slow
 def test_lambda_draws_attention_to_low_bits(tmp_path):
     source, recipe = make(tmp_path, epochs=2)
     total = 36 + 64 * 3

@@ -13,6 +13,13 @@ from nnabla_dqa.reporting import AttentionHistory, plot_attention
 SET = (dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8))
 
 
+KERNELS = dqa.available_backends()["cpu"].startswith("fused")
+
+
+class Own(dqa.MinMax):
+    """A quantizer without a kernel."""
+
+
 def build():
     x = nn.Variable((1, 4))
     PF.dqa_affine(x, 5, name="first", quantizers=SET)
@@ -28,9 +35,9 @@ def test_report_rows():
     assert [row.bits for row in rows] == [2, 2, 1]
     assert rows[0].quantizers == ("MinMax2", "MinMax4", "MinMax8")
     assert rows[2].quantizers == ("BWN",)
-    assert rows[2].shares == (1.0,)
+    assert rows[2].attention == (1.0,)
     assert [row.hard for row in rows] == [False, False, True]
-    assert sum(rows[0].shares) == pytest.approx(1)
+    assert sum(rows[0].attention) == pytest.approx(1)
     table = str(dqa.report()).splitlines()
     assert table[0].split() == [
         "layer",
@@ -42,6 +49,7 @@ def test_report_rows():
         "max",
         "bits",
         "hard",
+        "backend",
     ]
     assert len(table) == 5
     nn.clear_parameters()
@@ -49,19 +57,28 @@ def test_report_rows():
         dqa.report()
 
 
+def test_report_says_why_a_layer_has_no_kernel():
+    PF.dqa_affine(nn.Variable((1, 4)), 5, name="own", quantizers=[Own(2), *SET[1:]])
+    PF.dqa_affine(nn.Variable((1, 4)), 5, name="known", quantizers=SET)
+    own, known = (row.backend for row in dqa.report().layers)
+    assert own == "portable: Own has no kernel"
+    assert known == ("fused" if KERNELS else known)
+    assert "portable: Own has no kernel" in str(dqa.report())
+
+
 def test_report_shows_attention_also_when_hard():
     build()
-    layer = dqa.find_layers()[0]
+    layer = dqa.find_quantized()[0]
     layer.state["alpha"].d = [0.1, 0.2, 0.9]
     layer.state["temperature"].d = 0.03
     layer.state["hard"].d = [1, 0, 0]
     row = dqa.report().layers[0]
     assert row.argmax == 2
     assert row.hard
-    assert layer.shares_in_use().tolist() == [1, 0, 0]
+    assert layer.coefficients().tolist() == [1, 0, 0]
     np.testing.assert_array_equal(layer.mixed_weights(), SET[0].quantize(layer.weight.d))
     layer.state["hard"].d = 0
-    assert layer.shares_in_use()[2] == pytest.approx(1)
+    assert layer.coefficients()[2] == pytest.approx(1)
 
 
 def test_history_and_picture(tmp_path):
@@ -95,7 +112,7 @@ def test_history_follows_the_first_layer_that_mixes():
     history = AttentionHistory()
     history.record(0, curve=True)
     assert history.quantizers == ("MinMax2", "MinMax4", "MinMax8")
-    assert list(history.shares) == ["mixed/affine"]
+    assert list(history.attention) == ["mixed/affine"]
     assert history.temperatures == [100]
 
 

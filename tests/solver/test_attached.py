@@ -122,9 +122,11 @@ def test_attention_learns_and_its_rate_can_be_set():
     np.testing.assert_allclose(moved[10.0], 10 * moved[1.0], rtol=1e-2)
 
 
-def test_alpha_rests_in_the_hard_end():
+def test_alpha_rests_in_the_hard_phase():
     loss = build()
-    solver = dqa.attach(S.Momentum(0.1, 0.9), dqa.TemperatureSchedule(steps=6, start=1.0, hard=0.5))
+    solver = dqa.attach(
+        S.Momentum(0.1, 0.9), dqa.TemperatureSchedule(steps=6, start=1.0, hard_fraction=0.5)
+    )
     solver.set_parameters(nn.get_parameters())
     for _ in range(3):
         step(loss, solver)
@@ -155,7 +157,7 @@ def test_nan_and_infinity_stop_before_the_update(bad, where):
     loss = build()
     solver = dqa.attach(S.Momentum(0.1), dqa.TemperatureSchedule(steps=10))
     solver.set_parameters(nn.get_parameters())
-    layer = dqa.find_layers()[1]
+    layer = dqa.find_quantized()[1]
     if where == "weight":
         layer.weight.d[2, 1] = bad
     if where == "alpha":
@@ -211,7 +213,7 @@ def test_the_other_methods_reach_both_solvers():
     loss.forward()
     solver.zero_grad()
     loss.backward()
-    alpha = dqa.find_layers()[0].state["alpha"]
+    alpha = dqa.find_quantized()[0].state["alpha"]
     gradient = alpha.g.copy()
     assert gradient.any()
     solver.scale_grad(2.0)
@@ -292,7 +294,7 @@ def test_wrong_use_is_named():
     with pytest.raises(ValueError, match="has no DQA layer"):
         dqa.attach(S.Sgd(0.1))
     build()
-    with pytest.raises(ValueError, match="layer a/affine mixes quantizers and would stay soft"):
+    with pytest.raises(ValueError, match="layer a/affine mixes quantizers and would"):
         dqa.attach(S.Sgd(0.1))
     with pytest.raises(ValueError, match="is not a schedule; write for example"):
         dqa.attach(S.Sgd(0.1), dqa.TemperatureSchedule)

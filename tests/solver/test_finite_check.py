@@ -40,28 +40,28 @@ def test_one_graph_serves_all_checks(built):
     check = Guard()
     for value in (1.0, 2.0, 3.0):
         w.d = value
-        check(dqa.find_layers())
+        check(dqa.find_quantized())
     w.g = np.full(w.shape, np.nan)
     with pytest.raises(NonFiniteError, match="layer a/affine: the gradient of W is NaN"):
-        check(dqa.find_layers())
+        check(dqa.find_quantized())
     w.g = 0.0
-    check(dqa.find_layers())
+    check(dqa.find_quantized())
     assert built == [4]  # W, alpha and their gradients
 
 
 def test_layers_and_arrays_that_come_later_are_checked(built):
     layer("a")
     check = Guard()
-    check(dqa.find_layers())
+    check(dqa.find_quantized())
     w = layer("b")
     w.d = np.inf
     with pytest.raises(NonFiniteError, match="layer b/affine: W is NaN or infinite"):
-        check(dqa.find_layers())
+        check(dqa.find_quantized())
     w.data = nn.NdArray.from_numpy_array(np.ones(w.shape, np.float32))
-    check(dqa.find_layers())
+    check(dqa.find_quantized())
     w.need_grad = False
     w.g = np.nan
-    check(dqa.find_layers())
+    check(dqa.find_quantized())
     assert built == [4, 8, 8, 7]
 
 
@@ -69,20 +69,20 @@ def test_infinities_do_not_cancel():
     w = layer("a")
     w.d[0, :2] = np.inf, -np.inf
     with pytest.raises(NonFiniteError):
-        Guard()(dqa.find_layers())
+        Guard()(dqa.find_quantized())
 
 
 def test_a_sum_that_overflows_is_no_alarm():
     w = layer("a")
     w.d = 3e38
-    Guard()(dqa.find_layers())
+    Guard()(dqa.find_quantized())
 
 
 def test_gradients_can_be_left_out():
     layer("a").g = np.full((4, 3), np.nan)
-    Guard(gradients=False)(dqa.find_layers())
+    Guard(gradients=False)(dqa.find_quantized())
     with pytest.raises(NonFiniteError):
-        Guard(gradients=True)(dqa.find_layers())
+        Guard(gradients=True)(dqa.find_quantized())
 
 
 def test_no_layers():

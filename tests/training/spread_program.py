@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import time
 from pathlib import Path
 
 import nnabla as nn
@@ -18,9 +19,9 @@ import numpy as np
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
 from nnabla_dqa.data import ArrayData
-from nnabla_dqa.parallel import open_communicator
+from nnabla_dqa.distributed import open_communicator
 from nnabla_dqa.recipes.recipe import Recipe
-from nnabla_dqa.training.loop import Loop
+from nnabla_dqa.training import loop as loops
 from nnabla_dqa.training.trainable import Scores, Trainable
 
 
@@ -56,7 +57,9 @@ class Smooth(Trainable):
             h = F.tanh(PF.dqa_convolution(h, 3, (3, 3), name="second", rng=rng))
             y = PF.dqa_affine(h, 2, name="last", rng=rng)
             self.loss = F.add2(F.mean(F.softmax_cross_entropy(y, self.t)), dqa.regularizer(20))
-            schedule = dqa.TemperatureSchedule(self.steps, start=10, hard=self.recipe.hard_fraction)
+            schedule = dqa.TemperatureSchedule(
+                self.steps, start=10, hard_fraction=self.recipe.hard_fraction
+            )
             self.solver = dqa.attach(self.recipe.make_solver(), schedule)
             self.solver.set_parameters(nn.get_parameters())
 
@@ -68,6 +71,18 @@ class Smooth(Trainable):
 
     def identity(self):
         return {"recipe": self.recipe.to_json()}
+
+
+def write_slowly():
+    """Leave a process that does not wait for the checkpoint the time to end the one that writes."""
+    original = loops.write_checkpoint
+
+    def slow(path, arrays, solver, notes):
+        if notes["step"] > 20:
+            time.sleep(2)
+        original(path, arrays, solver, notes)
+
+    loops.write_checkpoint = slow
 
 
 def signal_at(step, rank, number):
@@ -83,10 +98,14 @@ def signal_at(step, rank, number):
 def main(case: str, folder: Path) -> None:
     with open_communicator(nn.get_current_context()) as comm:
         job = Smooth(comm)
-        loop = Loop(job, folder / "checkpoint", save_seconds=0.0 if case == "killed" else 600.0)
+        loop = loops.Loop(
+            job, folder / "checkpoint", save_seconds=0.0 if case == "killed" else 600.0
+        )
         on_step = None
         if case in ("killed", "stopped"):
             on_step = signal_at(20, 1, signal.SIGKILL if case == "killed" else signal.SIGTERM)
+        if case == "stopped":
+            write_slowly()
         if case == "unequal" and comm.rank == 1:
             job.parameters()["first/conv/dqa/alpha"].d = [1.0, 2.0, 3.0]
         on_epoch = None

@@ -233,6 +233,7 @@ SOLVERS = ("Momentum", "Adam", "AdamW")
 SETS = ("minmax:2,4,8", "bwn/twn/float", "sawb:2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("rules", SETS)
 @pytest.mark.parametrize("kind", SOLVERS)
 def test_a_training_stopped_at_ten_steps_equals_one_in_one_go(rules, kind, tmp_path):
@@ -255,6 +256,7 @@ def test_a_training_stopped_at_ten_steps_equals_one_in_one_go(rules, kind, tmp_p
     assert str(resumed.report) == str(straight.report)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_is_written_within_an_epoch(tmp_path):
     """A process that is killed outright loses no more than save_seconds."""
     source, recipe = make(tmp_path)
@@ -274,6 +276,7 @@ def test_a_checkpoint_is_written_within_an_epoch(tmp_path):
     assert target.read_bytes() == straight.read_bytes()
 
 
+@pytest.mark.slow
 def test_two_hundred_kills_while_it_is_written(tmp_path):
     """Whenever the writer dies, the newest whole checkpoint is there, and nothing piles up."""
     path = tmp_path / "net.nnp.checkpoint"
@@ -337,6 +340,7 @@ def another(kind, folder, source, recipe):
     return source, recipe
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", OTHERS)
 def test_a_checkpoint_of_another_training_is_refused(kind, tmp_path):
     source, recipe = make(tmp_path, epochs=1)

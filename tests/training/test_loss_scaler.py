@@ -58,6 +58,26 @@ def test_without_a_gpu(monkeypatch):
     )
 
 
+def test_a_gpu_is_not_touched_before_it_is_known_whose_it_is(monkeypatch):
+    context = nn.Context()
+    fills = []
+
+    class Array:
+        def __init__(self, _):
+            pass
+
+        def fill(self, value):
+            fills.append(value)
+
+    monkeypatch.setattr(nn, "NdArray", Array)
+    monkeypatch.setattr(loss_scaler, "get_extension_context", lambda *_, **__: context)
+    monkeypatch.setenv("NNABLA_CUDA_ALLOW_TF32", "")
+    assert make_context("cudnn", check=False) is context
+    assert fills == []
+    make_context("cudnn")
+    assert fills == [0.0]
+
+
 def test_tf32_is_off_unless_asked_for(monkeypatch):
     asked = []
 

@@ -17,8 +17,8 @@ from nnabla_dqa.cli import main
 from nnabla_dqa.nnp.check import check_file
 from nnabla_dqa.training.checkpoint import read_checkpoint
 from nnabla_dqa.training.run import train
-from tests.parallel.test_mpi import ENVIRONMENT, MPIEXEC
-from tests.parallel.test_mpi import pytestmark as needs_mpi
+from tests.distributed.test_mpi import ENVIRONMENT, MPIEXEC
+from tests.distributed.test_mpi import pytestmark as needs_mpi
 from tests.training.experiments import interrupted, recipe, result_of, run, signal_at
 from tests.training.files import (
     assert_same_parameters,
@@ -39,7 +39,7 @@ COMMAND = [sys.executable, "-c", "import nnabla_dqa_command as c, sys; sys.exit(
 STOPPING = """
 import os, signal, sys
 import nnabla as nn
-from nnabla_dqa.parallel import open_communicator
+from nnabla_dqa.distributed import open_communicator
 from nnabla_dqa.training.run import train
 
 def stop(trainable, step):

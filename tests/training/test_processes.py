@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnabla_dqa.data.iteration import batches_of
-from nnabla_dqa.parallel import Alone, ParallelError
+from nnabla_dqa.data.sampler import batches_of
+from nnabla_dqa.distributed import ParallelError, SingleProcess
 from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training import loop as loops
 from nnabla_dqa.training.checkpoint import read_checkpoint
@@ -19,7 +19,7 @@ from tests.training.files import one_line
 pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
 
 
-class Echo(Alone):
+class Echo(SingleProcess):
     """The first of two processes; the other one has equal gradients, and does as it is told.
 
     ``wish`` is called with the number of an update, counted from 1, and the

@@ -113,6 +113,7 @@ def assert_equal_runs(first, second):
         assert texts[0] == texts[1], name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "moments", "number"),
     [
@@ -140,6 +141,7 @@ def test_stopped_anywhere_and_resumed_it_ends_bit_for_bit(kind, moments, number,
     assert json.loads((tmp_path / "run" / "result.json").read_text())["starts"] == starts
 
 
+@pytest.mark.slow
 def test_other_numbers_of_workers_and_epochs_of_their_own_change_nothing(tmp_path):
     made = [experiment(tmp_path, quantizers="minmax:2", data={"workers": n}) for n in (0, 3)]
     for i, recipe in enumerate(made):
@@ -239,6 +241,7 @@ BLOWN_UP = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), BLOWN_UP)
 def test_a_training_that_blows_up_names_the_place_and_keeps_its_checkpoint(kind, name, tmp_path):
     """A parameter becomes NaN before the fifth update, the second of epoch 2."""
@@ -313,6 +316,7 @@ def test_data_without_a_part_for_validation_are_refused(kind, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("last", [False, True])
 def test_ctrl_c_during_an_evaluation(last, tmp_path, monkeypatch):
     """The epoch is kept; after the last one there is nothing to stop."""

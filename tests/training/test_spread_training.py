@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import time
@@ -9,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from nnabla_dqa.training.checkpoint import read_checkpoint
-from tests.parallel.test_mpi import ENVIRONMENT, MPIEXEC
-from tests.parallel.test_mpi import pytestmark as needs_mpi
+from tests.distributed.test_mpi import ENVIRONMENT, MPIEXEC
+from tests.distributed.test_mpi import pytestmark as needs_mpi
+from tests.training.experiments import recipe
 
 pytestmark = needs_mpi
 PROGRAM = Path(__file__).with_name("spread_program.py")
@@ -35,29 +38,38 @@ def trained(count, folder, case="whole"):
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
-    return trained(1, tmp_path_factory.mktemp("alone"))[0]
+def single(tmp_path_factory):
+    return trained(1, tmp_path_factory.mktemp("single"))[0]
 
 
-def test_two_processes_with_half_the_batch_equal_one_with_the_whole(alone, tmp_path):
-    first, second = trained(2, tmp_path)
-    assert alone["dqa/step"] == 50
-    for name, array in alone.items():
+@pytest.fixture(scope="module")
+def double(tmp_path_factory):
+    return trained(2, tmp_path_factory.mktemp("double"))
+
+
+def test_two_processes_with_half_the_batch_equal_one_with_the_whole(single, double):
+    first, second = double
+    assert single["dqa/step"] == 50
+    for name, array in single.items():
         np.testing.assert_array_equal(first[name], second[name], err_msg=name)
         np.testing.assert_allclose(first[name], array, rtol=0, atol=1e-5, err_msg=name)
-    alpha = alone["first/conv/dqa/alpha"]
+    alpha = single["first/conv/dqa/alpha"]
     assert np.abs(alpha - [0.857, 0.714, 0.429]).max() > 1e-3
 
 
-def test_the_checkpoint_of_two_goes_on_with_one_and_with_four(alone, tmp_path):
+def test_two_processes_resume_bit_for_bit_and_others_but_for_rounding(single, double, tmp_path):
     stopped = start(2, "stopped", tmp_path)
     assert "TrainingStopped: stopped after 2" in stopped.stderr
-    assert 20 <= read_checkpoint(tmp_path / "checkpoint").notes["step"] <= 22
+    # At 20 an epoch ends: a checkpoint of that step would be the one before.
+    assert 21 <= read_checkpoint(tmp_path / "checkpoint").notes["step"] <= 22
     kept = (tmp_path / "checkpoint").read_bytes()
+    for result in trained(2, tmp_path, "resumed"):
+        for name, array in double[0].items():
+            np.testing.assert_array_equal(result[name], array, err_msg=name)
     for count in (1, 4):
         (tmp_path / "checkpoint").write_bytes(kept)
         for result in trained(count, tmp_path, "resumed"):
-            for name, array in alone.items():
+            for name, array in single.items():
                 np.testing.assert_allclose(result[name], array, rtol=0, atol=1e-5, err_msg=name)
 
 
@@ -81,3 +93,42 @@ def test_processes_that_do_not_agree_are_an_error_before_the_first_update(tmp_pa
     assert done.returncode != 0
     assert "first/conv: alpha is not the same in all processes" in done.stderr
     assert not list(tmp_path.iterdir())
+
+
+def by_command(folder, *options, count=2):
+    """``nnabla-dqa train`` in several processes."""
+    keys = recipe(folder, quantizers="minmax:2,4", batch_size=12)
+    (folder / "r.yaml").write_text(yaml.safe_dump(keys))
+    start = [str(MPIEXEC), "-n", str(count), sys.executable, "-m", "nnabla_dqa", "train"]
+    start += ["--recipe", str(folder / "r.yaml"), "-o", str(folder / "run"), *options]
+    return subprocess.run(start, capture_output=True, text=True, timeout=90, env=ENVIRONMENT)
+
+
+def test_two_processes_fill_one_folder(tmp_path):
+    done = by_command(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("epoch 2/2") == 1
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["starts"][0]["processes"] == 2
+    assert (tmp_path / "run" / "deployed.nnp").is_file()
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_checkpoint_within_an_epoch_changes_no_bit(count, tmp_path):
+    """Not of the running statistics either, which every process has its own part in."""
+    results = []
+    for name, minutes in (("rarely", "10"), ("always", "0")):
+        (tmp_path / name).mkdir()
+        done = by_command(tmp_path / name, "--save-every", minutes, count=count)
+        assert done.returncode == 0, done.stderr
+        results.append(read_checkpoint(tmp_path / name / "run" / "checkpoint").arrays)
+    assert results[0].keys() == results[1].keys()
+    for name, array in results[0].items():
+        np.testing.assert_array_equal(results[1][name], array, err_msg=name)
+
+
+def test_synchronized_normalization_on_cpus_is_one_line_of_error(tmp_path):
+    done = by_command(tmp_path, "--set", "sync_normalization=true")
+    assert done.returncode != 0
+    assert "nnabla-dqa: ParallelError: sync_normalization over several processes" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert not (tmp_path / "run").exists()

@@ -78,21 +78,21 @@ class Module:
             self._functions = {name: _function(loaded, name) for name in ptx.kernels(code)}
 
     def launch(
-        self, name: str, blocks: int, threads: int, shared: int, work: ctypes.Structure
+        self, name: str, blocks: int, threads: int, shared: int, params: ctypes.Structure
     ) -> None:
-        """Start a kernel whose only argument is ``work``; it is copied, nothing is waited for.
+        """Start a kernel whose only argument is ``params``; it is copied, nothing is waited for.
 
         Args:
             name: Of the kernel.
             blocks: How many.
             threads: Of each block.
             shared: Bytes of dynamic shared memory of each block.
-            work: The argument.
+            params: The argument.
 
         Raises:
             CudaError: It could not be started, or an earlier one failed.
         """
-        arguments = (ctypes.c_void_p * 1)(ctypes.addressof(work))
+        arguments = (ctypes.c_void_p * 1)(ctypes.addressof(params))
         with self._current():
             function = self._functions[name]
             sizes = (blocks, 1, 1, threads, 1, 1, shared)

@@ -31,8 +31,8 @@ import nnabla as nn
 import numpy as np
 
 from nnabla_dqa.backends.cuda import driver
-from nnabla_dqa.backends.cuda.plan import AT_ONCE, THREADS, Work, plan
-from nnabla_dqa.backends.kernel_args import Problem
+from nnabla_dqa.backends.cuda.plan import AT_ONCE, THREADS, KernelParams, plan_launches
+from nnabla_dqa.backends.kernel_args import LayerSpec
 
 
 class Device(Protocol):
@@ -44,7 +44,9 @@ class Device(Protocol):
     def address(self) -> int:
         """Where that memory lies."""
 
-    def launch(self, name: str, blocks: int, threads: int, shared: int, work: Work) -> None:
+    def launch(
+        self, name: str, blocks: int, threads: int, shared: int, params: KernelParams
+    ) -> None:
         """See :meth:`nnabla_dqa.backends.cuda.driver.Module.launch`."""
 
 
@@ -76,16 +78,18 @@ class Gpu:
         address: int = self._memory.data_ptr(np.float32, self._context)
         return address
 
-    def launch(self, name: str, blocks: int, threads: int, shared: int, work: Work) -> None:
+    def launch(
+        self, name: str, blocks: int, threads: int, shared: int, params: KernelParams
+    ) -> None:
         """See :class:`Device`."""
-        self._module.launch(name, blocks, threads, shared, work)
+        self._module.launch(name, blocks, threads, shared, params)
 
 
 class CudaKernels:
     """Forward and backward of one layer's mixture, on addresses of float32 arrays on a GPU.
 
     Args:
-        problem: The layer.
+        spec: The layer.
         context: Of the functions around; names the GPU.
         device: Where to run instead of that GPU, for tests.
 
@@ -95,20 +99,20 @@ class CudaKernels:
     """
 
     def __init__(
-        self, problem: Problem, context: nn.Context, device: Optional[Device] = None
+        self, spec: LayerSpec, context: nn.Context, device: Optional[Device] = None
     ) -> None:
-        self._plan = plan(problem)
-        self._work = self._plan.work
+        self._plan = plan_launches(spec)
+        self._params = self._plan.params
         self._device = device or Gpu(context)
         self._device.reserve(self._plan.scratch_bytes)
 
     def forward(self, w: int, shares: Optional[int], least: float, q: int) -> None:
         """``q = sum_k a_k Q_k(w)`` without the quantizers whose share is below ``least``."""
-        work = self._begin()
-        work.w, work.shares, work.least, work.q = w, shares, least, q
+        params = self._begin()
+        params.w, params.shares, params.least, params.q = w, shares, least, q
         last = len(self._plan.passes) - 1
         for i, (name, blocks) in enumerate(self._plan.passes):
-            work.makes_grids = int(i == last)
+            params.makes_grids = int(i == last)
             self._launch(name, blocks)
         self._launch("dqa_mix", self._plan.blocks)
 
@@ -124,24 +128,24 @@ class CudaKernels:
         add_shares: bool,
     ) -> None:
         """``dw (+)= dq`` and ``dshares_k (+)= <dq, Q_k(w)>``; what is None is left out."""
-        work = self._begin()
-        work.dq, work.dw, work.add_w = dq, dw, int(add_w)
+        params = self._begin()
+        params.dq, params.dw, params.add_w = dq, dw, int(add_w)
         if dshares is None:
             if dw is not None:
-                blocks = -(-work.size * work.rows // (THREADS * AT_ONCE))
+                blocks = -(-params.size * params.rows // (THREADS * AT_ONCE))
                 self._launch("dqa_pass_on", blocks)
             return
-        work.w, work.shares, work.least = w, shares, least
-        work.dshares, work.add_shares = dshares, int(add_shares)
-        slots = 4 * THREADS * (work.count + 1)
+        params.w, params.shares, params.least = w, shares, least
+        params.dshares, params.add_shares = dshares, int(add_shares)
+        slots = 4 * THREADS * (params.count + 1)
         self._launch("dqa_dots", self._plan.blocks, slots)
 
-    def _begin(self) -> Work:
+    def _begin(self) -> KernelParams:
         self._plan.place_scratch(self._device.address())
-        return self._work
+        return self._params
 
     def _launch(self, name: str, blocks: int, shared: int = 0) -> None:
-        self._device.launch(name, blocks, THREADS, shared, self._work)
+        self._device.launch(name, blocks, THREADS, shared, self._params)
 
 
 def expected() -> bool:
@@ -165,4 +169,4 @@ def describe() -> str:
     return "CUDA kernels, compiled by the driver"
 
 
-KERNELS = CudaKernels
+DEVICE_KERNELS = CudaKernels

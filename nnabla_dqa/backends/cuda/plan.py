@@ -11,7 +11,7 @@ from __future__ import annotations
 import ctypes
 from typing import Dict, NamedTuple, Tuple
 
-from nnabla_dqa.backends.kernel_args import MAX_QUANTIZERS, Kind, Op, Problem
+from nnabla_dqa.backends.kernel_args import MAX_QUANTIZERS, Kind, LayerSpec, QuantizerOp
 from nnabla_dqa.quantization.clip_search import sample_blocks
 
 THREADS = 256
@@ -34,7 +34,7 @@ _I64, _I32, _F32, _POINTER = ctypes.c_int64, ctypes.c_int32, ctypes.c_float, cty
 _SCRATCH = ("counters", "summaries", "stats", "grids", "parts", "sample")
 
 
-class Work(ctypes.Structure):
+class KernelParams(ctypes.Structure):
     """``Work`` of kernels/layer.cuh: the one argument of every kernel."""
 
     _fields_ = [
@@ -45,11 +45,11 @@ class Work(ctypes.Structure):
         *[(name, _I32) for name in ("makes_grids", "add_w", "add_shares")],
         ("least", _F32),
         *[(name, _POINTER) for name in ("w", "shares", "dq", "q", "dw", "dshares", *_SCRATCH)],
-        ("ops", Op * MAX_QUANTIZERS),
+        ("ops", QuantizerOp * MAX_QUANTIZERS),
     ]
 
 
-class Plan(NamedTuple):
+class LaunchPlan(NamedTuple):
     """The launches of a layer.
 
     ``blocks`` of the kernels that go over all weights; ``passes``: kernels that
@@ -57,7 +57,7 @@ class Plan(NamedTuple):
     scratch array begins in a memory of ``scratch_bytes`` that begins with 0s.
     """
 
-    work: Work
+    params: KernelParams
     blocks: int
     passes: Tuple[Tuple[str, int], ...]
     scratch: Dict[str, int]
@@ -67,53 +67,53 @@ class Plan(NamedTuple):
         """Tell the kernels where the scratch memory lies."""
         begin = _ceil_div(address, _ALIGNMENT) * _ALIGNMENT
         for name, offset in self.scratch.items():
-            setattr(self.work, name, begin + offset)
+            setattr(self.params, name, begin + offset)
 
 
-def plan(problem: Problem) -> Plan:
+def plan_launches(spec: LayerSpec) -> LaunchPlan:
     """The launches of a layer.
 
     Raises:
         ValueError: It is too large.
     """
-    outer, rows, inner = problem.outer, problem.rows, problem.inner
+    outer, rows, inner = spec.outer, spec.rows, spec.inner
     if rows == 1:
         # All of the tensor is one stretch then.
         outer, inner = 1, outer * inner
-    work = Work(outer=outer, rows=rows, inner=inner, size=outer * inner)
-    work.count = len(problem.ops)
-    for i, op in enumerate(problem.ops):
-        work.ops[i] = Op(*op)
-    kinds = {Kind(op[0]) for op in problem.ops}
-    _divide(work)
-    work.needs = _needs(kinds)
-    _plan_sample(work, Kind.SAWB_SEARCH in kinds)
-    blocks = _ceil_div(rows, work.groups) * work.pieces
-    passes = _passes(work, kinds, blocks)
+    params = KernelParams(outer=outer, rows=rows, inner=inner, size=outer * inner)
+    params.count = len(spec.ops)
+    for i, op in enumerate(spec.ops):
+        params.ops[i] = QuantizerOp(*op)
+    kinds = {Kind(op[0]) for op in spec.ops}
+    _divide(params)
+    params.needs = _needs(kinds)
+    _plan_sample(params, Kind.SAWB_SEARCH in kinds)
+    blocks = _ceil_div(rows, params.groups) * params.pieces
+    passes = _passes(params, kinds, blocks)
     if max(count for _, count in passes) > _MOST_BLOCKS:
-        raise ValueError(f"weights of {rows} rows of {work.size} numbers are too many for a GPU")
-    scratch, size = _scratch(work, blocks)
-    return Plan(work, blocks, passes, scratch, size)
+        raise ValueError(f"weights of {rows} rows of {params.size} numbers are too many for a GPU")
+    scratch, size = _scratch(params, blocks)
+    return LaunchPlan(params, blocks, passes, scratch, size)
 
 
-def _divide(work: Work) -> None:
+def _divide(params: KernelParams) -> None:
     """Lanes, groups and pieces."""
-    work.across = int(work.outer > 1 and work.inner < _NARROW)
-    if work.across:
-        work.groups = _power_of_two(min(work.rows, 32))
-        work.lanes = THREADS // work.groups
+    params.across = int(params.outer > 1 and params.inner < _NARROW)
+    if params.across:
+        params.groups = _power_of_two(min(params.rows, 32))
+        params.lanes = THREADS // params.groups
     else:
-        wanted = _power_of_two(_ceil_div(work.size, _LEAST_NUMBERS))
-        whole_warp = min(32, _power_of_two(work.size))
-        work.lanes = min(max(wanted, whole_warp), THREADS)
-        work.groups = THREADS // work.lanes
-    row_blocks = _ceil_div(work.rows, work.groups)
-    each = _ceil_div(work.size * row_blocks, work.lanes * _ENOUGH_BLOCKS)
+        wanted = _power_of_two(_ceil_div(params.size, _LEAST_NUMBERS))
+        whole_warp = min(32, _power_of_two(params.size))
+        params.lanes = min(max(wanted, whole_warp), THREADS)
+        params.groups = THREADS // params.lanes
+    row_blocks = _ceil_div(params.rows, params.groups)
+    each = _ceil_div(params.size * row_blocks, params.lanes * _ENOUGH_BLOCKS)
     each = min(max(each, _LEAST_NUMBERS), _MOST_NUMBERS)
-    work.piece = _ceil_div(each, AT_ONCE) * AT_ONCE * work.lanes
-    work.pieces = _ceil_div(work.size, work.piece)
-    stretches, work.step_inside = divmod(work.lanes, work.inner)
-    work.step_at = stretches * work.rows * work.inner + work.step_inside
+    params.piece = _ceil_div(each, AT_ONCE) * AT_ONCE * params.lanes
+    params.pieces = _ceil_div(params.size, params.piece)
+    stretches, params.step_inside = divmod(params.lanes, params.inner)
+    params.step_at = stretches * params.rows * params.inner + params.step_inside
 
 
 def _needs(kinds: set[Kind]) -> int:
@@ -122,39 +122,39 @@ def _needs(kinds: set[Kind]) -> int:
     return (_NEEDS_MAGNITUDES if magnitudes else 0) | (_NEEDS_SQUARES if sawb else 0)
 
 
-def _plan_sample(work: Work, searched: bool) -> None:
+def _plan_sample(params: KernelParams, searched: bool) -> None:
     """The sample of clip_search.py; no blocks if a row is its own sample."""
     if not searched:
         return
-    work.sample_block, work.sample_count = sample_blocks(work.rows, work.size)
-    weights = (1.0 / work.size, 0.0)
-    if work.sample_block:
-        total = work.sample_block * work.sample_count
-        weights = (1.0 / total, (work.sample_block - 1.0) / total)
-    work.sample_weights[:] = weights
+    params.sample_block, params.sample_count = sample_blocks(params.rows, params.size)
+    weights = (1.0 / params.size, 0.0)
+    if params.sample_block:
+        total = params.sample_block * params.sample_count
+        weights = (1.0 / total, (params.sample_block - 1.0) / total)
+    params.sample_weights[:] = weights
 
 
-def _passes(work: Work, kinds: set[Kind], blocks: int) -> Tuple[Tuple[str, int], ...]:
+def _passes(params: KernelParams, kinds: set[Kind], blocks: int) -> Tuple[Tuple[str, int], ...]:
     passes = [("dqa_statistics", blocks)]
     if Kind.TWN in kinds:
         passes.append(("dqa_kept", blocks))
-    if work.sample_block:
-        taken = work.rows * work.sample_count
+    if params.sample_block:
+        taken = params.rows * params.sample_count
         passes.append(("dqa_sample", _ceil_div(taken, THREADS // 32)))
     if Kind.SAWB_SEARCH in kinds:
-        passes.append(("dqa_search", work.rows))
+        passes.append(("dqa_search", params.rows))
     return tuple(passes)
 
 
-def _scratch(work: Work, blocks: int) -> Tuple[Dict[str, int], int]:
+def _scratch(params: KernelParams, blocks: int) -> Tuple[Dict[str, int], int]:
     summary, stats, grid = 32, 32, 16
     sizes = {
-        "counters": 4 * (blocks // work.pieces),
-        "summaries": summary * work.rows * work.pieces if work.pieces > 1 else 0,
-        "stats": stats * work.rows,
-        "grids": grid * work.rows * work.count,
-        "parts": 8 * work.count * blocks,
-        "sample": 4 * 2 * work.rows * work.sample_count,
+        "counters": 4 * (blocks // params.pieces),
+        "summaries": summary * params.rows * params.pieces if params.pieces > 1 else 0,
+        "stats": stats * params.rows,
+        "grids": grid * params.rows * params.count,
+        "parts": 8 * params.count * blocks,
+        "sample": 4 * 2 * params.rows * params.sample_count,
     }
     offsets, end = {}, 0
     for name in _SCRATCH:

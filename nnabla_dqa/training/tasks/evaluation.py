@@ -10,7 +10,7 @@ import numpy as np
 
 from nnabla_dqa.data import Data, DataError
 from nnabla_dqa.data.prefetch import Prefetcher
-from nnabla_dqa.parallel import Alone, Communicator
+from nnabla_dqa.distributed import Communicator, SingleProcess
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training.tasks.inputs import Feed, check_labels, fill
@@ -82,7 +82,7 @@ def evaluate(
         DataError: A label is no class number, or no sample can be read.
         NonFiniteError: An output is NaN or infinite.
     """
-    comm = communicator or Alone()
+    comm = communicator or SingleProcess()
     first = evaluations[0]
     rows = np.arange(len(data))[comm.rank :: comm.size]
     parts = [rows[i : i + first.batch_size] for i in range(0, len(rows), first.batch_size)]

@@ -13,13 +13,14 @@ import numpy as np
 
 from nnabla_dqa._util.devices import float_context
 from nnabla_dqa.data import DataError
+from nnabla_dqa.distributed import Communicator
+from nnabla_dqa.distributed.nccl import synchronized_batch_normalization
 from nnabla_dqa.graph.convert import convert
 from nnabla_dqa.graph.deploy import deploy
 from nnabla_dqa.graph.save import save_network
 from nnabla_dqa.layers.scopes import hard
-from nnabla_dqa.layers.tensors import find_layers
+from nnabla_dqa.layers.tensors import find_quantized
 from nnabla_dqa.models import build
-from nnabla_dqa.parallel import Communicator
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import DISTILLATION, Recipe, RecipeError
 from nnabla_dqa.training.result import Epoch
@@ -102,7 +103,7 @@ class ModelNetwork(Network):
         size = max(1, min(EVALUATION_BATCH, validation))
         with hard():
             self.deployable = self.graph(size, False)
-        self.mixtures = {layer.name: layer.mixture for layer in find_layers()}
+        self.mixtures = {layer.name: layer.mixture for layer in find_quantized()}
         mixed = any(len(mixture.quantizers) > 1 for mixture in self.mixtures.values())
         metric = make_metric(shapes.get(target), self.deployable.logits)
 
@@ -147,8 +148,6 @@ class ModelNetwork(Network):
     def _normalization(self) -> Any:
         if not self.recipe.sync_normalization or self.communicator.size == 1:
             return None
-        from nnabla_dqa.parallel.batch_normalization import synchronized_batch_normalization
-
         return synchronized_batch_normalization(self.communicator)
 
     def to_estimate(

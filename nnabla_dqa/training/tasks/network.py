@@ -7,7 +7,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
-from nnabla_dqa.layers.tensors import Mixture
+from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.training.result import Epoch
 from nnabla_dqa.training.tasks.evaluation import Evaluation
@@ -91,7 +91,7 @@ def layer_notes(deployed: Any) -> Dict[str, Any]:
                 "weights": row.report.weights,
                 "quantizer": row.quantizer,
                 "values": row.values,
-                "attention": list(row.report.shares),
+                "attention": list(row.report.attention),
             }
             for row in deployed.layers
         ],

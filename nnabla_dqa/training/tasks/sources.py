@@ -9,9 +9,9 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 import numpy as np
 
 from nnabla_dqa.data import Data, MissingSubsetError, open_data
-from nnabla_dqa.data.augmentation import CropFlip
-from nnabla_dqa.data.folders import SUBSETS, holds_class_folders
+from nnabla_dqa.data.augment import CropFlip
 from nnabla_dqa.data.photos import open_photos
+from nnabla_dqa.data.photos.folders import SUBSETS, holds_class_folders
 from nnabla_dqa.recipes.parts import PHOTOS, DataRecipe
 
 ARCHIVES = (".tar.gz", ".tgz")
@@ -53,7 +53,7 @@ def open_sources(recipe: DataRecipe, size: int = 0, seed: int = 0) -> Sources:
             corrupt=recipe.corrupt,
             classes=classes,
             scale=recipe.scale,
-            reader=recipe.reader,
+            decoder=recipe.reader,
         )
 
     train = opened(recipe.train, "train", recipe.image_shape)

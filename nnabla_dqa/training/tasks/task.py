@@ -10,11 +10,11 @@ import numpy as np
 
 from nnabla_dqa._util.devices import float_context, in_float32
 from nnabla_dqa.data import DataError
-from nnabla_dqa.data.iteration import batches_of
+from nnabla_dqa.data.sampler import batches_of
+from nnabla_dqa.distributed import Communicator, SingleProcess
 from nnabla_dqa.graph.traverse import LiveGraph
-from nnabla_dqa.layers.tensors import Mixture
+from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.nnp.archive import NNPError
-from nnabla_dqa.parallel import Alone, Communicator
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import DISTILLATION, Recipe, RecipeError
 from nnabla_dqa.regularization import regularizer, total_weights
@@ -50,7 +50,7 @@ class Task(Trainable):
 
     def __init__(self, recipe: Recipe, communicator: Optional[Communicator] = None) -> None:
         self.recipe = recipe
-        self.communicator = communicator or Alone()
+        self.communicator = communicator or SingleProcess()
         self.source, self.workers = recipe.data.train, recipe.data.workers
         if recipe.network is None and recipe.model is None:
             raise RecipeError("keys 'network' and 'model': name an NNP or a model to train")
@@ -130,7 +130,9 @@ class Task(Trainable):
     def _solver(self) -> Any:
         solver = self.recipe.make_solver()
         if self.network.mixtures:
-            solver = attach(solver, self._schedule(), self.recipe.attention_lr, restart=True)
+            solver = attach(
+                solver, self._schedule(), attention_lr=self.recipe.attention_lr, restart=True
+            )
         used = LiveGraph.of({"loss": self.loss}).leaves
         solver.set_parameters({k: v for k, v in nn.get_parameters().items() if v.data in used})
         return solver
@@ -142,12 +144,7 @@ class Task(Trainable):
             NNPError: Layers have mixing rules with different schedules.
         """
         made = {
-            name: mixture.mixing.default_schedule(
-                self.steps,
-                self.steps_per_epoch,
-                self.recipe.hard_fraction,
-                **self.recipe.temperature,
-            )
+            name: self.recipe.make_schedule(mixture, self.steps, self.steps_per_epoch)
             for name, mixture in self.mixed.items()
         }
         first = next(iter(made), "")

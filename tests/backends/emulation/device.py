@@ -54,10 +54,10 @@ class OnCpu:
     def address(self):
         return self._memory.ctypes.data + 4
 
-    def launch(self, name, blocks, threads, shared, work):
+    def launch(self, name, blocks, threads, shared, params):
         self.launched.append(name)
         self._seed += 1
-        address = ctypes.addressof(work)
+        address = ctypes.addressof(params)
         failed = self._library.launch(
             name.encode(), blocks, threads, shared, address, self._seed % 2**32
         )
@@ -67,6 +67,6 @@ class OnCpu:
 
     def read(self, plan, name, dtype, shape):
         """A copy of a scratch array."""
-        offset = getattr(plan.work, name) - self._memory.ctypes.data
+        offset = getattr(plan.params, name) - self._memory.ctypes.data
         count = int(np.prod(shape)) * np.dtype(dtype).itemsize
         return self._memory[offset : offset + count].copy().view(dtype).reshape(shape)

@@ -8,7 +8,7 @@ import numpy as np
 
 from nnabla_dqa.backends import cpu
 from nnabla_dqa.backends.cuda.launch import CudaKernels
-from nnabla_dqa.backends.kernel_args import Op, Problem
+from nnabla_dqa.backends.kernel_args import LayerSpec, QuantizerOp
 from nnabla_dqa.quantization.base import RowLayout
 from tests.backends.emulation.device import OnCpu
 
@@ -39,10 +39,10 @@ class Layer:
     def __init__(self, w, quantizers, shares=None, seed=0):
         self.w, self.quantizers = Guarded(w), quantizers
         self.shares = None if shares is None else Guarded(np.asarray(shares, np.float32))
-        self.problem = Problem.of(w.shape, quantizers)
+        self.spec = LayerSpec.of(w.shape, quantizers)
         self.device = OnCpu(seed)
-        self.kernels = CudaKernels(self.problem, None, self.device)
-        self.cpu = cpu.CpuKernels(self.problem)
+        self.kernels = CudaKernels(self.spec, None, self.device)
+        self.cpu = cpu.CpuKernels(self.spec)
 
     def forward(self):
         q = [Guarded(np.full_like(self.w.array, 7.0)) for _ in range(2)]
@@ -73,7 +73,7 @@ class Layer:
 
     def grids(self):
         """a, b, scale, offset of the emulated kernels and of the CPU's: (rows, K, 4)."""
-        shape = (self.problem.rows, len(self.quantizers), 4)
+        shape = (self.spec.rows, len(self.quantizers), 4)
         found = self.device.read(self.kernels._plan, "grids", np.float32, shape)
         return found, np.array(self.cpu.grids, np.float32).reshape(shape)
 
@@ -84,12 +84,14 @@ class Layer:
     def quantized(self):
         """Q_k(w) by the CPU's codes for the emulated grids, float64, as rows."""
         rows, found = self.rows(self.w.array), []
-        for k, op in enumerate(self.problem.ops):
+        for k, op in enumerate(self.spec.ops):
             codes = np.empty_like(rows)
             for r, grid in enumerate(self.grids()[0][:, k]):
                 arguments = [rows[r].ctypes.data, codes[r].ctypes.data, rows.shape[1]]
                 given = (ctypes.c_float * 4)(*grid)
-                cpu.library().dqa_encode(ctypes.byref(Op(*op)), ctypes.byref(given), *arguments)
+                cpu.library().dqa_encode(
+                    ctypes.byref(QuantizerOp(*op)), ctypes.byref(given), *arguments
+                )
             scale, offset = self.grids()[0][:, k, 2:].astype(np.float64).T[..., None]
             found.append(scale * codes + offset)
         return np.stack(found)

@@ -59,6 +59,7 @@ def task_of(folder, head, **options):
     return make_objective(program, plan, recipe, data.shapes).hard, program, data
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["softmax", "binary", "regression"])
 @pytest.mark.parametrize("batch_size", [7, 10, 50, 64])
 def test_the_score_of_all_samples(head, batch_size, tmp_path):
@@ -182,6 +183,7 @@ def test_validation_labels_that_are_no_class_are_refused(tmp_path):
         train(source, changed(recipe, data=data), tmp_path / "out.nnp")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("head", ["softmax", "binary", "regression"])
 def test_a_file_of_any_kind_scores_what_training_said(head, tmp_path):
     source, recipe = make(tmp_path, head=head)

@@ -230,6 +230,7 @@ def distill(folder, rules="minmax:2,4,8", teacher=None, **options):
     return parameters_of(result.path), result
 
 
+@pytest.mark.slow
 def test_distillation_needs_no_labels_and_teaches(tmp_path):
     own, result = distill(tmp_path)
     assert result.score is None

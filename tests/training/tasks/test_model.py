@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from nnabla_dqa.data import DataError
+from nnabla_dqa.distributed import ParallelError, SingleProcess
 from nnabla_dqa.models import build
-from nnabla_dqa.parallel import Alone
 from nnabla_dqa.recipes.checks import RecipeError
 from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training.tasks.evaluation import evaluate, score_sums
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.Atten
 MEAN, STD = (0.49, 0.48, 0.45), (0.25, 0.004, 0.002)
 
 
-class Share(Alone):
+class Share(SingleProcess):
     """One of several processes, as far as one that trains nothing can tell."""
 
     def __init__(self, rank, size):
@@ -130,7 +130,7 @@ def test_soft_is_the_mixture_and_hard_the_lowest_bits(tmp_path):
     job = Task(experiment(tmp_path, quantizers="minmax:1,8"))
     for layer in job.layers:
         layer.state["temperature"].d = 0.03
-        layer.learned["alpha"].d = np.array([-50, 50])
+        layer.state["alpha"].d = np.array([-50, 50])
         assert layer.attention() == pytest.approx([0, 1], abs=1e-9)
     goal = job.objective
     expected = measured(job)
@@ -266,6 +266,8 @@ def test_images_that_do_not_fit(kind, tmp_path):
 def test_recipes_that_do_not_fit(tmp_path):
     message = refused(tmp_path, RecipeError, Share(0, 3))
     assert message == "key 'batch_size' must be a multiple of the number of processes, 3; got 16"
+    message = refused(tmp_path, ParallelError, Share(0, 2), sync_normalization=True)
+    assert "sync_normalization over several processes needs GPUs" in message
     assert "'model.channel_last' is for GPUs" in refused(
         tmp_path, RecipeError, model={"channel_last": True}
     )

@@ -7,11 +7,12 @@ import pytest
 
 from nnabla_dqa.recipes.parts import DataRecipe
 from nnabla_dqa.training.tasks.sources import fingerprint, open_sources
-from tests.data.cifar_files import contents, members_of, write_archive
+from tests.data.cifar.files import contents, members_of, write_archive
+from tests.data.cifar.test_archive import LAYOUT
 from tests.data.files import write_image
-from tests.data.test_cifar_archive import LAYOUT
 
 
+@pytest.mark.filterwarnings("ignore:.*is not the published cifar-")
 def test_an_archive_brings_its_validation_part(tmp_path):
     path = write_archive(tmp_path / "cifar.tar.gz", *members_of(LAYOUT, contents(LAYOUT)[0]))
     data, validation, messages = open_sources(DataRecipe(str(path)))

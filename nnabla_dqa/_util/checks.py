@@ -1,0 +1,11 @@
+"""Checks of plain values."""
+
+from __future__ import annotations
+
+import numbers
+from typing import Any
+
+
+def is_int(value: Any) -> bool:
+    """True for a whole number, numpy's included, that is not a bool."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)

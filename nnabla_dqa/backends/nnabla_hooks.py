@@ -1,0 +1,134 @@
+"""Every change that this package makes to NNabla's own classes and modules, in one place.
+
+Read from the sources of NNabla 1.39.0 (``core/graph_def.py``, ``grad.py`` and
+``function.pyx``). Whoever moves to another version has to look there again:
+
+- ``ProtoGraphGenerator.__call__`` writes the portable graph in the place of a
+  fused mixture. NNabla writes a function made in Python into an NNP without an
+  error, and no NNabla can load it again. Everything that writes a graph,
+  ``nnabla.utils.save.save`` and ``create_graph_from_variable`` included, walks
+  over it with this class.
+- ``nnabla.backward_functions.registry`` gets the gradient of the fused mixture
+  as a graph, for ``nn.grad``.
+- ``sys.modules`` gets None for three modules that NNabla's compiled code asks
+  for in vain at each call of a function made in Python.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import sys
+from typing import Any, List
+
+import nnabla as nn
+import nnabla.functions as F
+from nnabla.backward_functions import registry
+from nnabla.core.graph_def import ProtoGraphGenerator
+
+from nnabla_dqa.backends import portable
+from nnabla_dqa.backends.dispatch import checks_before_saving
+from nnabla_dqa.backends.fused import NAME, quantizers_of
+from nnabla_dqa.quantization import quantizer_from_json
+from nnabla_dqa.quantization.graph_ops import detach
+
+NNABLA_VERSIONS = ("1.39.0",)
+"""The versions of NNabla whose sources were read."""
+
+_MARK = "_nnabla_dqa_writes_mixtures"
+_CHECKED = "_nnabla_dqa_checked"
+_MISSING = ("nnabla.nnabla", "nnabla.gc", "nnabla.nnabla_ext")
+
+
+def install_hooks() -> None:
+    """Make the changes that fused mixtures need. A second call does nothing."""
+    _hook_into_saving()
+    registry.setdefault(NAME, mixture_gradient)
+    _spare_searches()
+
+
+def _hook_into_saving() -> None:
+    write = ProtoGraphGenerator.__call__
+    # Our own mark and not `__wrapped__`, which any wrapper has. A wrapper made with
+    # functools.wraps around ours carries the mark too, and calls ours.
+    if hasattr(write, _MARK):
+        return
+
+    @functools.wraps(write)
+    def write_portable(self: Any, function: Any) -> Any:
+        quantizers = quantizers_of(function)
+        if quantizers is None:
+            return write(self, function)
+        if not hasattr(self, _CHECKED):
+            for check in checks_before_saving:
+                check()
+            setattr(self, _CHECKED, True)
+        given = function.inputs
+        inputs = [_end(v) for v in given]
+        with nn.context_scope(function.context), nn.auto_forward(False):
+            q = portable.mixture(inputs[0], quantizers, inputs[1] if inputs[1:] else None)
+        q.data = function.outputs[0].data
+        q.visit(functools.partial(write, self))
+        # In auto-forward mode NNabla frees what the last variable of a graph leaves behind, and
+        # these arrays are still the live graph's.
+        q.data = nn.NdArray(q.shape)
+        for leaf, v in zip(inputs, given):
+            if v.parent is not None:
+                leaf.data = nn.NdArray(v.shape)
+        return None
+
+    setattr(write_portable, _MARK, True)
+    ProtoGraphGenerator.__call__ = write_portable
+
+
+def _end(v: nn.Variable) -> nn.Variable:
+    """A variable at which the walk over the portable graph ends: it has been there before."""
+    if v.parent is None:
+        # NNabla's save registers the parameters that it meets, so it has to be this one.
+        return v
+    leaf = nn.Variable(v.shape)
+    # NNabla tells variables apart by their arrays.
+    leaf.data = v.data
+    return leaf
+
+
+def mixture_gradient(
+    grad_inputs: List[nn.Variable],
+    inputs: List[nn.Variable],
+    input_shapes: Any,
+    outputs: Any,
+    output_shapes: Any,
+    quantizers: List[Any],
+) -> List[nn.Variable]:
+    """``dL/dw = dL/dq`` and ``dL/da_k = <dL/dq, Q_k(w)>``; Q itself has no gradient here.
+
+    Args:
+        grad_inputs: ``dL/dq``.
+        inputs: w and, for K > 1, the shares.
+        input_shapes: Not used; NNabla gives it.
+        outputs: Not used.
+        output_shapes: Not used.
+        quantizers: The K quantizers as JSON: the arguments of the function.
+    """
+    (dq,) = grad_inputs
+    if len(quantizers) == 1:
+        return [dq]
+    w = detach(inputs[0])
+    known = [quantizer_from_json(content) for content in quantizers]
+    parts = [F.sum(F.mul2(dq, portable.mixture(w, [q], None))) for q in known]
+    return [dq, F.concatenate(*[F.reshape(part, (1, 1)) for part in parts], axis=1)]
+
+
+def _spare_searches() -> None:
+    """Let imports of modules that NNabla asks for and does not have fail at once.
+
+    NNabla's compiled code tries these names, by the rules of Python 2, whenever
+    it hands an array to a function made in Python, and only then takes
+    ``nnabla``, ``gc`` and ``nnabla_ext``. Python searches the disk each time,
+    about ten times for a layer and update, which takes longer than a small
+    layer's kernels. None in ``sys.modules`` is Python's way to say that there
+    is no such module.
+    """
+    for name in _MISSING:
+        if name not in sys.modules and importlib.util.find_spec(name) is None:
+            sys.modules[name] = None  # type: ignore[assignment]

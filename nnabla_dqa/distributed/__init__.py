@@ -1,0 +1,26 @@
+"""Data-parallel training: several processes that exchange gradients."""
+
+from nnabla_dqa.distributed.base import (
+    Communicator,
+    MultiProcess,
+    ParallelError,
+    SingleProcess,
+    check_equal,
+)
+from nnabla_dqa.distributed.launcher import Launch, detect_launch
+from nnabla_dqa.distributed.mpi import MpiCommunicator
+from nnabla_dqa.distributed.nccl import NcclCommunicator
+from nnabla_dqa.distributed.open import open_communicator
+
+__all__ = [
+    "Communicator",
+    "Launch",
+    "MpiCommunicator",
+    "MultiProcess",
+    "NcclCommunicator",
+    "ParallelError",
+    "SingleProcess",
+    "check_equal",
+    "detect_launch",
+    "open_communicator",
+]

@@ -1,0 +1,122 @@
+"""What a quantized tensor is, written beside its state so that state is never mistaken.
+
+The JSON of a tensor's function and mixture is a parameter itself, whose name
+holds a hash of it::
+
+    conv1/conv/dqa/config/1f0c9a4be2d37758    the bytes of the JSON, as float32
+
+A checkpoint of another net that is loaded over a layer therefore leaves two of
+them there, whichever came first, and whoever uses the layer's state sees it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any, Dict, Mapping, NamedTuple, Tuple
+
+import numpy as np
+
+from nnabla_dqa._util.messages import one_line
+from nnabla_dqa.mixing import Mixture
+
+CONFIG = "config"
+"""The scope of the array, in a tensor's state scope."""
+
+
+class TensorConfig(NamedTuple):
+    """What a quantized tensor is: the function that uses it, and what it goes through."""
+
+    function: str
+    mixture: Mixture
+
+    def to_json(self) -> Dict[str, Any]:
+        """The configuration as JSON values."""
+        return {"function": self.function, **self.mixture.to_json()}
+
+    def entry(self) -> Tuple[str, np.ndarray]:
+        """Path in the state scope, and the array."""
+        content = json.dumps(self.to_json(), sort_keys=True).encode()
+        name = hashlib.sha256(content).hexdigest()[:16]
+        _READ.setdefault(name, self)
+        return f"{CONFIG}/{name}", np.frombuffer(content, np.uint8).astype(np.float32)
+
+
+_READ: Dict[str, TensorConfig] = {}
+"""By the hash of their content, so that each is read once; holds no scope and no array."""
+
+
+def read_config(name: str, array: Any) -> TensorConfig:
+    """The configuration that was written as ``array`` under this name.
+
+    Args:
+        name: The hash.
+        array: Anything whose ``d`` is the array, asked for only if it is needed.
+
+    Raises:
+        ValueError: The content does not fit its hash, or names a quantizer or a
+            rule that is not known here.
+    """
+    known = _READ.get(name)
+    if known is not None:
+        return known
+    values = np.asarray(array.d)
+    content = values.astype(np.uint8).tobytes()
+    whole = np.array_equal(values, values.astype(np.uint8))
+    if not whole or hashlib.sha256(content).hexdigest()[:16] != name:
+        raise ValueError(f"its configuration {name} is damaged")
+    try:
+        data = json.loads(content)
+        config = TensorConfig(str(data["function"]), Mixture.from_json(data))
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"its configuration cannot be read: {one_line(error)}") from None
+    _READ[name] = config
+    return config
+
+
+def the_config(state: Mapping[str, Any], path: str) -> TensorConfig:
+    """The one configuration in a tensor's state scope.
+
+    Args:
+        state: The scope's dictionary.
+        path: What messages call the layer.
+
+    Raises:
+        ValueError: There are two, so that parameters of another net were
+            loaded over it, or it cannot be read.
+    """
+    entries = state.get(CONFIG, {})
+    try:
+        configs = [read_config(name, array) for name, array in entries.items()]
+    except ValueError as error:
+        raise ValueError(f"layer {path}: {error}") from None
+    if len(configs) == 1:
+        return configs[0]
+    listed = " and to ".join(_described(config) for config in configs)
+    raise ValueError(
+        f"layer {path}: its state belongs to other quantizers too: to {listed}; the parameters of "
+        f"another net were loaded. Load the right checkpoint, or, after nn.clear_parameters() and "
+        f"building the model, dqa.load_weights(path), which takes the weights alone"
+    )
+
+
+def check_config(state: Mapping[str, Any], config: TensorConfig) -> None:
+    """Refuse a state scope that belongs to something else than what is being built.
+
+    Raises:
+        ValueError: It does.
+    """
+    name, _ = config.entry()
+    for other, array in state.get(CONFIG, {}).items():
+        if f"{CONFIG}/{other}" != name:
+            raise ValueError(
+                f"its state belongs to other quantizers ({_described(read_config(other, array))}) "
+                f"than {_described(config)}; load the right checkpoint, or its weights alone with "
+                f"dqa.load_weights(path); a new layer needs another name or nn.clear_parameters()"
+            )
+
+
+def _described(config: TensorConfig) -> str:
+    mixture = config.mixture
+    target = f", target {mixture.target_quantizer}" if mixture.target else ""
+    return f"{mixture} mixed by {mixture.mixing}{target} in {config.function}"

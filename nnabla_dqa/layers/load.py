@@ -1,0 +1,48 @@
+"""Loading the weights of a checkpoint without the state of its quantizers."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any, List
+
+import nnabla as nn
+
+from nnabla_dqa._util.files import PathLike
+from nnabla_dqa.layers.tensors import state_paths
+
+
+def load_weights(path: PathLike) -> List[str]:
+    """``nn.load_parameters`` without what belongs to quantizers, rules and schedules.
+
+    For a net whose layers have other quantizers than the checkpoint's: weights,
+    biases and batch normalization are taken over, training begins anew. It may
+    be called before or after the model is built.
+
+    Args:
+        path: What ``nn.save_parameters`` wrote, or an NNP.
+
+    Returns:
+        The names that were not taken over.
+
+    Raises:
+        ValueError: A parameter has another shape in the model that is built
+            already; names it, and nothing has been loaded then.
+    """
+    loaded: Any = OrderedDict()
+    with nn.parameter_scope("", loaded):
+        nn.load_parameters(str(path))
+        parameters = nn.get_parameters(grad_only=False)
+    present = nn.get_parameters(grad_only=False)
+    state = state_paths(parameters)
+    weights = {name: v for name, v in parameters.items() if name not in set(state)}
+    for name, v in weights.items():
+        if name in present and present[name].shape != v.shape:
+            raise ValueError(
+                f"{path}: parameter {name} has shape {v.shape}, in the model {present[name].shape}"
+            )
+    for name, v in weights.items():
+        if name in present:
+            present[name].d = v.d
+        else:
+            nn.parameter.set_parameter(name, v)
+    return state

@@ -1,0 +1,151 @@
+"""What a tensor goes through: its quantizers, the rule that mixes them, and which one remains."""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import cache, cached_property
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
+
+import nnabla.functions as F
+import numpy as np
+
+from nnabla_dqa.mixing.base import MixingRule
+from nnabla_dqa.mixing.registry import mixing_rule_from_json
+from nnabla_dqa.quantization import Quantizer, StateEntry, quantizer_from_json
+from nnabla_dqa.quantization.base import RowLayout, State, common_axis
+from nnabla_dqa.quantization.graph_ops import Variable
+
+HARD = "hard"
+"""The array that is zeros, or one-hot: this quantizer alone."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Mixture:
+    """K quantizers, lowest bit widths first, the rule that mixes them, and the target.
+
+    Args:
+        quantizers: K of them. Equal bit widths are allowed.
+        mixing: The rule.
+        target: Index of the quantizer that remains in the hard phase and is
+            deployed; default: the first, which has the lowest bit width.
+
+    Raises:
+        ValueError: There is no quantizer, they are not sorted by bits, two are
+            equal, their channel axes differ, there is no such target, or the
+            rule refuses them.
+    """
+
+    quantizers: Tuple[Quantizer, ...]
+    mixing: MixingRule
+    target: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.quantizers:
+            raise ValueError(
+                "no quantizers given; give for example MinMax(2), MinMax(4), MinMax(8)"
+            )
+        for q in self.quantizers:
+            if not isinstance(q, Quantizer):
+                raise ValueError(f"{q!r} is not a quantizer such as MinMax(2)")
+        bits = [q.bits for q in self.quantizers]
+        if sorted(bits) != bits:
+            raise ValueError(
+                f"quantizers must go from the lowest to the highest bit width, because the first "
+                f"is the one that remains; got {bits}, write {sorted(bits)}"
+            )
+        twice = [q for k, q in enumerate(self.quantizers) if q in self.quantizers[:k]]
+        if twice:
+            raise ValueError(f"quantizers must differ; got {twice[0]} twice")
+        if not isinstance(self.mixing, MixingRule):
+            raise ValueError(f"mixing={self.mixing!r} is not a mixing rule such as Attention()")
+        count = len(self.quantizers)
+        if isinstance(self.target, bool) or self.target not in range(count):
+            raise ValueError(
+                f"target={self.target!r} is not the index of one of {count} quantizers, "
+                f"0 to {count - 1}"
+            )
+        common_axis(self.quantizers)
+        self.mixing.check(self.quantizers)
+
+    def __str__(self) -> str:
+        return ", ".join(str(q) for q in self.quantizers)
+
+    @property
+    def is_mixed(self) -> bool:
+        """Whether there is more than one quantizer."""
+        return len(self.quantizers) > 1
+
+    @property
+    def target_quantizer(self) -> Quantizer:
+        """The quantizer that remains."""
+        return self.quantizers[self.target]
+
+    def alone(self, index: int) -> np.ndarray:
+        """The one-hot coefficients of one quantizer, shape (K,)."""
+        row: np.ndarray = np.eye(len(self.quantizers), dtype=np.float32)[index]
+        return row
+
+    def state_layout(self, shape: Sequence[int]) -> Dict[str, StateEntry]:
+        """The arrays beside a tensor of this shape, by their paths in its state scope.
+
+        The rule's arrays and ``hard`` have plain names; those of quantizer k
+        are ``"k/name"``.
+        """
+        return _layout(self, tuple(shape))
+
+    @cached_property
+    def has_quantizer_state(self) -> bool:
+        """Whether a quantizer keeps arrays of its own."""
+        return any(q.state(1) for q in self.quantizers)
+
+    def quantizer_states(self, state: Mapping[str, Any]) -> List[Dict[str, Any]]:
+        """The arrays of each quantizer by name, out of a layer's whole state."""
+        if not self.has_quantizer_state:
+            return []
+        return [
+            {path[len(f"{k}/") :]: v for path, v in state.items() if path.startswith(f"{k}/")}
+            for k in range(len(self.quantizers))
+        ]
+
+    def coefficients(self, state: State) -> Optional[Variable]:
+        """``a`` of shape (1, K) as a graph, None for K = 1.
+
+        ``(1 - sum(hard)) * rule + hard``: exactly one-hot once ``hard`` is.
+        """
+        if not self.is_mixed:
+            return None
+        count = len(self.quantizers)
+        # Not in place: deploying lets this leaf refer to another array for a moment.
+        hard = F.reshape(state[HARD], (1, count), inplace=False)
+        relaxed = F.r_sub_scalar(F.sum(hard, axis=1, keepdims=True), 1.0)
+        rule = self.mixing.coefficients(state, count, self.target)
+        return F.add2(F.mul2(rule, relaxed), hard)
+
+    def to_json(self) -> Dict[str, Any]:
+        """The mixture as JSON values."""
+        return {
+            "quantizers": [q.to_json() for q in self.quantizers],
+            "mixing": self.mixing.to_json(),
+            "target": self.target,
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> Mixture:
+        """The inverse of :meth:`to_json`; raises ValueError on anything else."""
+        return cls(
+            tuple(quantizer_from_json(q) for q in data["quantizers"]),
+            mixing_rule_from_json(data["mixing"]),
+            data.get("target", 0),
+        )
+
+
+@cache
+def _layout(mixture: Mixture, shape: Tuple[int, ...]) -> Dict[str, StateEntry]:
+    count = len(mixture.quantizers)
+    layout = dict(mixture.mixing.state(mixture.quantizers)) if count > 1 else {}
+    if count > 1:
+        layout[HARD] = StateEntry(np.zeros(count, np.float32), "schedule")
+    for k, q in enumerate(mixture.quantizers):
+        rows = RowLayout.of(shape, q.axis).rows
+        layout.update({f"{k}/{name}": entry for name, entry in q.state(rows).items()})
+    return layout

@@ -1,0 +1,75 @@
+"""Uniform quantizer whose step is learned."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Dict, Optional, Tuple
+
+import nnabla.functions as F
+import numpy as np
+
+from nnabla_dqa.quantization.base import Grid, Quantizer, State, StateEntry
+from nnabla_dqa.quantization.graph_ops import Variable, detach, difference, scale_rows
+from nnabla_dqa.quantization.statistics import TINY, Statistics
+from nnabla_dqa.quantization.validation import check_bits, check_channel_axis
+
+
+@dataclasses.dataclass(frozen=True)
+class LSQ(Quantizer):
+    """Learned step size quantization (arXiv 1902.08153, eq. 1 to 5).
+
+    ``Q(w) = s * round(clip(w / s, -n, p))`` with ``n = 2^(bits - 1)`` and
+    ``p = n - 1``. The step ``s`` is a parameter of the layer, ``dqa/0/step``, of
+    shape (C, 1). Its gradient for one weight is ``round(w / s) - w / s`` inside
+    the clip, ``-n`` or ``p`` outside, times ``1 / sqrt(m p)`` for a range of m
+    weights; the gradient to a weight is 1 inside the clip, 0 outside.
+
+    ``s`` starts as ``2 E|w| / sqrt(p)`` and is trained by the attached solver
+    without weight decay, also in the hard phase. The paper starts from a
+    trained float net.
+
+    Args:
+        bits: 2 to 8.
+        channel_axis: One step per index of this axis; None: one per tensor.
+    """
+
+    bits: int
+    channel_axis: Optional[int] = None
+
+    def __post_init__(self) -> None:
+        check_bits(self, 2, 8)
+        check_channel_axis(self)
+
+    @property
+    def clip(self) -> Tuple[float, float]:
+        """n and p."""
+        return 2.0 ** (self.bits - 1), 2.0 ** (self.bits - 1) - 1
+
+    def state(self, rows: int) -> Dict[str, StateEntry]:
+        return {"step": StateEntry(np.zeros((rows, 1), np.float32), "quantizer")}
+
+    def initial_state(self, statistics: Statistics) -> Dict[str, Variable]:
+        return {"step": F.mul_scalar(statistics.mean_magnitude, 2 / math.sqrt(self.clip[1]))}
+
+    def grid_from(self, statistics: Statistics, state: State) -> Grid:
+        step = _positive(state["step"])
+        n, _ = self.clip
+        codes = F.add_scalar(F.round(self._clipped(statistics.w, step)), n)
+        return Grid(codes, step, F.mul_scalar(step, -n))
+
+    def surrogate(self, w: Variable, state: State) -> Variable:
+        step = _positive(state["step"])
+        fixed = detach(step)
+        factor = 1 / math.sqrt(w.shape[1] * self.clip[1])
+        step = F.add2(fixed, F.mul_scalar(difference(step, fixed), factor))
+        return scale_rows(F.round(self._clipped(w, step)), step)
+
+    def _clipped(self, w: Variable, step: Variable) -> Variable:
+        n, p = self.clip
+        position = scale_rows(w, F.r_div_scalar(step, 1.0))
+        return F.minimum_scalar(F.maximum_scalar(position, -n), p)
+
+
+def _positive(step: Variable) -> Variable:
+    return F.maximum_scalar(F.abs(step), TINY)

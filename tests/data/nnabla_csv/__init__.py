@@ -1,0 +1,1 @@
+"""Tests of ``nnabla_dqa.data.nnabla_csv``."""
