@@ -4,10 +4,8 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import os
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Dict, List, Optional
@@ -16,6 +14,7 @@ import nnabla.solvers as S
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.messages import one_line
+from nnabla_dqa._util.renamed import renamed
 from nnabla_dqa.layers.rules import Rules
 from nnabla_dqa.layers.scopes import make_mixture
 from nnabla_dqa.mixing import Mixture
@@ -64,7 +63,6 @@ _NO_SOLVERS = ("OrderedDict", "Solver", "SolverState")
 _OF_NNP = ("output", "train_network", "data.image_shape")
 _OF_MODEL = ("sync_normalization", "data.mean", "data.std")
 _QUANTIZATION = ("quantizers", "rules", "mixing")
-_OLD_NAMES = {"hard": "hard_fraction", "lambda_": "strength"}
 
 
 def _solver(key: str, value: Any) -> Dict[str, Any]:
@@ -104,23 +102,7 @@ def _any(key: str, value: Any) -> Any:
     return value
 
 
-def _renaming(cls: Any) -> Any:
-    """Let the constructor take fields by the names that earlier versions gave them."""
-    init = cls.__init__
-
-    @functools.wraps(init)
-    def __init__(self: Any, *args: Any, **options: Any) -> None:
-        for old in [name for name in _OLD_NAMES if name in options]:
-            message = f"Recipe: {old} is called {_OLD_NAMES[old]} now"
-            warnings.warn(message, DeprecationWarning, stacklevel=2)
-            options[_OLD_NAMES[old]] = options.pop(old)
-        init(self, *args, **options)
-
-    cls.__init__ = __init__
-    return cls
-
-
-@_renaming
+@renamed(hard="hard_fraction", lambda_="strength")
 @dataclasses.dataclass(frozen=True)
 class Recipe:
     """What is trained, on what, and how.

@@ -7,7 +7,7 @@ import os
 import time
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, NamedTuple, Optional, Union
+from typing import Any, Callable, Dict, Optional, Union
 
 import nnabla as nn
 import numpy as np
@@ -33,21 +33,6 @@ from nnabla_dqa.training.tasks.plan import find_run
 from nnabla_dqa.training.tasks.task import MANY_CLASSES, Task
 
 RecipeLike = Union[Recipe, PathLike]
-
-
-class Place(NamedTuple):
-    """Where a training is kept: the NNP to write, the folder of the run, or both."""
-
-    target: Optional[Path]
-    folder: Optional[RunFolder]
-
-    @property
-    def checkpoint(self) -> Path:
-        """The file with which it is resumed."""
-        if self.folder is not None:
-            return self.folder.checkpoint
-        assert self.target is not None
-        return checkpoint_path(self.target)
 
 
 def train(
@@ -105,35 +90,37 @@ def train(
     """
     made = recipe_of(what, recipe)
     comm, context = communicator or SingleProcess(), context or nn.get_current_context()
-    place = _place(made, target, folder)
-    if place.folder is not None:
-        place.folder.check_may_begin(made, resume)
+    place = None if folder is None else RunFolder(folder)
+    written_to = _target(made, target, place)
+    checkpoint = checkpoint_path(written_to or "") if place is None else place.checkpoint
+    if place is not None:
+        place.check_may_begin(made, resume)
     text = repr(sorted(made.to_json().items()))
     check_equal(comm, {"the recipe": np.frombuffer(text.encode(), np.uint8)})
     with warnings.catch_warnings(), nn.context_scope(context):
         # The result's messages say it, once.
         warnings.simplefilter("ignore", AttentionWarning)
         task = Task(made, comm)
-        if place.folder is not None:
+        if place is not None:
             if comm.rank == 0 and not resume:
                 # Only now: an error up to here leaves nothing behind.
-                place.folder.begin(made)
-            place.folder.check_seen(comm)
+                place.begin(made)
+            place.check_seen(comm)
         scaler = LossScaler() if is_half(context) else None
-        loop = Loop(task, place.checkpoint, save_seconds, scaler)
-        if resume and (place.folder is None or place.checkpoint.exists()):
+        loop = Loop(task, checkpoint, save_seconds, scaler)
+        if resume and (place is None or checkpoint.exists()):
             loop.resume()
-        if place.folder is not None and comm.rank == 0:
+        if place is not None and comm.rank == 0:
             start = {"seed": made.seed, "from_step": loop.at.step}
-            place.folder.note_start({**start, **environment(context, comm.size)})
-            monitor = monitor or place.folder.monitors
+            place.note_start({**start, **environment(context, comm.size)})
+            monitor = monitor or place.monitors
         if on_message is not None and comm.rank == 0:
             for message in task.messages:
                 on_message(message)
         started = time.perf_counter()
         loop.run(on_epoch, monitor, progress, on_step)
         with nn.context_scope(float_context(context)):
-            return _finish(task, loop, place, time.perf_counter() - started)
+            return _finish(task, loop, written_to, place, time.perf_counter() - started)
 
 
 def recipe_of(what: RecipeLike, recipe: Optional[RecipeLike] = None) -> Recipe:
@@ -157,18 +144,21 @@ def recipe_of(what: RecipeLike, recipe: Optional[RecipeLike] = None) -> Recipe:
     return made if network is None else dataclasses.replace(made, network=network)
 
 
-def _place(recipe: Recipe, target: Optional[PathLike], folder: Optional[PathLike]) -> Place:
-    run = None if folder is None else RunFolder(folder)
-    if target is None and run is None:
+def _target(
+    recipe: Recipe, target: Optional[PathLike], place: Optional[RunFolder]
+) -> Optional[Path]:
+    """The NNP to write besides what a model is deployed to in the folder."""
+    if target is not None:
+        used = [recipe.network, recipe.data.train, recipe.data.validation, recipe.teacher]
+        return check_output(target, [path for path in used if path is not None])
+    if place is None:
         raise RecipeError("train: a target or a folder is needed, to write to")
-    if target is None:
-        assert run is not None
-        return Place(run.path / "trained.nnp" if recipe.model is None else None, run)
-    used = [recipe.network, recipe.data.train, recipe.data.validation, recipe.teacher]
-    return Place(check_output(target, [path for path in used if path is not None]), run)
+    return place.path / "trained.nnp" if recipe.model is None else None
 
 
-def _finish(task: Task, loop: Loop, place: Place, seconds: float) -> Training:
+def _finish(
+    task: Task, loop: Loop, target: Optional[Path], place: Optional[RunFolder], seconds: float
+) -> Training:
     """Write the networks and the result; evaluate what was deployed."""
     comm, epochs = task.communicator, list(loop.at.history)
     if task.recipe.update_normalization:
@@ -177,10 +167,10 @@ def _finish(task: Task, loop: Loop, place: Place, seconds: float) -> Training:
         epochs[-1] = dataclasses.replace(
             epochs[-1], score=scores.hard, soft_score=scores.soft, top5=scores.top5
         )
-    folder = None if place.folder is None else place.folder.path
+    folder = None if place is None else place.path
     written = None
     if comm.rank == 0:
-        written = task.network.write(place.target, folder, epochs)
+        written = task.network.write(target, folder, epochs)
     files = comm.gather([str(written.trained), str(written.deployed or "")] if written else None)
     trained, deployed = (Path(name) if name else None for name in files[0])
     measured = _measure(task, deployed) if deployed is not None and folder is not None else None
@@ -196,7 +186,7 @@ def _finish(task: Task, loop: Loop, place: Place, seconds: float) -> Training:
     assert trained is not None
     result = Training(
         trained,
-        place.checkpoint,
+        loop.checkpoint,
         tuple(epochs),
         table,
         tuple(messages),
@@ -204,10 +194,10 @@ def _finish(task: Task, loop: Loop, place: Place, seconds: float) -> Training:
         deployed,
         measured.value if measured is not None else None,
     )
-    if place.folder is not None and comm.rank == 0 and written is not None:
+    if place is not None and written is not None:
         told = {"seconds_this_start": round(seconds, 1), "skipped_images": len(skipped)}
         content = _content(task, result, measured, {**written.notes, **told})
-        write_json(place.folder.result, {**content, "starts": place.folder.starts()})
+        write_json(place.result, {**content, "starts": place.starts()})
     return result
 
 

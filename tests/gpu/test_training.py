@@ -13,7 +13,7 @@ from nnabla_dqa.backends.fused import quantizers_of
 from nnabla_dqa.data import open_data
 from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training.checkpoint import read_checkpoint
-from nnabla_dqa.training.run import train
+from nnabla_dqa.training.run import recipe_of, train
 from nnabla_dqa.training.tasks.task import Task
 from tests.gpu.conftest import CPU, get, on_cpu
 from tests.gpu.functions import foreign_functions
@@ -146,4 +146,14 @@ def test_a_file_trains_in_the_context(context, tmp_path):
     result = train(source, recipe, tmp_path / "trained.nnp", context=context)
     assert losses(result)[-1] < losses(result)[0]
     assert result.epochs[-1].score > 0.9
+    assert all(np.isfinite(array).all() for array in parameters_of(result.path).values())
+
+
+@pytest.mark.parametrize("loss", ["file", "distillation"])
+def test_a_file_trains_in_half_precision(half_context, loss, tmp_path):
+    """Weights and scores stay those of float32: what is deployed scores as training said."""
+    source, recipe = make(tmp_path, loss=loss, epochs=3)
+    result = run(recipe_of(source, recipe), tmp_path / "run", context=half_context)
+    assert losses(result)[-1] < losses(result)[0]
+    assert result.deployed_score == pytest.approx(result.score, abs=0.02)
     assert all(np.isfinite(array).all() for array in parameters_of(result.path).values())

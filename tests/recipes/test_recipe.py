@@ -186,7 +186,7 @@ def test_presets_lie_below_the_keys_of_a_recipe():
 
 def test_arguments_by_the_names_of_earlier_versions():
     for old, new in (("hard", "hard_fraction"), ("lambda_", "strength")):
-        with pytest.warns(DeprecationWarning, match=f"{old} is called {new} now"):
+        with pytest.warns(DeprecationWarning, match=f"{old}= is now called {new}="):
             made = Recipe("a", **{old: 0.25})
         assert made == Recipe("a", **{new: 0.25})
 

@@ -163,15 +163,14 @@ class ModelNetwork(Network):
         with nn.parameter_scope("", scope):
             trained = [v for name, v in nn.get_parameters().items() if "/dqa/" not in name]
             notes: Dict[str, Any] = {"parameters": sum(v.size for v in trained)}
-            if folder is None:
-                raise ValueError("train: a model needs a folder")
+            if target is None:
+                assert folder is not None
+                target = folder / ("deployed.nnp" if self.mixtures else "network.nnp")
             if not self.mixtures:
-                target = target or folder / "network.nnp"
                 size = save_network(target, *names, network=self.model.name)
                 return Written(
                     target, target, {**notes, "file_bytes": size, "bits_per_weight": 32.0}
                 )
-            target = target or folder / "deployed.nnp"
             deployed = deploy(target, *names, network=self.model.name)
         return Written(target, target, {**notes, **layer_notes(deployed)})
 

@@ -77,7 +77,10 @@ class Network(abc.ABC):
 
     @abc.abstractmethod
     def write(self, target: Optional[Path], folder: Optional[Path], epochs: List[Epoch]) -> Written:
-        """Write the trained network to ``target``, deployed into ``folder``."""
+        """Write the trained network to ``target`` and deploy it into ``folder``.
+
+        A model is deployed to ``target``, if that is given. One of both is.
+        """
 
 
 def layer_notes(deployed: Any) -> Dict[str, Any]:

@@ -88,8 +88,7 @@ class FileNetwork(Network):
         return feeds, F.sink(*built.outputs.values())
 
     def write(self, target: Optional[Path], folder: Optional[Path], epochs: List[Epoch]) -> Written:
-        if target is None:
-            raise ValueError("train: an NNP needs a target or a folder")
+        assert target is not None
         result = self.file.with_parameters(self.program.arrays())
         result.archive.metadata = {
             **(self.file.archive.metadata or {}),

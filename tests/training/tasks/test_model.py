@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import nnabla as nn
+import nnabla.functions as F
 import numpy as np
 import pytest
 from hypothesis import given
@@ -11,9 +12,13 @@ from hypothesis import strategies as st
 from nnabla_dqa.data import DataError
 from nnabla_dqa.distributed import ParallelError, SingleProcess
 from nnabla_dqa.models import build
+from nnabla_dqa.quantization import SAWB, MinMax
 from nnabla_dqa.recipes.checks import RecipeError
+from nnabla_dqa.recipes.parts import DataRecipe
 from nnabla_dqa.solver.finite_check import NonFiniteError
+from nnabla_dqa.training.run import train
 from nnabla_dqa.training.tasks.evaluation import evaluate, score_sums
+from nnabla_dqa.training.tasks.file_scores import evaluate_file
 from nnabla_dqa.training.tasks.model import normalized
 from nnabla_dqa.training.tasks.task import Task
 from nnabla_dqa.training.update import Updater
@@ -357,3 +362,49 @@ def test_what_is_deployed_has_its_channels_first(kind, tmp_path):
         one.x.d = batch
         one.logits.forward()
     np.testing.assert_array_equal(graph.logits.d, plain.logits.d)
+
+
+def test_statistics_are_computed_anew_from_the_quantized_network(tmp_path):
+    """Those of the first layer, against its inputs and weights alone."""
+    task = Task(experiment(tmp_path, quantizers="minmax:2", update_normalization=48))
+    before = arrays_of(task)
+    task.update_normalization()
+    after = arrays_of(task)
+    changed = {name for name, array in before.items() if (after[name] != array).any()}
+    running = {n for n in before if n.endswith(("/mean", "/var")) and not n.startswith("pixels")}
+    assert changed == running
+    recipe, shape = task.recipe.data, (1, 3, 1, 1)
+    x = task.data.batch(np.arange(48))["x"]
+    x = (x - np.reshape(recipe.mean, shape)) / np.reshape(recipe.std, shape)
+    w = MinMax(2).quantize(after["stem/conv/W"])
+    variables = [nn.Variable.from_numpy_array(array) for array in (x, w)]
+    h = F.convolution(*variables, pad=(1, 1), stride=(2, 2))
+    h.forward()
+    expected = h.d.astype(np.float64)
+    for name, value in (
+        ("mean", expected.mean((0, 2, 3))),
+        ("var", expected.var((0, 2, 3), ddof=1)),
+    ):
+        np.testing.assert_allclose(after[f"stem/bn/{name}"].ravel(), value, rtol=1e-3, atol=1e-5)
+
+
+def test_rules_choose_quantizers_by_the_names_of_layers(tmp_path):
+    rules = [
+        {"layers": "fc*", "quantizers": "float"},
+        {"layers": "stem*", "quantizers": "sawb:2@channel"},
+    ]
+    task = Task(experiment(tmp_path, quantizers="minmax:2,4,8", rules=rules))
+    found = {layer.name: layer.mixture.quantizers for layer in task.layers}
+    (stem,) = found["stem/conv"]
+    assert (type(stem), stem.axis) == (SAWB, 0)
+    assert all(len(q) == 3 for name, q in found.items() if name.startswith("stage"))
+    with pytest.raises(ValueError, match="rule 'head' matches no layer; the layers are: stem/conv"):
+        Task(experiment(tmp_path, rules=[{"layers": "head", "quantizers": "bwn"}]))
+
+
+def test_a_model_is_deployed_to_a_file(tmp_path):
+    recipe = experiment(tmp_path, epochs=1, quantizers="minmax:2")
+    result = train(recipe, target=tmp_path / "small.nnp")
+    assert (result.path, result.folder) == (tmp_path / "small.nnp", None)
+    assert result.checkpoint == tmp_path / "small.nnp.checkpoint"
+    assert evaluate_file(result.path, DataRecipe(str(tmp_path / "images.npz"))).value > 0

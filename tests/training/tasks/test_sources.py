@@ -38,3 +38,35 @@ def test_the_fingerprint_is_that_of_the_images_whatever_the_seed(augment, tmp_pa
     for i in range(8):
         write_image(tmp_path / "train" / "ab"[i % 2] / f"{i}.png", (9, 9, 3), seed=i + 8)
     assert fingerprint(open_sources(recipe, 8).train) != told
+
+
+@pytest.mark.parametrize(("augment", "mirrored"), [("crop", False), ("crop_flip", True)])
+def test_any_images_are_augmented_in_training_alone(augment, mirrored, tmp_path):
+    images = np.random.RandomState(0).randint(0, 256, (64, 1, 6, 6)).astype(np.uint8)
+    np.savez(tmp_path / "d.npz", picture=images, y=np.zeros(64))
+    recipe = DataRecipe(str(tmp_path / "d.npz"), augment=augment, pad=1, holdout=0.25)
+    found = open_sources(recipe, seed=3)
+    assert (len(found.train), len(found.validation), found.messages) == (48, 16, [])
+    plain, seen = (
+        data.batch(np.arange(48))["picture"] for data in (found.train, found.train.at_epoch(0))
+    )
+    windows = [
+        np.pad(plain, ((0, 0), (0, 0), (1, 1), (1, 1)))[..., i : i + 6, j : j + 6]
+        for i in range(3)
+        for j in range(3)
+    ]
+    upright = np.any([(w == seen).all((1, 2, 3)) for w in windows], axis=0)
+    turned = np.any([(w[..., ::-1] == seen).all((1, 2, 3)) for w in windows], axis=0)
+    assert (upright | turned).all()
+    assert turned.any() == mirrored
+    assert not (plain == seen).all()
+
+
+def test_a_limit_of_class_folders_is_a_random_subset(tmp_path):
+    """The first ones would all be of one class."""
+    for i in range(16):
+        write_image(tmp_path / "train" / "ab"[i // 8] / f"{i}.png", (4, 4, 3), seed=i)
+    data = [open_sources(DataRecipe(str(tmp_path), limit=8), seed=s).train for s in (0, 1)]
+    labels = [one.batch(np.arange(8))["y"].ravel().tolist() for one in data]
+    assert set(labels[0]) == {0, 1}
+    assert labels[0] == labels[1]
