@@ -72,80 +72,71 @@ def check_mapping(where: str, content: Any, allowed: Iterable[str], required: st
         raise RecipeError(f"{where}: key {required!r} is missing")
 
 
-def must_be(what: str, key: str, value: Any) -> RecipeError:
-    """The error for a value that is not what the key takes."""
-    return RecipeError(f"key {key!r} must be {what}; got {value!r}")
+def must_be(
+    what: str, good: Callable[[Any], bool], made: Callable[[Any], Any] = lambda value: value
+) -> Check:
+    """A check for values that are ``good``, which become what ``made`` makes of them."""
 
-
-def whole(least: int, most: Optional[int] = None) -> Check:
-    """A whole number from ``least``, to ``most`` if that is given."""
-    what = f"a whole number from {least} " + ("on" if most is None else f"to {most}")
-
-    def check(key: str, value: Any) -> int:
-        good = isinstance(value, numbers.Integral) and not isinstance(value, bool)
-        if not good or value < least or (most is not None and value > most):
-            raise must_be(what, key, value)
-        return int(value)
+    def check(key: str, value: Any) -> Any:
+        if not good(value):
+            raise RecipeError(f"key {key!r} must be {what}; got {value!r}")
+        return made(value)
 
     return check
 
 
-def number(above: Optional[float] = None, below: Optional[float] = None) -> Check:
+def is_finite(value: Any) -> bool:
+    """Whether a value is a number that a float can hold, and neither NaN nor infinite."""
+    try:
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        return real and math.isfinite(float(value))
+    except OverflowError:
+        return False
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def whole(least: int, most: float = math.inf) -> Check:
+    """A whole number from ``least`` to ``most``."""
+    end = "on" if most == math.inf else f"to {most}"
+    what = f"a whole number from {least} {end}"
+    return must_be(what, lambda v: is_whole(v) and least <= v <= most, int)
+
+
+def number(above: Optional[float] = None, below: float = math.inf) -> Check:
     """A finite number above ``above``, or >= 0 if that is None; below ``below``."""
     what = "a number >= 0" if above is None else f"a number above {above:g}"
-    what += "" if below is None else f" and below {below:g}"
+    what += "" if below == math.inf else f" and below {below:g}"
 
-    def check(key: str, value: Any) -> float:
-        try:
-            result = float(value) if isinstance(value, numbers.Real) else math.nan
-        except OverflowError:
-            result = math.inf
-        good = math.isfinite(result) and not isinstance(value, bool)
-        good = good and (result >= 0 if above is None else result > above)
-        if not good or (below is not None and result >= below):
-            raise must_be(what, key, value)
-        return result
+    def good(value: Any) -> bool:
+        return (
+            is_finite(value) and (value >= 0 if above is None else value > above) and value < below
+        )
 
-    return check
+    return must_be(what, good, float)
 
 
-def three(positive: bool) -> Check:
+def three(above: float = -math.inf) -> Check:
     """Three finite numbers, one for each colour."""
-    what = "three numbers" + (" above 0" if positive else "")
+    what = "three numbers" + ("" if above == -math.inf else f" above {above:g}")
 
-    def check(key: str, value: Any) -> Any:
-        good = isinstance(value, (list, tuple)) and len(value) == 3
-        good = good and all(isinstance(v, numbers.Real) and math.isfinite(v) for v in value)
-        if not good or (positive and min(value) <= 0):
-            raise must_be(what, key, value)
-        return tuple(float(v) for v in value)
+    def good(value: Any) -> bool:
+        is_three = isinstance(value, (list, tuple)) and len(value) == 3
+        return is_three and all(is_finite(v) and v > above for v in value)
 
-    return check
+    return must_be(what, good, lambda value: tuple(float(v) for v in value))
 
 
-def one_of(*allowed: str) -> Check:
+def one_of(*words: str) -> Check:
     """One of some words."""
-
-    def check(key: str, value: Any) -> Any:
-        if not isinstance(value, str) or value not in allowed:
-            raise must_be(f"one of {', '.join(allowed)}", key, value)
-        return value
-
-    return check
+    return must_be(f"one of {', '.join(words)}", lambda v: isinstance(v, str) and v in words)
 
 
-def text(key: str, value: Any) -> str:
-    """Text, or a path."""
-    if not isinstance(value, (str, Path)):
-        raise must_be("text", key, value)
-    return str(value)
-
-
-def flag(key: str, value: Any) -> bool:
-    """True or false."""
-    if not isinstance(value, bool):
-        raise must_be("true or false", key, value)
-    return value
+text = must_be("text", lambda value: isinstance(value, (str, Path)), str)
+flag = must_be("true or false", lambda value: isinstance(value, bool))
 
 
 def numbers_by_name(*allowed: str, above: Optional[float] = None) -> Check:

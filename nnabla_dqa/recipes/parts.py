@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Dict, Optional, Tuple
+from typing import Dict, Optional, Tuple
 
 from nnabla_dqa.data import DataError
 from nnabla_dqa.data.photos.decode_opencv import require_opencv
@@ -14,6 +14,7 @@ from nnabla_dqa.recipes.checks import (
     RecipeError,
     check_fields,
     flag,
+    is_whole,
     must_be,
     number,
     one_of,
@@ -29,16 +30,18 @@ READERS = ("pillow", "opencv", "auto")
 _OF_PHOTOS = {"size": None, "corrupt": "error", "reader": "pillow"}
 
 
-def _image_shape(key: str, value: Any) -> Tuple[int, ...]:
-    if not isinstance(value, (list, tuple)) or len(value) != 3:
-        raise must_be("[C, H, W]", key, value)
-    return tuple(whole(1)(key, size) for size in value)
-
-
-def _columns(key: str, value: Any) -> Dict[str, str]:
-    if not isinstance(value, Mapping) or not all(isinstance(v, str) for v in value.values()):
-        raise must_be("{input: column}", key, value)
-    return dict(value)
+_IMAGE_SHAPE = must_be(
+    "[C, H, W]",
+    lambda v: (
+        isinstance(v, (list, tuple)) and len(v) == 3 and all(is_whole(n) and n > 0 for n in v)
+    ),
+    lambda v: tuple(int(n) for n in v),
+)
+_COLUMNS = must_be(
+    "{input: column}",
+    lambda v: isinstance(v, Mapping) and all(isinstance(name, str) for name in v.values()),
+    dict,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,11 +119,11 @@ class DataRecipe:
     pad: int = option(whole(0), 4)
     limit: Optional[int] = option(whole(1), None)
     scale: Optional[float] = option(number(above=0), None)
-    image_shape: Optional[Tuple[int, ...]] = option(_image_shape, None)
-    inputs: Optional[Dict[str, str]] = option(_columns, None)
+    image_shape: Optional[Tuple[int, ...]] = option(_IMAGE_SHAPE, None)
+    inputs: Optional[Dict[str, str]] = option(_COLUMNS, None)
     target: Optional[str] = option(text, None)
-    mean: Tuple[float, ...] = option(three(False), (0.0, 0.0, 0.0))
-    std: Tuple[float, ...] = option(three(True), (1.0, 1.0, 1.0))
+    mean: Tuple[float, ...] = option(three(), (0.0, 0.0, 0.0))
+    std: Tuple[float, ...] = option(three(above=0), (1.0, 1.0, 1.0))
     size: Optional[int] = option(whole(1), None)
     corrupt: str = option(one_of("error", "skip"), "error")
     reader: str = option(one_of(*READERS), "pillow")

@@ -62,13 +62,18 @@ _RATES = ("lr", "alpha", "eta")
 _NO_SOLVERS = ("OrderedDict", "Solver", "SolverState")
 _OF_NNP = ("output", "train_network", "data.image_shape")
 _OF_MODEL = ("sync_normalization", "data.mean", "data.std")
+_NETWORK = must_be("an .nnp file (a network inside it is named by 'train_network')", is_nnp, str)
+_ANY = must_be("anything", lambda value: True)
+_SOLVER = must_be(
+    "a name such as Adam or {type: Momentum, momentum: 0.9}",
+    lambda value: isinstance(value, str) or (isinstance(value, Mapping) and "type" in value),
+    lambda value: {"type": value} if isinstance(value, str) else dict(value),
+)
 _QUANTIZATION = ("quantizers", "rules", "mixing")
 
 
-def _solver(key: str, value: Any) -> Dict[str, Any]:
-    value = {"type": value} if isinstance(value, str) else value
-    if not isinstance(value, Mapping) or "type" not in value:
-        raise must_be("a name such as Adam or {type: Momentum, momentum: 0.9}", key, value)
+def _solver(key: str, value: Any) -> Any:
+    value = _SOLVER(key, value)
     kinds = [name for name in dir(S) if name[0].isupper() and name not in _NO_SOLVERS]
     one_of(*kinds)(key, value["type"])
     for name, argument in value.items():
@@ -78,7 +83,7 @@ def _solver(key: str, value: Any) -> Dict[str, Any]:
         _made(value, 0.1)
     except (TypeError, ValueError, RuntimeError) as error:
         raise RecipeError(f"key {key!r}: {dict(value)}: {one_line(error)}") from None
-    return dict(value)
+    return value
 
 
 def _made(solver: Mapping[str, Any], learning_rate: float) -> Any:
@@ -89,17 +94,6 @@ def _made(solver: Mapping[str, Any], learning_rate: float) -> Any:
     if rate in arguments:
         raise ValueError(f"{rate} is the learning rate; write it as key 'learning_rate'")
     return kind(**{rate: learning_rate, **arguments})
-
-
-def _network(key: str, value: Any) -> str:
-    if not is_nnp(value):
-        what = "an .nnp file (a network inside it is named by 'train_network')"
-        raise must_be(what, key, value)
-    return str(value)
-
-
-def _any(key: str, value: Any) -> Any:
-    return value
 
 
 @renamed(hard="hard_fraction", lambda_="strength")
@@ -158,11 +152,11 @@ class Recipe:
     """
 
     data: DataRecipe = option(part(DataRecipe, "train"))
-    network: Optional[str] = option(_network, None)
+    network: Optional[str] = option(_NETWORK, None)
     model: Optional[ModelRecipe] = option(part(ModelRecipe, "name"), None)
-    quantizers: Optional[Any] = option(_any, None)
-    rules: Optional[List[Any]] = option(_any, None)
-    mixing: Optional[Any] = option(_any, None)
+    quantizers: Optional[Any] = option(_ANY, None)
+    rules: Optional[List[Any]] = option(_ANY, None)
+    mixing: Optional[Any] = option(_ANY, None)
     epochs: int = option(whole(1), 3)
     batch_size: int = option(whole(1), 64)
     solver: Dict[str, Any] = option(_solver, {"type": "Adam"})
