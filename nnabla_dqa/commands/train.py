@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import yaml
 
@@ -107,20 +107,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
 
 
-class Outputs(NamedTuple):
-    """The NNP to write and the folder of the run."""
-
-    target: Optional[Path]
-    folder: Optional[Path]
-
-
 def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Train; 1 if it was stopped."""
     if not arguments.save_every >= 0:
         raise ValueError(f"--save-every must be minutes, 0 or more; got {arguments.save_every:g}")
     recipe = _recipe(arguments)
-    outputs = _outputs(arguments, recipe)
-    computing = _computing(arguments, outputs.folder)
+    target, folder = _outputs(arguments, recipe)
+    computing = _computing(arguments, folder)
     refuse_gpu_options(computing["name"], arguments.device, arguments.tf32)
     wanted = make_context(**computing, device=arguments.device or 0, check=False)
     with open_communicator(wanted, arguments.parallel) as communicator:
@@ -137,8 +130,8 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         try:
             result = train(
                 recipe,
-                target=outputs.target,
-                folder=outputs.folder,
+                target=target,
+                folder=folder,
                 resume=arguments.resume,
                 monitor=arguments.monitor,
                 on_epoch=lambda epoch: say(epoch_line(epoch, recipe.epochs)),
@@ -152,7 +145,7 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
             if not stopped.together:
                 # The others do not know of it, and closing would wait for them.
                 raise SystemExit(tell_stopped(stopped)) from None
-            hint = f"nnabla-dqa train -o {outputs.folder} --resume" if outputs.folder else None
+            hint = f"nnabla-dqa train -o {folder} --resume" if target is None else None
             return tell_stopped(stopped, hint) if first else 1
         if first:
             for message in result.messages[len(shown) :]:
@@ -184,41 +177,35 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     if not arguments.resume or folder is None:
         what = "what to train, and how" if arguments.input is None else "how to train the NNP"
         raise ValueError(f"--recipe is needed: {what} (or -o FOLDER --resume to go on with a run)")
-    recipe = RunFolder(folder)
-    recipe.read_recipe()
-    return Recipe.from_yaml(recipe.recipe, changes)
+    kept = RunFolder(folder)
+    kept.read_recipe()
+    return Recipe.from_yaml(kept.recipe, changes)
 
 
-def _outputs(arguments: argparse.Namespace, recipe: Recipe) -> Outputs:
+def _outputs(
+    arguments: argparse.Namespace, recipe: Recipe
+) -> Tuple[Optional[Path], Optional[Path]]:
+    """The NNP to write and the folder of the run."""
     output, folder = arguments.output, arguments.run
     if output is not None and not is_nnp(output):
         if folder is not None:
             raise ValueError(f"-o {output} and --run {folder}: one folder is enough")
-        output, folder = None, output
         if arguments.force:
-            raise ValueError(f"--force: remove the folder {folder} yourself, if you mean it")
-    elif output is None and recipe.network is not None and not _is_run(folder, arguments.resume):
-        output = beside(
-            Path(recipe.network if arguments.input is None else arguments.input), "_trained"
-        )
-    elif output is None and folder is None:
-        raise ValueError("-o FOLDER is needed: where the run is kept (or name an NNP to train)")
-    if output is None:
-        return Outputs(None, folder)
+            raise ValueError(f"--force: remove the folder {output} yourself, if you mean it")
+        return None, output
+    if output is None and recipe.network is None:
+        if folder is None:
+            raise ValueError("-o FOLDER is needed: where the run is kept (or name an NNP to train)")
+        return None, folder
+    output = output or beside(arguments.input or Path(str(recipe.network)), "_trained")
     inputs = [Path(path) for path in (recipe.network, arguments.recipe) if path is not None]
     again = arguments.force or (folder is not None and arguments.resume)
-    output = check_output(output, inputs, again)
-    checkpoint = checkpoint_path(output)
+    checkpoint = checkpoint_path(check_output(output, inputs, again))
     if folder is None and checkpoint.exists() and not arguments.resume and not arguments.force:
         raise OutputError(
             f"{checkpoint}: exists; --resume goes on with that training, --force begins anew"
         )
-    return Outputs(output, folder)
-
-
-def _is_run(folder: Optional[Path], resume: bool) -> bool:
-    """Whether a run is resumed that wrote no NNP besides its folder."""
-    return folder is not None and resume and (folder / "trained.nnp").exists()
+    return output, folder
 
 
 def _computing(arguments: argparse.Namespace, folder: Optional[Path]) -> Dict[str, Any]:
