@@ -1,5 +1,5 @@
 # ruff: noqa: RUF009
-"""A recipe: everything that a training is told, checked when it is made."""
+"""A recipe: what is trained, on what data and how; checked when it is made."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, Iterable, List, Optional
 
 import nnabla.solvers as S
 
@@ -238,7 +238,7 @@ class Recipe:
     def method(self) -> str:
         """``"Full precision"`` or the label of the mixing rule, such as ``"DQA"``."""
         mixture = self.mixture()
-        return "Full precision" if mixture is None else mixture.mixing.label
+        return method_of([] if mixture is None else [mixture])
 
     @classmethod
     def keys(cls) -> List[str]:
@@ -296,8 +296,8 @@ class Recipe:
     def decisive(self) -> Dict[str, Any]:
         """:meth:`to_json` without what changes no number, paths cut to their names.
 
-        A file to be passed on need not tell folders, and a training that is
-        resumed may have been moved. Which network it is is told by the file itself.
+        A file to be passed on need not show folders, and a training that is
+        resumed may have been moved. The network is identified by its own content.
         """
         values = self.to_json()
         for key in ("network", "paper"):
@@ -321,6 +321,13 @@ class Recipe:
     def make_solver(self) -> Any:
         """The NNabla solver of the recipe."""
         return _made(self.solver, self.learning_rate)
+
+
+def method_of(mixtures: Iterable[Mixture]) -> str:
+    """What tables call a training whose layers mix these."""
+    rules = [mixture.mixing for mixture in mixtures]
+    labels = {rule.label or type(rule).__name__ for rule in rules}
+    return ", ".join(sorted(labels)) or "Full precision"
 
 
 def _json(instance: Any) -> Dict[str, Any]:

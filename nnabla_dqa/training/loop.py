@@ -286,7 +286,7 @@ class Loop:
 
 
 def gather_skipped(communicator: Communicator, skipped: Mapping[str, str]) -> Dict[str, str]:
-    """Files that were left out, and why, in all processes."""
+    """Files that were skipped, and why, in all processes."""
     return {path: why for own in communicator.gather(dict(skipped)) for path, why in own.items()}
 
 

@@ -20,7 +20,7 @@ from nnabla_dqa.layers.tensors import AttentionWarning
 from nnabla_dqa.nnp.archive import check_output
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
-from nnabla_dqa.recipes.recipe import Recipe, RecipeError
+from nnabla_dqa.recipes.recipe import Recipe, RecipeError, method_of
 from nnabla_dqa.recipes.yaml_files import is_nnp, placed
 from nnabla_dqa.training.checkpoint import checkpoint_path
 from nnabla_dqa.training.loop import SAVE_SECONDS, Loop, OnEpoch, OnStep, gather_skipped
@@ -98,7 +98,7 @@ def train(
     text = repr(sorted(made.to_json().items()))
     check_equal(comm, {"the recipe": np.frombuffer(text.encode(), np.uint8)})
     with warnings.catch_warnings(), nn.context_scope(context):
-        # The result's messages say it, once.
+        # The messages of the result contain them, once.
         warnings.simplefilter("ignore", AttentionWarning)
         task = Task(made, comm)
         if place is not None:
@@ -195,9 +195,9 @@ def _finish(
         measured.value if measured is not None else None,
     )
     if place is not None and written is not None:
-        told = {"seconds_this_start": round(seconds, 1), "skipped_images": len(skipped)}
-        content = _content(task, result, measured, {**written.notes, **told})
-        write_json(place.result, {**content, "starts": place.starts()})
+        more = {"skipped_images": len(skipped), "starts": place.starts()}
+        more["seconds_this_start"] = round(seconds, 1)
+        write_json(place.result, _content(task, result, measured, {**written.notes, **more}))
     return result
 
 
@@ -226,10 +226,9 @@ def _content(
     metric = task.objective.hard.metric
     classified = measured if metric == "accuracy" else None
     many = task.objective.hard.classes >= MANY_CLASSES
-    methods = sorted({m.mixing.label for m in task.network.mixtures.values()})
     off_target = [row for row in result.report.layers if not row.on_target] if result.report else []
     return {
-        "method": ", ".join(methods) or "Full precision",
+        "method": method_of(task.network.mixtures.values()),
         "metric": metric,
         "score": measured.value if measured is not None else None,
         "accuracy": classified.value if classified is not None else None,

@@ -89,7 +89,7 @@ class RunFolder:
     def check_may_begin(self, recipe: Recipe, resume: bool) -> None:
         """Raise RunError unless the folder is new or, to resume, holds the run of ``recipe``.
 
-        A run that was stopped early has no checkpoint yet that could tell.
+        A run that was stopped early has no checkpoint yet to compare with.
         """
         if not resume:
             self.check_new()
@@ -116,7 +116,7 @@ class RunFolder:
         write_json(self.run, {"starts": [*starts, start]})
 
     def starts(self) -> List[Dict[str, Any]]:
-        """What run.json tells.
+        """The starts in run.json.
 
         Raises:
             RunError: It is damaged.
@@ -125,7 +125,7 @@ class RunFolder:
         return found
 
     def results(self) -> Optional[Dict[str, Any]]:
-        """What result.json tells; None if the run is not finished.
+        """The content of result.json; None if the run is not finished.
 
         Raises:
             RunError: It is damaged.

@@ -18,7 +18,7 @@ from nnabla_dqa.solver.attached import AttachedSolver
 
 
 class Scores(NamedTuple):
-    """What the validation data say, as ``metric`` measures it.
+    """Scores on the validation data, as ``metric`` measures them.
 
     Attributes:
         metric: ``"accuracy"`` (0 to 1), ``"mean squared error"``, or empty for none.
@@ -80,7 +80,7 @@ class Trainable(abc.ABC):
 
     @property
     def steps_per_epoch(self) -> int:
-        """Steps of one epoch; the samples that fill no mini-batch are left out."""
+        """Steps of one epoch; the samples that fill no mini-batch are skipped."""
         return len(self.data) // self.recipe.batch_size
 
     @property

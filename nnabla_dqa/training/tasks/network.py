@@ -35,7 +35,7 @@ class Objective:
 
 
 class Written(NamedTuple):
-    """The files that a training wrote: trained, deployed, and what ``result.json`` tells of it."""
+    """The files that a training wrote: trained, deployed, and its part of ``result.json``."""
 
     trained: Path
     deployed: Optional[Path]
@@ -49,7 +49,7 @@ class Network(abc.ABC):
         scope: The parameter scope.
         mixtures: What the layers mix, by their names.
         image_size: Height and width of the images it was made for.
-        identity: JSON that tells another network from this one, or None.
+        identity: JSON by which a checkpoint recognises the network, or None.
         messages: What the user should know.
     """
 
@@ -84,7 +84,7 @@ class Network(abc.ABC):
 
 
 def layer_notes(deployed: Any) -> Dict[str, Any]:
-    """What ``result.json`` tells of a deployed file."""
+    """The part of ``result.json`` about a deployed file."""
     return {
         "file_bytes": deployed.file_bytes,
         "bits_per_weight": deployed.bits_per_weight,

@@ -104,8 +104,8 @@ def _limited(data: Data, count: int) -> Data:
     return data.split(count / len(data), 0)[1] if data.classes else data.take(count)
 
 
-def fingerprint(data: Data) -> Dict[str, Any]:
-    """Count, shapes and a checksum of some samples: to tell other data from these."""
+def dataset_checksum(data: Data) -> Dict[str, Any]:
+    """Count, shapes and a checksum of some samples: by which a checkpoint recognises its data."""
     rows = np.unique(np.linspace(0, len(data) - 1, _SAMPLED).astype(np.int64))
     batch = data.batch(rows)
     checksum = 0

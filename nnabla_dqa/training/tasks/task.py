@@ -25,7 +25,7 @@ from nnabla_dqa.training.tasks.inputs import fill
 from nnabla_dqa.training.tasks.model import ModelNetwork
 from nnabla_dqa.training.tasks.network import Network
 from nnabla_dqa.training.tasks.nnp import FileNetwork
-from nnabla_dqa.training.tasks.sources import fingerprint, open_sources
+from nnabla_dqa.training.tasks.sources import dataset_checksum, open_sources
 from nnabla_dqa.training.tasks.statistics import estimate, moving
 from nnabla_dqa.training.trainable import Scores, Trainable
 
@@ -75,7 +75,7 @@ class Task(Trainable):
                 self.loss = self._with_regularizer(self.objective.loss)
                 self.solver = self._solver()
         self.messages = [*network.messages, *messages, *self._unused_keys()]
-        self._fingerprint = fingerprint(self.data)
+        self._checksum = dataset_checksum(self.data)
         self._statistics = moving(self.loss)
 
     @property
@@ -150,7 +150,7 @@ class Task(Trainable):
         first = next(iter(made), "")
         for name, schedule in made.items():
             if schedule != made[first]:
-                labels = [self.mixed[key].mixing.label for key in (first, name)]
+                labels = [type(self.mixed[key].mixing).__name__ for key in (first, name)]
                 raise NNPError(
                     f"{self.recipe.network or 'the model'}: layer {first} is mixed by {labels[0]}, "
                     f"layer {name} by {labels[1]}; one training has one schedule: use one mixing "
@@ -174,7 +174,10 @@ class Task(Trainable):
             warning = mixture.mixing.check(mixture.quantizers)
             if warning:
                 warnings.setdefault(warning, []).append(name)
-        return messages + [f"layer {', '.join(k)}: {text}" for text, k in warnings.items()]
+        for text, names in warnings.items():
+            every = len(names) == len(self.network.mixtures)
+            messages.append(f"{'all layers' if every else 'layer ' + ', '.join(names)}: {text}")
+        return messages
 
     def fill(self, batch: Mapping[str, np.ndarray]) -> None:
         fill(self.objective.feeds, batch)
@@ -217,7 +220,7 @@ class Task(Trainable):
             "recipe": self.recipe.decisive(),
             "type_config": "half" if half else "float",
             "source": self.network.identity,
-            "data": self._fingerprint,
+            "data": self._checksum,
         }
 
     def statistics(self) -> List[Any]:

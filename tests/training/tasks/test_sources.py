@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from nnabla_dqa.recipes.parts import DataRecipe
-from nnabla_dqa.training.tasks.sources import fingerprint, open_sources
+from nnabla_dqa.training.tasks.sources import dataset_checksum, open_sources
 from tests.data.cifar.files import contents, members_of, write_archive
 from tests.data.cifar.test_archive import LAYOUT
 from tests.data.files import write_image
@@ -29,15 +29,15 @@ def test_the_fingerprint_is_that_of_the_images_whatever_the_seed(augment, tmp_pa
         write_image(tmp_path / "train" / "ab"[i % 2] / f"{i}.png", (9, 9, 3), seed=i)
     recipe = DataRecipe(str(tmp_path), augment=augment, holdout=0.25)
     seen = [open_sources(recipe, 8, seed).train for seed in (0, 1)]
-    told = fingerprint(seen[0])
-    assert told == fingerprint(seen[1])
+    told = dataset_checksum(seen[0])
+    assert told == dataset_checksum(seen[1])
     if augment != "none":
         rows = np.arange(6)
         images = [data.at_epoch(0).batch(rows)["x"] for data in seen]
         assert (images[0] != images[1]).any()
     for i in range(8):
         write_image(tmp_path / "train" / "ab"[i % 2] / f"{i}.png", (9, 9, 3), seed=i + 8)
-    assert fingerprint(open_sources(recipe, 8).train) != told
+    assert dataset_checksum(open_sources(recipe, 8).train) != told
 
 
 @pytest.mark.parametrize(("augment", "mirrored"), [("crop", False), ("crop_flip", True)])
