@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, Iterable, List, Optional
+from typing import Any, Dict, Iterable, List, Optional, Union
 
 import nnabla.solvers as S
 
@@ -262,7 +262,9 @@ class Recipe:
         return cls(**{names[key]: value for key, value in content.items()})
 
     @classmethod
-    def from_yaml(cls, path: PathLike, changes: Optional[Mapping[str, Any]] = None) -> Recipe:
+    def from_yaml(
+        cls, path: PathLike, changes: Union[Mapping[str, Any], PathLike, None] = None
+    ) -> Recipe:
         """Read a recipe.
 
         Key ``base`` names a recipe whose keys hold where this one says nothing;
@@ -271,12 +273,15 @@ class Recipe:
 
         Args:
             path: The file.
-            changes: Keys that take the place of the file's, nested as they are there.
+            changes: Keys that take the place of the file's, nested as they are
+                there; or a path, in place of training and validation data.
 
         Raises:
             RecipeError: Not YAML, an unknown key, or a value that is not allowed.
             OSError: The file cannot be read.
         """
+        if isinstance(changes, (str, os.PathLike)):
+            changes = {"data": {"train": os.fspath(changes), "validation": None}}
         content = read_recipe(path)
         if isinstance(content, Mapping):
             content = merged(content, placed(spelled_out(changes or {}), os.getcwd()))

@@ -333,6 +333,8 @@ def test_paths_are_taken_from_the_folder_of_the_yaml(tmp_path):
     recipe = Recipe.from_yaml(path, changes)
     assert recipe.data.train == str(Path.cwd() / "here.npz")
     assert recipe.teacher == str(Path.cwd() / "t.nnp")
+    recipe = Recipe.from_yaml(path, "there.npz")
+    assert (recipe.data.train, recipe.data.validation) == (str(Path.cwd() / "there.npz"), None)
     path.write_text("data: ~/mnist\n")
     assert Recipe.from_yaml(path).data.train == str(Path.home() / "mnist")
 
