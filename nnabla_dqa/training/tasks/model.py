@@ -129,21 +129,26 @@ class ModelNetwork(Network):
             (batch, height, width, channels) if last else (batch, channels, height, width)
         )
         images = F.transpose(x, (0, 3, 1, 2)) if last else x
-        data, model = self.recipe.data, self.model
+        data, model, mixture = self.recipe.data, self.model, self.recipe.mixture()
+        # One mixture for all layers is built right away, anything else by converting the float net.
+        by_layer = bool(self.recipe.rules)
+        if mixture is not None:
+            by_layer = by_layer or any(q.axis is not None for q in mixture.quantizers)
         logits = build(
             model.name,
             normalized(x, data.mean, data.std, 3 if last else 1),
             model.classes,
             train,
-            None,
+            None if by_layer else mixture,
             model.width,
             last,
             model.stem_stride,
             self._normalization(),
             self._rng,
         )
-        rules = self.recipe.quantization
-        return Graph(x, logits if rules is None else convert(logits, rules), images, last)
+        if by_layer:
+            logits = convert(logits, self.recipe.quantization)
+        return Graph(x, logits, images, last)
 
     def _normalization(self) -> Any:
         if not self.recipe.sync_normalization or self.communicator.size == 1:

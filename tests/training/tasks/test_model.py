@@ -408,3 +408,18 @@ def test_a_model_is_deployed_to_a_file(tmp_path):
     assert (result.path, result.folder) == (tmp_path / "small.nnp", None)
     assert result.checkpoint == tmp_path / "small.nnp.checkpoint"
     assert evaluate_file(result.path, DataRecipe(str(tmp_path / "images.npz"))).value > 0
+
+
+def test_a_rule_for_every_layer_trains_as_one_mixture_for_all(tmp_path):
+    """Bit for bit: the float net converted, and the layers built."""
+    rules = [{"layers": "*", "quantizers": "minmax:2,4,8"}]
+    keys = ({"quantizers": "minmax:2,4,8"}, {"rules": rules})
+    made = [Task(experiment(tmp_path, **key)) for key in keys]
+    for task in made:
+        update, shared = Updater(task), nn.NdArray((1,))
+        for step in range(3):
+            update(task.data.at_epoch(0).batch(np.arange(16)), 0.05, step, shared)
+    first, second = map(arrays_of, made)
+    assert set(first) == set(second)
+    for name, array in first.items():
+        np.testing.assert_array_equal(array, second[name], err_msg=name)
