@@ -44,15 +44,16 @@ from nnabla_dqa.quantization import (
 )
 
 if TYPE_CHECKING:
+    from nnabla_dqa.export.deployed import Deployment
     from nnabla_dqa.graph.convert import convert
-    from nnabla_dqa.graph.deploy import Deployment, deploy
+    from nnabla_dqa.graph.deploy import deploy
     from nnabla_dqa.layers.report import Report, report
     from nnabla_dqa.layers.rules import Rule, Rules
-    from nnabla_dqa.nnp.archive import NNPError
     from nnabla_dqa.nnp.check import Check, check_file
     from nnabla_dqa.nnp.convert import Conversion, NothingToConvertError, convert_file
-    from nnabla_dqa.nnp.deploy import FileDeployment, deploy_file
+    from nnabla_dqa.nnp.deploy import deploy_file
     from nnabla_dqa.nnp.summary import FileSummary, summarize
+    from nnabla_dqa.nnp_format.members import NNPError
     from nnabla_dqa.recipes.recipe import DataRecipe, Recipe, RecipeError
     from nnabla_dqa.regularization import regularizer
     from nnabla_dqa.schedules import RelaxSchedule, TemperatureSchedule, temperature
@@ -67,13 +68,14 @@ _LATER = {
     name: f"nnabla_dqa.{module}"
     for module, names in {
         "graph.convert": "convert",
-        "graph.deploy": "Deployment deploy",
+        "export.deployed": "Deployment",
+        "graph.deploy": "deploy",
         "layers.report": "Report report",
         "layers.rules": "Rule Rules",
-        "nnp.archive": "NNPError",
+        "nnp_format.members": "NNPError",
         "nnp.check": "Check check_file",
         "nnp.convert": "Conversion NothingToConvertError convert_file",
-        "nnp.deploy": "FileDeployment deploy_file",
+        "nnp.deploy": "deploy_file",
         "nnp.summary": "FileSummary summarize",
         "recipes.recipe": "DataRecipe Recipe RecipeError",
         "regularization": "regularizer",
@@ -88,14 +90,20 @@ _LATER = {
 """Names that are loaded when they are first asked for: building layers does not wait for them."""
 
 
-_RENAMED = {"Layer": "QuantizedTensor", "find_layers": "find_quantized"}
+_RENAMED = {
+    "FileDeployment": "Deployment",
+    "Layer": "QuantizedTensor",
+    "find_layers": "find_quantized",
+}
 """Old names, which work for one more version."""
 
 
 def __getattr__(name: str) -> Any:
     if name in _RENAMED:
         warn_renamed(f"nnabla_dqa.{name}", f"nnabla_dqa.{_RENAMED[name]}")
-        return globals()[_RENAMED[name]]
+        name = _RENAMED[name]
+        if name in globals():
+            return globals()[name]
     if name not in _LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     value = getattr(importlib.import_module(_LATER[name]), name)
@@ -125,7 +133,6 @@ __all__ = [
     "Deployment",
     "Encoded",
     "Epoch",
-    "FileDeployment",
     "FileSummary",
     "FullPrecision",
     "MinMax",

@@ -146,10 +146,10 @@ def test_nothing_to_convert_is_1_and_writes_nothing(folder, capsys):
     assert not Path("plain_dqa.nnp").exists()
 
 
-def test_check_is_1_for_a_claim_that_does_not_hold(folder, capsys):
+def test_check_is_1_for_a_file_that_is_not_deployed(folder, capsys):
     code, out, _ = run(capsys, "check", "float.nnp")
     assert code == 1
-    assert any("makes no claim" in line for line in out)
+    assert any("has not deployed the file" in line for line in out)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -335,3 +335,38 @@ def test_the_installed_command_is_quiet_on_errors(folder):
     assert done.returncode == 2
     assert done.stdout == ""
     assert done.stderr.splitlines() == ["nnabla-dqa: gone.nnp: there is no such file"]
+
+
+def test_a_limit_of_the_users_own(folder, capsys):
+    for arguments in (
+        ["convert", "float.nnp", "-o", "d.nnp"],
+        ["check", "float.nnp"],
+        ["summary", "float.nnp"],
+        ["deploy", "float.nnp", "-o", "s.nnp"],
+    ):
+        assert "max_bytes" in refused(capsys, *arguments, "--max-bytes", "100")
+
+
+def test_deploy_selects(folder, capsys):
+    run(capsys, "convert", "float.nnp", "-o", "d.nnp", "-q", "minmax:2,4,8")
+    given = ["deploy", "d.nnp", "--allow-untrained", "--force", "-o", "s.nnp"]
+    assert run(capsys, *given, "--select", "target")[0] == 0
+    code, _, err = run(capsys, *given, "--choose", "lowest")
+    assert code == 0
+    assert "--choose is deprecated; write --select target" in err
+
+
+@pytest.mark.parametrize(
+    "rule",
+    ["fc*=sawb:2,4,channel_axis=0", "fc*={type: SAWB, bits: [2, 4], channel_axis: 0}"],
+)
+def test_rules_with_options_of_the_quantizers(rule, folder, capsys):
+    mixing = ["--mixing", "attention:normalize=none"]
+    code, out, _ = run(capsys, "convert", "float.nnp", "-o", "d.nnp", "--rule", rule, *mixing)
+    assert code == 0
+    assert any(line.startswith("fc/affine") and "SAWB2@0 SAWB4@0" in line for line in out)
+    error = refused(capsys, "convert", "float.nnp", "-o", "e.nnp", "--rule", "fc*=sawb:2,gain=1")
+    assert "SAWB has no field 'gain'" in error
+    error = refused(capsys, "convert", "float.nnp", "-o", "e.nnp", "--mixing", "even")
+    assert "mixing 'even' is none of Attention" in error
+    assert "'nnabla_dqa.mixing_rules'" in error

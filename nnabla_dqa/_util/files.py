@@ -22,6 +22,18 @@ def read_yaml(path: PathLike) -> Any:
         ValueError: It is not YAML, or has a key twice; one line that names the file.
         OSError: It cannot be read.
     """
+    try:
+        text = Path(path).read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}: not YAML: {one_line(error)}") from None
+    try:
+        return parse_yaml(text)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+
+
+def parse_yaml(text: str) -> Any:
+    """What a YAML text says; raises ValueError if it is not YAML, or has a key twice."""
     import yaml
 
     class Loader(yaml.SafeLoader):  # type: ignore[misc]
@@ -39,9 +51,9 @@ def read_yaml(path: PathLike) -> Any:
 
     try:
         # The loader is a safe one.
-        return yaml.load(Path(path).read_text("utf-8"), Loader)
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML: {one_line(error)}") from None
+        return yaml.load(text, Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"not YAML: {one_line(error)}") from None
 
 
 def check_target(path: PathLike) -> Path:

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Dict, Iterable
 
-from nnabla_dqa.nnp.archive import check_output as check_nnp_output
+from nnabla_dqa.nnp_format.members import check_output as check_nnp_output
 
 
 class OutputError(ValueError):
@@ -26,12 +26,22 @@ def check_output(output: Path, inputs: Iterable[Path], force: bool) -> Path:
 
     Raises:
         OutputError: It exists, and ``force`` is not given.
-        NNPError, OSError: As of :func:`nnabla_dqa.nnp.archive.check_output`.
+        NNPError, OSError: As of :func:`nnabla_dqa.nnp_format.members.check_output`.
     """
     check_nnp_output(output, inputs)
     if output.exists() and not force:
         raise OutputError(f"{output}: exists; give --force to overwrite it, or another name")
     return output
+
+
+def add_max_bytes(parser: argparse.ArgumentParser) -> None:
+    """Declare ``--max-bytes`` for a command that reads an NNP."""
+    parser.add_argument(
+        "--max-bytes",
+        metavar="N",
+        type=int,
+        help="what the NNP may unpack to (default: 256 MiB, or 200 times its size up to 4 GiB)",
+    )
 
 
 def beside(source: Path, suffix: str) -> Path:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
 from typing import Callable, List
 
-from nnabla_dqa.commands._arguments import add_output, beside, check_output
-from nnabla_dqa.layers.rules import DEFAULT, Rule, Rules, mixing_by_name
+from nnabla_dqa.commands._arguments import add_max_bytes, add_output, beside, check_output
+from nnabla_dqa.layers.rules import DEFAULT, Rule, Rules
 from nnabla_dqa.nnp.convert import NothingToConvertError, convert_file
 from nnabla_dqa.quantization.notation import EXAMPLES
 
@@ -18,13 +17,14 @@ EXAMPLE = """examples:
   nnabla-dqa convert lenet.nnp
   nnabla-dqa convert lenet.nnp -o small.nnp --quantizers sawb:2,4,8 --keep-float Convolution
   nnabla-dqa convert lenet.nnp --quantizers minmax:2,4,8 --rule 'Affine*=bwn/twn/float'
+  nnabla-dqa convert lenet.nnp --quantizers sawb:2,4,channel_axis=0 --mixing binary-relax
   nnabla-dqa convert lenet.nnp --rules rules.yaml
 
 rules.yaml:
   quantizers: minmax:2,4,8
   rules:
     - {layers: "Affine*", quantizers: bwn/twn/float}
-    - {layers: [Convolution, Convolution_2], quantizers: float}
+    - {layers: [Convolution, Convolution_2], quantizers: [sawb:2, {type: MinMax, bits: 8}]}
 """
 
 
@@ -32,6 +32,7 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("input", metavar="NNP", type=Path, help="the file to convert; it is kept")
     add_output(parser, "<input>_dqa.nnp")
+    add_max_bytes(parser)
     parser.add_argument(
         "-q",
         "--quantizers",
@@ -55,7 +56,8 @@ def add(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--mixing",
         metavar="RULE",
-        help="how quantizers are mixed: attention (default) or binary-relax",
+        help="how quantizers are mixed: attention (default), binary-relax, or any rule that is "
+        "installed; options as in attention:init=uniform",
     )
     parser.add_argument(
         "--rules", metavar="YAML", type=Path, help="rules from a file, instead of the options above"
@@ -68,7 +70,7 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     rules = _rules(arguments)
     output = check_output(arguments.output or beside(source, "_dqa"), [source], arguments.force)
     try:
-        conversion = convert_file(source, output, rules)
+        conversion = convert_file(source, output, rules, arguments.max_bytes)
     except NothingToConvertError as nothing:
         sys.stderr.write(f"nnabla-dqa: {nothing}\n")
         return 1
@@ -87,12 +89,20 @@ def _rules(arguments: argparse.Namespace) -> Rules:
         return Rules.from_yaml(arguments.rules)
     made: List[Rule] = []
     for text in arguments.rule:
-        pattern, equals, quantizers = text.rpartition("=")
-        if not equals:
-            raise ValueError(f"--rule {text!r} is not LAYERS=SET, such as 'Affine*=minmax:2,4,8'")
-        made.append(Rule(pattern, quantizers))
+        made.append(_rule(text))
     made += [Rule(pattern, "float") for pattern in arguments.keep_float]
-    rules = Rules(arguments.quantizers or DEFAULT, tuple(made))
-    if arguments.mixing:
-        rules = dataclasses.replace(rules, mixing=mixing_by_name(arguments.mixing))
-    return rules
+    return Rules(arguments.quantizers or DEFAULT, tuple(made), arguments.mixing)
+
+
+def _rule(text: str) -> Rule:
+    parts = text.split("=")
+    if len(parts) == 1:
+        raise ValueError(f"--rule {text!r} is not LAYERS=SET, such as 'Affine*=minmax:2,4,8'")
+    # Both a layer's name and the options of a quantizer may have an equals sign.
+    errors = []
+    for i in range(1, len(parts)):
+        try:
+            return Rule("=".join(parts[:i]), "=".join(parts[i:]))
+        except ValueError as error:
+            errors.append(error)
+    raise errors[0]

@@ -9,17 +9,24 @@ from typing import Callable, Dict, Iterator, Optional
 
 import numpy as np
 
-from nnabla_dqa.commands._arguments import add_columns, add_output, beside, check_output, columns_of
+from nnabla_dqa.commands._arguments import (
+    add_columns,
+    add_max_bytes,
+    add_output,
+    beside,
+    check_output,
+    columns_of,
+)
 from nnabla_dqa.data import open_data
 from nnabla_dqa.nnp.deploy import deploy_file
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.recipes.parts import DataRecipe
 from nnabla_dqa.training.tasks.file_scores import input_batches
 
-HELP = "bake the quantized weights into a small NNP of standard functions"
+HELP = "write a small NNP of standard functions that holds the quantized weights"
 EXAMPLE = """examples:
   nnabla-dqa deploy lenet_dqa_trained.nnp -o lenet_2bit.nnp
-  nnabla-dqa deploy lenet_dqa_trained.nnp --fold-bn --choose argmax
+  nnabla-dqa deploy lenet_dqa_trained.nnp --fold-bn --select argmax
   nnabla-dqa deploy lenet_dqa_trained.nnp --bn-data mnist/ --bn-samples 2000
 """
 
@@ -28,16 +35,20 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("input", metavar="NNP", type=Path, help="a converted and trained NNP")
     add_output(parser, "<input>_deployed.nnp")
+    add_max_bytes(parser)
     parser.add_argument(
-        "--choose",
-        choices=("lowest", "argmax"),
-        default="lowest",
-        help="each layer's lowest bit width (default), or the one with the largest attention",
+        "--select",
+        choices=("target", "argmax"),
+        default="target",
+        help="each layer's target, the lowest bit width (default), or the quantizer with the "
+        "largest attention",
     )
+    parser.add_argument("--choose", choices=("lowest", "argmax"), help=argparse.SUPPRESS)
     parser.add_argument(
         "--fold-bn",
         action="store_true",
-        help="fold batch normalization into the layers before it; grids are per channel then",
+        help="fold batch normalization into the layers before it; levels are per channel then "
+        "(also for a file that is deployed already)",
     )
     parser.add_argument(
         "--bn-data",
@@ -65,17 +76,22 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         raise ValueError(
             "--fold-bn changes weights, which the networks of --whole share; choose one"
         )
+    select = arguments.select
+    if arguments.choose is not None:
+        select = "target" if arguments.choose == "lowest" else arguments.choose
+        sys.stderr.write(f"--choose is deprecated; write --select {select}\n")
     output = check_output(
         arguments.output or beside(source, "_deployed"), [source], arguments.force
     )
     result = deploy_file(
         source,
         output,
-        choose=arguments.choose,
+        select=select,
         fold=arguments.fold_bn,
         whole=arguments.whole,
         allow_untrained=arguments.allow_untrained,
         samples=_samples(arguments),
+        max_bytes=arguments.max_bytes,
     )
     for message in result.messages:
         sys.stderr.write(f"{message}\n")
@@ -96,5 +112,9 @@ def _samples(arguments: argparse.Namespace) -> Optional[Iterator[Dict[str, np.nd
     count = min(wanted, len(data))
     size = min(100, count)
     return input_batches(
-        NetworkFile.read(arguments.input), place, data, size, max(1, count // size)
+        NetworkFile.read(arguments.input, arguments.max_bytes),
+        place,
+        data,
+        size,
+        max(1, count // size),
     )

@@ -1,1 +1,1 @@
-"""Rewriting NNabla graphs: NNP in, NNP out."""
+"""Live graphs: converting them, deploying them, saving them."""

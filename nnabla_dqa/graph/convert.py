@@ -11,10 +11,10 @@ import nnabla.function
 from nnabla_dqa._util.warn import warn
 from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.layers.build import mix_weights
+from nnabla_dqa.layers.functions import CHANNEL_AXIS, WEIGHT_INPUT, channel_axis
 from nnabla_dqa.layers.rules import Rules, RulesLike
 from nnabla_dqa.layers.tensors import find_quantized, layer_name
 from nnabla_dqa.mixing import Mixture
-from nnabla_dqa.nnp.layers import CHANNEL_AXIS, WEIGHT_INPUT
 from nnabla_dqa.quantization.graph_ops import Variable
 
 Variables = Union[Variable, Sequence[Variable]]
@@ -81,16 +81,16 @@ def convert(outputs: Variables, rules: Optional[RulesLike] = None) -> Any:
     roots: List[Variable] = list(outputs) if several else [outputs]
     graph = LiveGraph.of({str(i): v for i, v in enumerate(roots)})
     _check_plain(graph)
-    found, untouched = _discover(graph)
+    found, skipped = _discover(graph)
     if not found:
-        listed = "; ".join(untouched)
+        listed = "; ".join(skipped)
         raise ValueError(
             "convert: the graph has no layer whose weights are parameters of the current scope"
             + (f" ({listed})" if listed else "")
         )
     assigned = Rules.of(rules or ()).assign(found)
-    for message in untouched:
-        warn(f"convert: left as it is: {message}", UserWarning)
+    for message in skipped:
+        warn(f"convert: skipped: {message}", UserWarning)
     mixtures = {layer.variable.data: assigned[layer.name].mixture for layer in found}
     made = _Rebuild({layer.variable.data: layer for layer in found}, mixtures).run(graph)
     results = tuple(made.get(v, v) for v in roots)
@@ -164,7 +164,7 @@ def _discover(graph: LiveGraph) -> Tuple[List[_Found], List[str]]:
     names = {v.data: name for name, v in nn.get_parameters(grad_only=False).items()}
     uses: Dict[Any, List[Any]] = {}
     others: Dict[Any, str] = {}
-    untouched: List[str] = []
+    skipped: List[str] = []
     for function in graph.functions:
         w = _weight(function)
         for i, v in enumerate(function.inputs):
@@ -176,20 +176,20 @@ def _discover(graph: LiveGraph) -> Tuple[List[_Found], List[str]]:
             uses.setdefault(w.data, []).append(function)
         else:
             what = "computed" if w.parent is not None else "not a parameter of the current scope"
-            untouched.append(
+            skipped.append(
                 f"a {function.info.type_name} whose weights of shape {w.shape} are {what}"
             )
     found = []
     for array, functions in uses.items():
         axes: Set[int] = {_axis(f) % len(f.inputs[WEIGHT_INPUT].shape) for f in functions}
         if array in others:
-            untouched.append(f"{names[array]}, which is also an input of a {others[array]}")
+            skipped.append(f"{names[array]}, which is also an input of a {others[array]}")
         elif len(axes) > 1:
-            untouched.append(f"{names[array]}, shared by functions with other output channels")
+            skipped.append(f"{names[array]}, shared by functions with other output channels")
         else:
             w = functions[0].inputs[WEIGHT_INPUT]
             found.append(_Found(names[array], w, tuple(functions)))
-    return found, untouched
+    return found, skipped
 
 
 def _weight(function: Any) -> Optional[Variable]:
@@ -199,6 +199,4 @@ def _weight(function: Any) -> Optional[Variable]:
 
 
 def _axis(function: Any) -> int:
-    kind = function.info.type_name
-    last = kind == "Deconvolution" and function.info.args.get("channel_last")
-    return -1 if last else CHANNEL_AXIS[kind]
+    return channel_axis(function.info.type_name, function.info.args.get("channel_last"))

@@ -1,21 +1,22 @@
-"""From a trained graph to an NNP whose weights lie on their low-bit grids."""
+"""From a trained graph to a deployed network: weights on their levels, mixtures gone."""
 
 from __future__ import annotations
 
-import dataclasses
-from pathlib import Path
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping
 
 import nnabla as nn
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
-from nnabla_dqa._util.tables import format_table
+from nnabla_dqa._util.renamed import renamed
 from nnabla_dqa._util.warn import warn
-from nnabla_dqa._version import __version__
-from nnabla_dqa.graph.save import save_network
+from nnabla_dqa.export.deployed import Deployed, Deployment
+from nnabla_dqa.export.nnp import write_nnp
+from nnabla_dqa.export.tensor import DeployedTensor, distinct_values
+from nnabla_dqa.graph.save import network_definition
 from nnabla_dqa.graph.traverse import LiveGraph
-from nnabla_dqa.layers.report import LayerReport, Report, report, short_name
+from nnabla_dqa.layers.report import LayerReport, Report, report
+from nnabla_dqa.layers.scopes import checked_selection
 from nnabla_dqa.layers.tensors import (
     STATE_SCOPE,
     AttentionWarning,
@@ -23,102 +24,69 @@ from nnabla_dqa.layers.tensors import (
     find_quantized,
     scopes_around,
 )
-from nnabla_dqa.nnp.metadata import claim, distinct_values, grid_of
-from nnabla_dqa.quantization import FullPrecision, Quantizer
+from nnabla_dqa.nnp_format.members import check_output
+from nnabla_dqa.quantization import Quantizer
 from nnabla_dqa.quantization.graph_ops import Variable
 
-FORMAT = 1
 
-
-@dataclasses.dataclass(frozen=True)
-class DeployedLayer:
-    """A layer of a deployed file: its report, the quantizer used and the distinct values found.
-
-    ``values`` is the largest number of distinct values in a tensor, or in a
-    channel if the grid is per channel.
-    """
-
-    report: LayerReport
-    quantizer: str
-    bits: int
-    values: int
-
-
-@dataclasses.dataclass(frozen=True)
-class Deployment:
-    """What :func:`deploy` wrote; ``str()`` of it is a table."""
-
-    path: Path
-    file_bytes: int
-    parameters: int
-    layers: Tuple[DeployedLayer, ...]
-
-    @property
-    def weights(self) -> int:
-        """The number of weights in DQA layers."""
-        return sum(row.report.weights for row in self.layers)
-
-    @property
-    def bits_per_weight(self) -> float:
-        """Mean bits of the quantizers over the weights of the DQA layers."""
-        return sum(row.bits * row.report.weights for row in self.layers) / self.weights
-
-    @property
-    def file_bits_per_parameter(self) -> float:
-        """Bits of the whole file, network definition and biases included, per parameter."""
-        return 8 * self.file_bytes / self.parameters
-
-    def __str__(self) -> str:
-        head = ("layer", "weights", "quantizer", "bits", "values", "attention")
-        rows = [
-            (
-                row.report.name,
-                f"{row.report.weights:,}",
-                row.quantizer,
-                str(row.bits),
-                str(row.values),
-                " ".join(f"{a:.3f}" for a in row.report.attention),
-            )
-            for row in self.layers
-        ]
-        return (
-            f"{format_table([head, *rows])}\n{self.path}: {self.file_bytes:,} bytes, "
-            f"{self.file_bits_per_parameter:.2f} bits per parameter on disk (with what stays float "
-            f"and the network's definition)"
-        )
-
-
+@renamed(choose="select")
 def deploy(
     path: PathLike,
     inputs: Mapping[str, Variable],
     outputs: Mapping[str, Variable],
-    choose: str = "lowest",
+    select: str = "target",
     network: str = "main",
     variable_batch_size: bool = True,
     allow_untrained: bool = False,
 ) -> Deployment:
-    """Write the graph as an NNP with standard functions and the quantized weights baked in.
-
-    Give the evaluation graph (batch normalization on running statistics);
-    whether it was built under ``with dqa.hard():`` makes no difference. In the
-    file each DQA layer's ``W`` holds ``scale * codes + offset`` of one
-    quantizer, and everything that computed it is gone. Other parameters,
-    functions and the given names stay as they are. The outputs of the file
-    equal those of the graph built under :func:`~nnabla_dqa.hard` exactly.
-    Nothing in the parameter scope is changed.
+    """Write the graph as an NNP of standard functions that holds the quantized weights.
 
     Args:
         path: The file, ``.nnp``; replaced atomically if it exists.
-        inputs: Input variables by the names they shall have.
-        outputs: Output variables by name.
-        choose: ``"lowest"``: each layer's lowest bit width; ``"argmax"``: the
-            quantizer with the largest share of attention.
-        network: Name of the network in the file; its executor is ``runtime``.
-        variable_batch_size: Leave the batch size open.
-        allow_untrained: Deploy although no schedule has moved yet, without warnings.
+        inputs, outputs, select, network, variable_batch_size, allow_untrained:
+            As of :func:`deploy_graph`, which says what is deployed.
 
     Returns:
         What was written, layer by layer.
+
+    Raises:
+        ValueError: As of :func:`deploy_graph`, or ``path`` does not end in ``.nnp``.
+        OSError: The file cannot be written.
+
+    Warns:
+        AttentionWarning, UserWarning: As of :func:`deploy_graph`.
+    """
+    select = checked_selection(select, "deploy")
+    check_output(path)
+    made = _deployed(inputs, outputs, select, network, variable_batch_size, allow_untrained)
+    return write_nnp(made, path)
+
+
+def deploy_graph(
+    inputs: Mapping[str, Variable],
+    outputs: Mapping[str, Variable],
+    select: str = "target",
+    network: str = "main",
+    variable_batch_size: bool = True,
+    allow_untrained: bool = False,
+) -> Deployed:
+    """The graph as a deployed network in memory, for a writer of :mod:`nnabla_dqa.export`.
+
+    Give the evaluation graph (batch normalization on running statistics);
+    whether it was built under ``with dqa.hard():`` makes no difference. Each
+    DQA layer's ``W`` becomes what one quantizer makes of it, and everything
+    that computed it is gone. Other parameters, functions and the given names
+    stay as they are. The outputs equal those of the graph built under
+    :func:`~nnabla_dqa.hard` exactly. Nothing in the parameter scope is changed.
+
+    Args:
+        inputs: Input variables by the names they shall have.
+        outputs: Output variables by name.
+        select: ``"target"``: each layer's target, the lowest bit width;
+            ``"argmax"``: the quantizer with the largest attention.
+        network: Name of the network; its executor is ``runtime``.
+        variable_batch_size: Leave the batch size open.
+        allow_untrained: Deploy although no schedule has moved yet, without warnings.
 
     Raises:
         ValueError: A wrong argument, a variable in ``inputs`` that the outputs
@@ -126,15 +94,24 @@ def deploy(
             graph, a layer that mixes quantizers and was never trained, NaN or
             infinity in a parameter (names it), or a layer whose weights other
             functions use as they are.
-        OSError: The file cannot be written.
 
     Warns:
-        AttentionWarning: For each layer whose attention is not on the lowest
-            bit width alone, if that is what is deployed.
+        AttentionWarning: For each layer whose attention is not on its target
+            alone, if that is what is deployed.
         UserWarning: The graph normalizes by batch statistics.
     """
-    if choose not in ("lowest", "argmax"):
-        raise ValueError(f"deploy: choose={choose!r} is neither 'lowest' nor 'argmax'")
+    select = checked_selection(select, "deploy")
+    return _deployed(inputs, outputs, select, network, variable_batch_size, allow_untrained)
+
+
+def _deployed(
+    inputs: Mapping[str, Variable],
+    outputs: Mapping[str, Variable],
+    select: str,
+    network: str,
+    variable_batch_size: bool,
+    allow_untrained: bool,
+) -> Deployed:
     _check_names(inputs, outputs)
     graph = LiveGraph.of(outputs)
     _check_inputs(graph, inputs)
@@ -148,36 +125,44 @@ def deploy(
     if not allow_untrained:
         _check_trained(layers)
     rows = {layer.name: row for layer, row in zip(layers, _rows(layers))}
-    chosen = {
-        layer.name: rows[layer.name].argmax if choose == "argmax" else layer.mixture.target
-        for layer in layers
-    }
-    if choose == "lowest" and not allow_untrained:
+    if select == "target" and not allow_untrained:
         for message in Report(tuple(rows.values())).messages():
             warn(message, AttentionWarning)
-    baked = {}
-    deployed, notes = [], []
-    if choose == "argmax":
+    if select == "argmax":
         _check_open(graph, layers)
+    chosen = {name: row.argmax if select == "argmax" else row.target for name, row in rows.items()}
+    materialised: Dict[str, List[Variable]] = {}
+    tensors: Dict[str, DeployedTensor] = {}
     with graph.hardened(layers, chosen):
         for layer in layers:
-            quantizer = layer.mixture.quantizers[chosen[layer.name]]
             weights = graph.weights_of(layer)
-            nn.forward_all([v for v in weights if v.parent is not None])
-            baked[layer.weight_name] = [v for v in weights if v.parent is not None]
-            values = _check_grid(layer, quantizer, weights)
-            row = rows[layer.name]
-            deployed.append(DeployedLayer(row, short_name(quantizer), quantizer.bits, values))
-            grid = grid_of(quantizer, layer.weight.d, layer.quantizer_state(chosen[layer.name]))
-            if grid is not None and not np.array_equal(grid.decode(), weights[0].d):
-                grid = None  # the user's apply_w changed the weights before
-            notes.append(
-                claim(layer.weight_name, quantizer, layer.mixture, row, grid, weights[0].d)
-            )
-        size = save_network(
-            path, inputs, outputs, network, baked, _metadata(notes), variable_batch_size
+            computed = [v for v in weights if v.parent is not None]
+            nn.forward_all(computed)
+            materialised[layer.weight_name] = computed
+            index = chosen[layer.name]
+            _check_levels(layer, layer.mixture.quantizers[index], weights)
+            tensors[layer.weight_name] = _tensor(layer, index, rows[layer.name], weights[0].d)
+        definition, parameters = network_definition(
+            inputs, outputs, network, materialised, variable_batch_size
         )
-    return Deployment(Path(path), size, graph.parameter_count(layers), tuple(deployed))
+    return Deployed(definition, parameters, tensors, select)
+
+
+def _tensor(
+    layer: QuantizedTensor, index: int, row: LayerReport, weights: np.ndarray
+) -> DeployedTensor:
+    # Weights that an apply_w of the user has changed before do not decode to these.
+    quantizer = layer.mixture.quantizers[index]
+    state = layer.quantizer_state(index)
+    return DeployedTensor.of(
+        layer.weight_name,
+        layer.function,
+        quantizer,
+        layer.mixture.to_json(),
+        tuple(row.attention),
+        weights,
+        None if quantizer.is_float else quantizer.encode(layer.weight.d, state),
+    )
 
 
 def _check_names(inputs: Any, outputs: Any) -> None:
@@ -230,7 +215,7 @@ def _check_open(graph: LiveGraph, layers: List[QuantizedTensor]) -> None:
         if layer.mixture.is_mixed and layer.state["hard"].data not in graph.leaves:
             raise ValueError(
                 f"deploy: layer {layer.name} was built under dqa.hard(), which has chosen already; "
-                f"choose='argmax' needs a graph built without it"
+                f"select='argmax' needs a graph built without it"
             )
 
 
@@ -239,22 +224,17 @@ def _rows(layers: List[QuantizedTensor]) -> List[LayerReport]:
     return [by_name[layer.name] for layer in layers]
 
 
-def _check_grid(layer: QuantizedTensor, quantizer: Quantizer, uses: List[Variable]) -> int:
-    """Count the distinct values a range holds; raise if the quantizer cannot have made them."""
+def _check_levels(layer: QuantizedTensor, quantizer: Quantizer, uses: List[Variable]) -> None:
+    """Raise ValueError if the uses differ, or the quantizer cannot have made the values."""
     values = uses[0].d
     if any(not np.array_equal(values, v.d) for v in uses[1:]):
         raise ValueError(
             f"deploy: layer {layer.name} is used with different weights in one graph; was a part "
-            f"of it built under dqa.hard() with another choose?"
+            f"of it built under dqa.hard() with another choice?"
         )
     count = distinct_values(values, quantizer.axis)
-    if not isinstance(quantizer, FullPrecision) and count > quantizer.levels:
+    if not quantizer.is_float and count > quantizer.levels:
         raise ValueError(
             f"deploy: layer {layer.name} has {count} distinct weights, {quantizer} allows "
-            f"{quantizer.levels}; was the graph built under dqa.hard() with another choose?"
+            f"{quantizer.levels}; was the graph built under dqa.hard() with another choice?"
         )
-    return count
-
-
-def _metadata(notes: List[Dict[str, Any]]) -> Dict[str, Any]:
-    return {"format": FORMAT, "kind": "deployed", "nnabla_dqa": __version__, "layers": notes}

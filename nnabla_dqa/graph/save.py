@@ -1,17 +1,18 @@
-"""Writing a live graph as an NNP file that any NNabla opens."""
+"""A live graph as the definition and parameters of a file that any NNabla opens."""
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
-from typing import Any, Dict, List, Mapping, Optional, Sequence
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import nnabla as nn
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
-from nnabla_dqa.nnp.archive import METADATA, VERSION, write_members
-from nnabla_dqa.nnp.parameters import Parameter, write_parameters
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.members import check_output
+from nnabla_dqa.nnp_format.parameters import Parameter
 from nnabla_dqa.quantization.graph_ops import Variable
 
 RUNTIME = "runtime"
@@ -22,8 +23,6 @@ def save_network(
     inputs: Mapping[str, Variable],
     outputs: Mapping[str, Variable],
     network: str = "main",
-    baked: Optional[Mapping[str, Sequence[Variable]]] = None,
-    metadata: Optional[Dict[str, Any]] = None,
     variable_batch_size: bool = True,
 ) -> int:
     """Write the graph between ``inputs`` and ``outputs`` as a deflated NNP.
@@ -33,33 +32,56 @@ def save_network(
         inputs: Input variables by the names they shall have.
         outputs: Output variables by name.
         network: Name of the network; its executor is called ``runtime``.
-        baked: Variables whose present values become the parameter of this
-            name, what computed them is left out. Several for one name must
-            have equal values: the uses of shared weights.
-        metadata: JSON to travel inside the file.
         variable_batch_size: Leave the first axis open, as NNabla's ``save`` does.
 
     Returns:
         The size of the file in bytes.
 
     Raises:
-        ValueError: ``path`` does not end in ``.nnp``, an input of the graph
-            has no name, a baked parameter is also used as it was, or the batch
-            size cannot be left open.
+        ValueError: ``path`` does not end in ``.nnp``, or as of :func:`network_definition`.
         OSError: The file cannot be written.
     """
-    baked = baked or {}
+    check_output(path)
+    definition, parameters = network_definition(
+        inputs, outputs, network, variable_batch_size=variable_batch_size
+    )
+    return Archive(Path(path), definition, parameters, None, {}).write(path)
+
+
+def network_definition(
+    inputs: Mapping[str, Variable],
+    outputs: Mapping[str, Variable],
+    network: str = "main",
+    materialised: Optional[Mapping[str, Sequence[Variable]]] = None,
+    variable_batch_size: bool = True,
+) -> Tuple[Any, Dict[str, Parameter]]:
+    """The graph between ``inputs`` and ``outputs`` as NNabla's definition, and its parameters.
+
+    Args:
+        inputs, outputs, network, variable_batch_size: As of :func:`save_network`.
+        materialised: Variables whose present values become the parameter of
+            this name; what computed them is left out. Several for one name
+            must have equal values: the uses of shared weights.
+
+    Returns:
+        ``NNablaProtoBuf`` with one network and its executor, and the
+        parameters by name.
+
+    Raises:
+        ValueError: An input of the graph has no name, a materialised parameter
+            is also used as it was, or the batch size cannot be left open.
+    """
     # Names that no parameter can have, until the parameters they replace are gone.
     marks = {
         f"{name}\n{i}": variable
-        for name, variables in baked.items()
+        for name, variables in (materialised or {}).items()
         for i, variable in enumerate(variables)
     }
     graph = nn.graph_def.create_graph_from_variable(
         network, list(outputs.values()), names={**inputs, **marks, **outputs}
     )
     net = graph.default_graph()
-    _bake(net, {mark: variable.d.copy() for mark, variable in marks.items()})
+    _materialise(net, {mark: variable.d.copy() for mark, variable in marks.items()})
     _prune(net, list(outputs))
     unnamed = [v for v in net.variables.values() if v.parent is None and v.name not in inputs]
     if unnamed:
@@ -67,11 +89,10 @@ def save_network(
             f"the graph has another input, of shape {tuple(unnamed[0].shape)}, that is not in "
             f"inputs={sorted(inputs)}; give the variables on which the model was built"
         )
-    proto = _definition(graph, net, inputs, outputs, variable_batch_size)
-    return write_members(path, _members(proto, _parameters(net), metadata))
+    return _definition(graph, net, inputs, outputs, variable_batch_size), _parameters(net)
 
 
-def _bake(net: Any, values: Dict[str, np.ndarray]) -> None:
+def _materialise(net: Any, values: Dict[str, np.ndarray]) -> None:
     for mark, value in values.items():
         name = mark.split("\n")[0]
         parameter = nn.ProtoVariable(value.shape, name, False, "Parameter")
@@ -81,7 +102,7 @@ def _bake(net: Any, values: Dict[str, np.ndarray]) -> None:
 
 
 def _prune(net: Any, outputs: List[str]) -> None:
-    """Keep only what the outputs need, and give baked parameters their final names."""
+    """Keep only what the outputs need, and give materialised parameters their final names."""
     wanted = set(outputs)
     for name, function in reversed(list(net.functions.items())):
         if any(out in wanted and out not in net.parameters for out in function.outputs):
@@ -133,19 +154,3 @@ def _definition(
 def _parameters(net: Any) -> Dict[str, Parameter]:
     instances = {name: v.variable_instance for name, v in net.parameters.items()}
     return {name: Parameter(v.d, v.need_grad) for name, v in instances.items()}
-
-
-def _members(
-    definition: Any, parameters: Mapping[str, Parameter], metadata: Optional[Dict[str, Any]]
-) -> Dict[str, bytes]:
-    from google.protobuf import text_format
-    from nnabla.utils.nnp_format import nnp_version
-
-    members = {
-        VERSION: f"{nnp_version()}\n".encode(),
-        "network.nntxt": text_format.MessageToString(definition).encode(),
-        "parameter.protobuf": write_parameters(".protobuf", parameters),
-    }
-    if metadata is not None:
-        members[METADATA] = json.dumps(metadata, indent=1).encode()
-    return members

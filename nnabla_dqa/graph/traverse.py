@@ -38,12 +38,6 @@ class LiveGraph(NamedTuple):
             output.visit(visit)
         return cls(functions, leaves)
 
-    def parameter_count(self, layers: List[QuantizedTensor]) -> int:
-        """Numbers in the parameters that remain once the state of ``layers`` is gone."""
-        states = {v.data for layer in layers for v in layer.state.values()}
-        registered = {v.data for v in nn.get_parameters(grad_only=False).values()}
-        return sum(v.size for a, v in self.leaves.items() if a in registered and a not in states)
-
     def weights_of(self, layer: QuantizedTensor) -> List[Variable]:
         """The variables by which functions get ``layer``'s weights; one for each use of them."""
         # An apply_w such as weight normalization has parameters of its own in the layer's scope.

@@ -7,13 +7,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
 
-from nnabla_dqa._util.files import PathLike, read_yaml
+from nnabla_dqa._util.files import PathLike, parse_yaml, read_yaml
+from nnabla_dqa._util.registry import UnknownTypeError, field_values
 from nnabla_dqa.layers.scopes import make_mixture
-from nnabla_dqa.mixing import MIXING_RULES, MixingRule, mixing_rule_from_json
+from nnabla_dqa.mixing import MIXING_RULES, MixingRule
 from nnabla_dqa.mixing.mixture import Mixture
 from nnabla_dqa.quantization import Quantizer
 from nnabla_dqa.quantization.base import RowLayout
-from nnabla_dqa.quantization.notation import QuantizerSet, parse_quantizers
+from nnabla_dqa.quantization.notation import QuantizerSet, quantizer_set
 
 DEFAULT = "minmax:2,4,8"
 DEFAULT_RULE = "(default)"
@@ -48,9 +49,11 @@ class Rule:
         pattern: A glob (``*``, ``?``, ``[abc]``; case matters) for the layer's
             name (``conv1/conv``), its weights (``conv1/conv/W``) or, in a
             file, a function that uses them (``Convolution_2``).
-        quantizers: A notation such as ``"minmax:2,4,8"`` or ``"float"``
-            (:func:`~nnabla_dqa.quantization.notation.parse_quantizers`), or quantizers.
-        mixing: Default: attention, or Single for one quantizer.
+        quantizers: A notation such as ``"minmax:2,4,8"`` or ``"float"``,
+            quantizers, or mappings such as ``{"type": "SAWB", "bits": 2}``
+            (:func:`~nnabla_dqa.quantization.notation.quantizer_set`).
+        mixing: A mixing rule, or what :func:`mixing_rule` reads. Default:
+            attention, or Single for one quantizer.
 
     Raises:
         ValueError: The notation cannot be read.
@@ -58,17 +61,13 @@ class Rule:
 
     pattern: str
     quantizers: Any
-    mixing: Optional[MixingRule] = None
+    mixing: Any = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.pattern, str) or not self.pattern:
             raise ValueError(f"rule: pattern={self.pattern!r} is not a name glob such as 'conv*'")
-        given = self.quantizers
-        if isinstance(given, str):
-            given = parse_quantizers(given)
-        elif not isinstance(given, QuantizerSet):
-            given = QuantizerSet(tuple(given))
-        object.__setattr__(self, "quantizers", given)
+        object.__setattr__(self, "quantizers", quantizer_set(self.quantizers))
+        object.__setattr__(self, "mixing", mixing_rule(self.mixing))
 
     def matches(self, layer: Candidate) -> bool:
         """Whether the pattern is, or matches, one of the layer's names."""
@@ -90,18 +89,19 @@ class Rules:
     """Rules, and the quantizers of the layers that no rule names.
 
     Args:
-        quantizers: Notation or quantizers for all other layers; default
-            ``"minmax:2,4,8"``, the DQA paper's.
+        quantizers: Those of all other layers, in any form that a rule takes;
+            default ``"minmax:2,4,8"``, the DQA paper's.
         rules: Each must match a layer, and no two the same.
         mixing: The mixing rule where a rule names none.
     """
 
     quantizers: Any = DEFAULT
     rules: Tuple[Rule, ...] = ()
-    mixing: Optional[MixingRule] = None
+    mixing: Any = None
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "quantizers", Rule("*", self.quantizers).quantizers)
+        object.__setattr__(self, "quantizers", quantizer_set(self.quantizers))
+        object.__setattr__(self, "mixing", mixing_rule(self.mixing))
         object.__setattr__(self, "rules", tuple(self.rules))
 
     @classmethod
@@ -109,7 +109,9 @@ class Rules:
         """Rules from a notation or quantizers for all layers, a sequence of rules, or rules."""
         if isinstance(rules, Rules):
             return rules
-        if isinstance(rules, (str, QuantizerSet)):
+        if isinstance(rules, Mapping) and "type" not in rules:
+            return cls.from_mapping(rules)
+        if isinstance(rules, (str, QuantizerSet, Mapping, Quantizer)):
             return cls(rules)
         given: Tuple[Any, ...] = tuple(rules)
         if all(isinstance(rule, Rule) for rule in given):
@@ -120,11 +122,13 @@ class Rules:
     def from_yaml(cls, path: PathLike) -> Rules:
         """Rules from a YAML file.
 
-        It is a mapping with ``quantizers`` (notation), ``mixing`` (a name such
-        as ``attention`` or ``binary_relax``, or ``{type: Attention, init:
-        inverse_bits}``) and ``rules``, a list of mappings with ``layers`` (a
-        glob or a list of them), ``quantizers`` and ``mixing``; all optional
-        but ``layers`` and ``quantizers`` of a rule.
+        It is a mapping with ``quantizers`` (a notation such as
+        ``minmax:2,4,8``, a mapping such as ``{type: SAWB, bits: 2}``, or a
+        list of these), ``mixing`` (a name such as ``attention`` or
+        ``binary_relax``, or ``{type: Attention, init: inverse_bits}``) and
+        ``rules``, a list of mappings with ``layers`` (a glob or a list of
+        them), ``quantizers`` and ``mixing``; all optional but ``layers`` and
+        ``quantizers`` of a rule.
 
         Raises:
             ValueError: Names the file, the key and what is allowed.
@@ -150,16 +154,14 @@ class Rules:
             _check_keys(entry, ("layers", "quantizers", "mixing"), where)
             patterns = entry.get("layers")
             patterns = [patterns] if isinstance(patterns, str) else patterns
-            quantizers = entry.get("quantizers")
             texts = isinstance(patterns, list) and all(isinstance(p, str) for p in patterns)
             if not texts or not patterns:
                 raise ValueError(f"{where}: key 'layers' must be a name glob or a list of them")
-            _check_text(quantizers, where)
-            mixing = _mixing(entry.get("mixing"))
+            quantizers = _quantizers(entry.get("quantizers"), where)
+            mixing = _mixing(entry.get("mixing"), where)
             made += [Rule(pattern, quantizers, mixing) for pattern in patterns]
-        default = content.get("quantizers", DEFAULT)
-        _check_text(default, "the rules")
-        return cls(default, tuple(made), _mixing(content.get("mixing")))
+        default = _quantizers(content.get("quantizers", DEFAULT), "the rules")
+        return cls(default, tuple(made), _mixing(content.get("mixing"), "the rules"))
 
     def assign(self, layers: Sequence[Candidate]) -> Dict[str, Assignment]:
         """The mixture of every layer, by the layer's name.
@@ -197,35 +199,50 @@ class Rules:
         return Assignment(mixture, rule.pattern if rule else DEFAULT_RULE)
 
 
-RulesLike = Union[str, QuantizerSet, Sequence[Rule], Sequence[Quantizer], Rules]
+RulesLike = Union[str, QuantizerSet, Mapping[str, Any], Sequence[Rule], Sequence[Quantizer], Rules]
 
 
-def mixing_by_name(name: str) -> MixingRule:
-    """The mixing rule called ``name``: ``attention``, ``binary_relax`` or ``binary-relax``.
+def mixing_rule(value: Any) -> Optional[MixingRule]:
+    """The mixing rule that a value of YAML, the command line or Python stands for.
+
+    It is a rule, None, or
+
+    - the name of a registered class (case, ``_`` and ``-`` do not matter), with
+      options where it has any: ``attention``, ``attention:init=uniform,eps=0.01``
+    - a mapping such as ``{type: Attention, init: inverse_bits}``, also as text.
 
     Raises:
-        ValueError: There is none.
+        ValueError: It is none of these, or there is no such rule or field.
     """
-    plain = name.replace("_", "").replace("-", "").lower()
-    for known in MIXING_RULES.types:
-        if known.lower() == plain:
-            return mixing_rule_from_json({"type": known})
-    raise ValueError(f"mixing {name!r} is none of {', '.join(sorted(MIXING_RULES.types))}")
-
-
-def _mixing(value: Any) -> Optional[MixingRule]:
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return mixing_by_name(value)
-    if not isinstance(value, Mapping):
-        raise ValueError(f"key 'mixing' must be a name or {{type: ..., ...}}; got {value!r}")
-    return mixing_rule_from_json(dict(value))
-
-
-def _check_text(value: Any, where: str) -> None:
+    if value is None or isinstance(value, MixingRule):
+        return value
+    if isinstance(value, str) and value.lstrip().startswith("{"):
+        value = parse_yaml(value)
+    if isinstance(value, Mapping):
+        return MIXING_RULES.from_json(value)
     if not isinstance(value, str):
-        raise ValueError(f"{where}: key 'quantizers' must be text such as {DEFAULT!r}")
+        raise ValueError(f"mixing must be a name or {{type: ..., ...}}; got {value!r}")
+    name, colon, options = value.strip().partition(":")
+    try:
+        cls = MIXING_RULES.find(name)
+    except UnknownTypeError:
+        known = ", ".join(sorted(MIXING_RULES.types))
+        raise UnknownTypeError(f"mixing {name!r} is none of {known}{MIXING_RULES.hint}") from None
+    return MIXING_RULES.make(cls, field_values(options.split(",")) if colon else {})
+
+
+def _mixing(value: Any, where: str) -> Optional[MixingRule]:
+    try:
+        return mixing_rule(value)
+    except ValueError as error:
+        raise ValueError(f"{where}: key 'mixing': {error}") from None
+
+
+def _quantizers(value: Any, where: str) -> QuantizerSet:
+    try:
+        return quantizer_set(value)
+    except ValueError as error:
+        raise ValueError(f"{where}: key 'quantizers': {error}") from None
 
 
 def _check_keys(content: Any, allowed: Tuple[str, ...], where: str) -> None:

@@ -41,7 +41,7 @@ def estimate_statistics(
     network: str,
     batches: Iterable[Mapping[str, np.ndarray]],
     batch_size: int,
-    choose: str = "lowest",
+    select: str = "target",
 ) -> Dict[str, np.ndarray]:
     """Mean and variance of what every normalization of a network sees.
 
@@ -54,7 +54,7 @@ def estimate_statistics(
         network: Name of the network.
         batches: Arrays of ``batch_size`` samples for each input of the network.
         batch_size: Samples of a batch, at least 2.
-        choose: As for :func:`nnabla_dqa.hard`.
+        select: Which quantizer of each layer: ``"target"`` or ``"argmax"``.
 
     Returns:
         New values of the statistics by parameter name, shaped like them; empty
@@ -76,7 +76,7 @@ def estimate_statistics(
     if not found:
         return {}
     before = {name: v.d.copy() for name, v in program.parameters().items()}
-    with hard(choose):
+    with hard(select):
         built = program.build(network, batch_size, batch_stat=True, dropout=False)
     moments = [_Moments() for _ in found]
     outputs = list(built.outputs.values())

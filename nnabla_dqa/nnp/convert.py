@@ -8,11 +8,12 @@ from typing import Any, List, Optional, Set, Tuple
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.tables import format_table
+from nnabla_dqa.export.metadata import DEPLOYED
 from nnabla_dqa.layers.report import short_name
 from nnabla_dqa.layers.rules import Rules, RulesLike
-from nnabla_dqa.nnp.archive import NNPError, check_output
-from nnabla_dqa.nnp.file import CONVERTED, DEPLOYED, NetworkFile
+from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
 from nnabla_dqa.nnp.live import NORMALIZATION, normalization_of
+from nnabla_dqa.nnp_format.members import NNPError, check_output
 
 
 class NothingToConvertError(NNPError):
@@ -23,7 +24,7 @@ class NothingToConvertError(NNPError):
 class Conversion:
     """What :func:`convert_file` wrote; ``str()`` of it tells it layer by layer.
 
-    ``messages`` name what was left as it is, and every changed
+    ``messages`` name what was skipped, and every changed
     BatchNormalization.
     """
 
@@ -56,7 +57,10 @@ class Conversion:
 
 
 def convert_file(
-    source: PathLike, target: PathLike, rules: Optional[RulesLike] = None
+    source: PathLike,
+    target: PathLike,
+    rules: Optional[RulesLike] = None,
+    max_bytes: Optional[int] = None,
 ) -> Conversion:
     """Rewrite an NNP so that its layers' weights go through mixtures of quantizers.
 
@@ -74,6 +78,8 @@ def convert_file(
         target: The file to write, replaced atomically if it exists.
         rules: A notation such as ``"minmax:2,4,8"`` (the default), quantizers,
             a list of :class:`Rule`, or :class:`Rules`.
+        max_bytes: What ``source`` may unpack to; the default is that of
+            :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
 
     Raises:
         NNPError: The file is broken, or converted or deployed already.
@@ -82,7 +88,7 @@ def convert_file(
         OSError: A file cannot be read or written.
     """
     check_output(target, [source])
-    file = NetworkFile.read(source)
+    file = NetworkFile.read(source, max_bytes)
     if file.kind == CONVERTED:
         raise NNPError(
             f"{source}: is converted already (layer {file.quantized[0].name} has "
@@ -94,12 +100,12 @@ def convert_file(
             f"file it came from"
         )
     if not file.layers:
-        left = "; ".join(str(entry) for entry in file.untouched)
+        left = "; ".join(str(entry) for entry in file.skipped)
         raise NothingToConvertError(
             f"{source}: no layer to convert, nothing written" + (f" ({left})" if left else "")
         )
     result = file.converted(Rules.of(rules or ()).assign(file.layers))
-    messages = [f"left as it is: {entry}" for entry in file.untouched]
+    messages = [f"skipped: {entry}" for entry in file.skipped]
     messages += _set_statistics(result.archive.definition)
     messages += [
         f"network {network.name}: a {function.type} has no name; NNabla cannot compute the network"

@@ -15,11 +15,12 @@ from nnabla.utils import nnabla_pb2
 
 from nnabla_dqa.backends import mixture as mix
 from nnabla_dqa.layers.config import TensorConfig
+from nnabla_dqa.layers.functions import WEIGHT_INPUT
 from nnabla_dqa.layers.tensors import state_scope
 from nnabla_dqa.mixing import Mixture
-from nnabla_dqa.nnp.archive import keep_only
-from nnabla_dqa.nnp.layers import WEIGHT_INPUT, FileLayer
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp.layers import FileLayer
+from nnabla_dqa.nnp_format.archive import keep_only
+from nnabla_dqa.nnp_format.parameters import Parameter
 from nnabla_dqa.quantization import FullPrecision
 
 _SCOPE = "@layer@"

@@ -10,17 +10,18 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from typing import Any, Dict, List, Set, Tuple
+from typing import Any, Dict, List, Optional, Set, Tuple
 
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._version import __version__
+from nnabla_dqa.export.metadata import DEPLOYED, FORMAT, check_format
+from nnabla_dqa.export.nnp import deployed_of
 from nnabla_dqa.layers.config import CONFIG
 from nnabla_dqa.layers.rules import Assignment
 from nnabla_dqa.layers.tensors import STATE_SCOPE
 from nnabla_dqa.mixing import Mixture
-from nnabla_dqa.nnp.archive import METADATA, Archive, NNPError
 from nnabla_dqa.nnp.expand import (
     definition_text,
     initial_state,
@@ -28,12 +29,13 @@ from nnabla_dqa.nnp.expand import (
     remove_mixtures,
     state_path,
 )
-from nnabla_dqa.nnp.layers import FileLayer, Untouched, discover
-from nnabla_dqa.nnp.parameters import Parameter
-from nnabla_dqa.quantization import quantizer_from_json
+from nnabla_dqa.nnp.layers import FileLayer, Skipped, discover
+from nnabla_dqa.nnp_format.archive import METADATA, Archive
+from nnabla_dqa.nnp_format.members import NNPError
+from nnabla_dqa.nnp_format.parameters import Parameter
+from nnabla_dqa.quantization.registry import UnknownQuantizer, quantizer_or_stand_in
 
-FORMAT = 1
-FLOAT, CONVERTED, DEPLOYED = "float", "converted", "deployed"
+FLOAT, CONVERTED = "float", "converted"
 
 
 @dataclasses.dataclass
@@ -46,34 +48,44 @@ class NetworkFile:
 
     archive: Archive
     layers: List[FileLayer]
-    untouched: List[Untouched]
+    skipped: List[Skipped]
     assigned: Dict[str, Assignment]
 
     @classmethod
-    def read(cls, path: PathLike) -> NetworkFile:
+    def read(cls, path: PathLike, max_bytes: Optional[int] = None) -> NetworkFile:
         """Read an NNP of any kind.
 
+        In a converted file, quantizers of a class that is not known here are
+        stand-ins, which can be shown but not used (:meth:`check_quantizers`).
+
+        Args:
+            path: The file.
+            max_bytes: What it may unpack to; the default is that of
+                :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
+
         Raises:
-            NNPError: It is no NNP, broken, or its notes do not fit its networks.
+            NNPError: It is no NNP, broken, or its metadata do not fit its networks.
             OSError: It cannot be read.
         """
-        archive = Archive.read(path)
+        archive = Archive.read(path, max_bytes)
         assigned: Dict[str, Assignment] = {}
-        noted = _noted(archive) if archive.metadata is not None else {}
+        found = _assignments(archive) if archive.metadata is not None else {}
         try:
-            remove_mixtures(archive.definition, list(noted))
+            remove_mixtures(archive.definition, list(found))
         except ValueError as error:
             raise NNPError(f"{path}: {METADATA} does not fit the file: {error}") from None
-        layers, untouched = discover(archive.definition, archive.parameters)
-        if noted:
+        layers, skipped = discover(archive.definition, archive.parameters)
+        if found:
             known = {layer.weight: layer.name for layer in layers}
-            missing = [weight for weight in noted if weight not in known]
+            missing = [weight for weight in found if weight not in known]
             if missing:
                 raise NNPError(
                     f"{path}: {METADATA} says that {missing[0]} is quantized, but no layer uses it"
                 )
-            assigned = {known[weight]: assignment for weight, assignment in noted.items()}
-        file = cls(archive, layers, untouched, assigned)
+            assigned = {known[weight]: assignment for weight, assignment in found.items()}
+        file = cls(archive, layers, skipped, assigned)
+        if file.kind == CONVERTED and archive.metadata and archive.metadata["format"] == 1:
+            file._renew_state()
         file._check_state()
         return file
 
@@ -91,6 +103,13 @@ class NetworkFile:
     def quantized(self) -> List[FileLayer]:
         """The layers of a converted file, also those that a rule keeps float."""
         return [layer for layer in self.layers if layer.name in self.assigned]
+
+    def check_quantizers(self) -> None:
+        """Raise NNPError if the class of a quantizer is not known; names it and what helps."""
+        for name, mixture in self.mixtures.items():
+            for quantizer in mixture.quantizers:
+                if isinstance(quantizer, UnknownQuantizer):
+                    raise NNPError(f"{self.archive.path}: layer {name}: {quantizer.reason}")
 
     @property
     def networks(self) -> Tuple[str, ...]:
@@ -117,7 +136,7 @@ class NetworkFile:
         for layer in self.layers:
             if is_rewritten(assigned[layer.name].mixture):
                 parameters.update(initial_state(layer, assigned[layer.name].mixture))
-        notes = {
+        metadata = {
             "format": FORMAT,
             "kind": CONVERTED,
             "nnabla_dqa": __version__,
@@ -130,6 +149,7 @@ class NetworkFile:
                     "weight": layer.weight,
                     "function": layer.function,
                     "rule": assigned[layer.name].rule,
+                    "bits": [q.bits for q in assigned[layer.name].mixture.quantizers],
                     **assigned[layer.name].mixture.to_json(),
                 }
                 for layer in self.layers
@@ -137,9 +157,9 @@ class NetworkFile:
         }
         definition = copy.deepcopy(self.archive.definition)
         archive = dataclasses.replace(
-            self.archive, definition=definition, parameters=parameters, metadata=notes
+            self.archive, definition=definition, parameters=parameters, metadata=metadata
         )
-        return NetworkFile(archive, self.layers, self.untouched, assigned)
+        return NetworkFile(archive, self.layers, self.skipped, assigned)
 
     def save(self, path: PathLike) -> int:
         """Write the file, mixtures included; returns its size in bytes."""
@@ -150,6 +170,24 @@ class NetworkFile:
         """The same networks with other values in their parameters."""
         archive = dataclasses.replace(self.archive, parameters=parameters)
         return dataclasses.replace(self, archive=archive)
+
+    def _renew_state(self) -> None:
+        """Files of format 1 had the bits and a checksum where the configuration is now."""
+        parameters = self.archive.parameters
+        for layer in self.rewritten:
+            mixture = self.mixtures[layer.name]
+            old = parameters.pop(f"{state_path(layer.weight)}/quantizers", None)
+            bits = [] if old is None else old.array[:-1].tolist()
+            if mixture.is_mixed and bits != [q.bits for q in mixture.quantizers]:
+                raise NNPError(
+                    f"{self.archive.path}: the state of layer {layer.name} is that of other "
+                    f"quantizers than {METADATA} says ({mixture})"
+                )
+            wanted = initial_state(layer, mixture)
+            configs = {k: v for k, v in wanted.items() if k.startswith(_configs(layer))}
+            parameters.update(configs)
+        assert self.archive.metadata is not None
+        self.archive.metadata["format"] = FORMAT
 
     def _check_state(self) -> None:
         """State and metadata must belong together."""
@@ -207,36 +245,36 @@ def _configs(layer: FileLayer) -> str:
     return f"{state_path(layer.weight)}/{CONFIG}/"
 
 
-def _noted(archive: Archive) -> Dict[str, Assignment]:
-    """What the notes of a converted file say, by the weights; empty for a deployed one."""
-    notes: Dict[str, Any] = archive.metadata or {}
+def _assignments(archive: Archive) -> Dict[str, Assignment]:
+    """What the metadata of a converted file say, by the weights; empty for a deployed one."""
+    metadata: Dict[str, Any] = archive.metadata or {}
     where = f"{archive.path}: {METADATA}"
-    if notes.get("format") != FORMAT:
+    check_format(archive)
+    if metadata.get("kind") not in (CONVERTED, DEPLOYED):
         raise NNPError(
-            f"{where} has format {notes.get('format')!r}; this version of nnabla_dqa reads {FORMAT}"
+            f"{where} has kind {metadata.get('kind')!r}, not {CONVERTED!r} or {DEPLOYED!r}"
         )
-    if notes.get("kind") not in (CONVERTED, DEPLOYED):
-        raise NNPError(f"{where} has kind {notes.get('kind')!r}, not {CONVERTED!r} or {DEPLOYED!r}")
-    if notes["kind"] == DEPLOYED:
-        for row in notes["layers"]:
-            try:
-                quantizer_from_json(row["quantizer"])
-                ok = isinstance(row["weight"], str) and isinstance(row["attention"], list)
-            except (AttributeError, KeyError, TypeError, ValueError):
-                ok = False
-            if not ok:
-                raise NNPError(f"{where}: a layer's claim cannot be read")
+    if metadata["kind"] == DEPLOYED:
+        deployed_of(archive)
         return {}
-    noted: Dict[str, Assignment] = {}
-    for row in notes["layers"]:
+    found: Dict[str, Assignment] = {}
+    for row in metadata.get("layers", []):
         try:
             weight = row["weight"]
-            if not isinstance(weight, str) or weight in noted:
-                raise ValueError(f"weight {weight!r} is no name, or told of twice")
-            noted[weight] = Assignment(Mixture.from_json(row), str(row["rule"]))
+            if not isinstance(weight, str) or weight in found:
+                raise ValueError(f"weight {weight!r} is no name, or listed twice")
+            found[weight] = Assignment(_mixture(row), str(row["rule"]))
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise NNPError(f"{where} does not fit the file: {what}") from None
-    if not noted:
-        raise NNPError(f"{where} tells of no layer")
-    return noted
+    if not found:
+        raise NNPError(f"{where} lists no layer")
+    return found
+
+
+def _mixture(row: Any) -> Mixture:
+    quantizers = row["quantizers"]
+    # Files of format 1 do not have the bits, of which a class may be sure itself.
+    bits = row.get("bits") or [None] * len(quantizers)
+    made = [quantizer_or_stand_in(q, b) for q, b in zip(quantizers, bits)]
+    return Mixture.from_json({**row, "quantizers": made})

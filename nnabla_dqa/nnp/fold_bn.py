@@ -6,10 +6,11 @@ from typing import Any, Callable, Dict, List, Mapping, NamedTuple, Optional, Set
 
 import numpy as np
 
-from nnabla_dqa.nnp.archive import keep_only
-from nnabla_dqa.nnp.layers import CHANNEL_AXIS, WEIGHT_INPUT
+from nnabla_dqa.export.deployed import Deployed
+from nnabla_dqa.layers.functions import CHANNEL_AXIS, WEIGHT_INPUT
 from nnabla_dqa.nnp.live import NORMALIZATION
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp_format.archive import keep_only
+from nnabla_dqa.nnp_format.parameters import Parameter
 
 _BIAS_INPUT = 2
 
@@ -26,6 +27,48 @@ class Fold(NamedTuple):
     gain: np.ndarray
     shift: np.ndarray
     normalization: str
+
+
+def fold_deployed(deployed: Deployed, messages: List[str]) -> None:
+    """Fold what batch normalization can be folded, in place; levels follow the weights.
+
+    Args:
+        deployed: With one network; with several, nothing is folded.
+        messages: Gets a line that names what was folded.
+    """
+    if len(deployed.networks) > 1:
+        messages.append("no batch normalization folded: several networks share the weights")
+        return
+    network = deployed.definition.network[0]
+    outputs = {v.variable_name for e in deployed.definition.executor for v in e.output_variable}
+    used = {name for function in network.function for name in function.input}
+    outputs |= {n for f in network.function for n in f.output if n not in used}
+
+    def fits(weight: str, channel_axis: int) -> bool:
+        # Levels can differ along one axis only.
+        tensor = deployed.tensors.get(weight)
+        return tensor is None or tensor.channel_axis in (None, channel_axis)
+
+    before = set(deployed.parameters)
+    folds = fold_normalization(network, deployed.parameters, outputs, fits)
+    for fold in folds:
+        weights, need_grad = deployed.parameters[fold.weight]
+        tensor = deployed.tensors.get(fold.weight)
+        if tensor is not None:
+            tensor = tensor.scaled(fold.gain, fold.channel_axis)
+            deployed.tensors[fold.weight] = tensor
+            weights = tensor.array
+        else:
+            shape = [1] * weights.ndim
+            shape[fold.channel_axis] = fold.gain.size
+            weights = weights * fold.gain.reshape(shape)
+        deployed.parameters[fold.weight] = Parameter(weights, need_grad)
+    for name in [name for name in deployed.parameters if name not in before]:
+        for executor in deployed.definition.executor:
+            if executor.parameter_variable:
+                executor.parameter_variable.add(variable_name=name)
+    listed = ", ".join(f"{fold.normalization} into {fold.weight}" for fold in folds)
+    messages.append(f"folded: {listed}" if folds else "no batch normalization could be folded")
 
 
 def fold_normalization(

@@ -6,20 +6,9 @@ import dataclasses
 import math
 from typing import Any, Dict, List, Mapping, NamedTuple, Set, Tuple
 
+from nnabla_dqa.layers.functions import CHANNEL_AXIS, WEIGHT_INPUT, channel_axis
 from nnabla_dqa.layers.tensors import layer_name
-from nnabla_dqa.nnp.parameters import Parameter
-
-WEIGHT_INPUT = 1
-"""Of every function below: its input that holds the weights."""
-CHANNEL_AXIS = {
-    "Affine": -1,
-    "Convolution": 0,
-    "Deconvolution": 1,
-    "DepthwiseConvolution": 0,
-    "DepthwiseDeconvolution": 0,
-    "Embed": -1,
-}
-"""The functions whose weights are quantized, and the axis of their output channels."""
+from nnabla_dqa.nnp_format.parameters import Parameter
 
 
 class Use(NamedTuple):
@@ -30,7 +19,7 @@ class Use(NamedTuple):
     type: str
 
 
-class Untouched(NamedTuple):
+class Skipped(NamedTuple):
     """A function with weights that stay as they are, and why."""
 
     network: str
@@ -74,7 +63,7 @@ class FileLayer:
 
 def discover(
     definition: Any, parameters: Mapping[str, Parameter]
-) -> Tuple[List[FileLayer], List[Untouched]]:
+) -> Tuple[List[FileLayer], List[Skipped]]:
     """The layers of all networks in the order in which they appear, and what is left alone.
 
     Weights used by several functions or networks are one layer. A parameter
@@ -83,7 +72,7 @@ def discover(
     """
     uses: Dict[str, List[Use]] = {}
     axes: Dict[str, Set[int]] = {}
-    untouched: List[Untouched] = []
+    skipped: List[Skipped] = []
     otherwise: Dict[str, str] = {}
     for network in definition.network:
         looped = {v.name for v in network.variable if v.repeat_id}
@@ -94,12 +83,12 @@ def discover(
                 if name in parameters and not (weight and i == WEIGHT_INPUT):
                     otherwise.setdefault(name, function.name)
             if not weight:
-                untouched += _left(use, function, parameters)
+                skipped += _left(use, function, parameters)
             elif weight not in parameters:
                 reason = f"its weights are not a parameter but the variable {weight!r}"
-                untouched.append(Untouched(*use, reason))
+                skipped.append(Skipped(*use, reason))
             elif weight in looped:
-                untouched.append(Untouched(*use, "its weights differ at each turn of a loop"))
+                skipped.append(Skipped(*use, "its weights differ at each turn of a loop"))
             else:
                 uses.setdefault(weight, []).append(use)
                 axes.setdefault(weight, set()).add(_channel_axis(function))
@@ -108,10 +97,10 @@ def discover(
         shape = parameters[weight].array.shape
         reason = _refused(weight, shape, axes[weight], otherwise)
         if reason:
-            untouched += [Untouched(*use, reason) for use in users]
+            skipped += [Skipped(*use, reason) for use in users]
             continue
         layers.append(FileLayer(weight, shape, min(axes[weight]), tuple(users)))
-    return layers, untouched
+    return layers, skipped
 
 
 def _refused(
@@ -133,19 +122,14 @@ def _weight(function: Any) -> str:
 
 
 def _channel_axis(function: Any) -> int:
-    axis = CHANNEL_AXIS[function.type]
-    return (
-        -1
-        if function.type == "Deconvolution" and (function.deconvolution_param.channel_last)
-        else axis
-    )
+    return channel_axis(function.type, function.deconvolution_param.channel_last)
 
 
-def _left(use: Use, function: Any, parameters: Mapping[str, Parameter]) -> List[Untouched]:
+def _left(use: Use, function: Any, parameters: Mapping[str, Parameter]) -> List[Skipped]:
     for name in function.input:
         # Vectors are biases, scales, statistics; what has two axes may well be weights.
         shape = parameters[name].array.shape if name in parameters else ()
         if sum(size > 1 for size in shape) > 1:
             reason = f"{use.type} is not a layer that is rewritten (parameter {name}, {shape})"
-            return [Untouched(*use, reason)]
+            return [Skipped(*use, reason)]
     return []

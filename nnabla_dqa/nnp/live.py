@@ -9,11 +9,12 @@ import nnabla as nn
 from nnabla.utils import nnabla_pb2
 
 from nnabla_dqa.layers.build import mix_weights
+from nnabla_dqa.layers.functions import WEIGHT_INPUT
 from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
 from nnabla_dqa.nnp.expand import mixed_name
 from nnabla_dqa.nnp.file import NetworkFile
-from nnabla_dqa.nnp.layers import WEIGHT_INPUT, FileLayer
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp.layers import FileLayer
+from nnabla_dqa.nnp_format.parameters import Parameter
 from nnabla_dqa.quantization.graph_ops import Variable
 
 NORMALIZATION = {
@@ -63,9 +64,14 @@ class Program:
         file: Any NNP. In a converted one the weights go through the layers'
             mixtures, with the same state arrays as layers of model code.
         quantized: False builds a converted file's networks with float weights.
+
+    Raises:
+        NNPError: The class of a layer's quantizer is not known.
     """
 
     def __init__(self, file: NetworkFile, quantized: bool = True) -> None:
+        if quantized:
+            file.check_quantizers()
         self.file = file
         self.quantized = quantized
         self.scope: Any = OrderedDict()

@@ -8,18 +8,23 @@ import zipfile
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional, Tuple
 
+import nnabla as nn
+
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._util.renamed import renamed
 from nnabla_dqa._util.tables import format_table
-from nnabla_dqa.layers.report import short_name
+from nnabla_dqa.export.metadata import DEPLOYED
+from nnabla_dqa.export.nnp import deployed_of
+from nnabla_dqa.export.quantizer_info import FLOAT_BITS
+from nnabla_dqa.export.tensor import DeployedTensor
+from nnabla_dqa.layers.report import LayerReport, layer_report
 from nnabla_dqa.layers.tensors import STATE_SCOPE
+from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.nnp.expand import state_path
-from nnabla_dqa.nnp.file import CONVERTED, DEPLOYED, NetworkFile
-from nnabla_dqa.nnp.file_report import file_report
+from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
 from nnabla_dqa.nnp.layers import FileLayer
-from nnabla_dqa.quantization import FullPrecision, Quantizer, quantizer_from_json
 from nnabla_dqa.quantization.base import RowLayout
 
-FLOAT_BITS = 32
 _RANGE_BYTES = 8
 
 
@@ -45,6 +50,7 @@ class LayerSummary:
     share: float
 
 
+@renamed(untouched="skipped")
 @dataclasses.dataclass(frozen=True)
 class FileSummary:
     """An NNP; ``str()`` of it is a table.
@@ -56,7 +62,7 @@ class FileSummary:
     path: Path
     kind: str
     layers: Tuple[LayerSummary, ...]
-    untouched: Tuple[str, ...]
+    skipped: Tuple[str, ...]
     other_parameters: int
     networks: Tuple[str, ...]
     runs: Tuple[str, ...]
@@ -138,34 +144,39 @@ class FileSummary:
         return "\n".join(
             [
                 format_table([head, *rows]),
-                *(f"left as it is: {entry}" for entry in self.untouched),
+                *(f"skipped: {entry}" for entry in self.skipped),
                 f"networks: {', '.join(self.networks)}; run: {runs}",
                 f"{self.path}: {self.kind}, {self.file_bytes:,} bytes on disk ({members})",
             ]
         )
 
 
-def summarize(path: PathLike) -> FileSummary:
+def summarize(path: PathLike, max_bytes: Optional[int] = None) -> FileSummary:
     """The layers of an NNP, whether plain, converted or deployed.
+
+    The classes of its quantizers need not be known.
+
+    Args:
+        path: The file.
+        max_bytes: What it may unpack to; the default is that of
+            :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
 
     Raises:
         NNPError: It is no NNP, or broken.
         OSError: It cannot be read.
     """
     path = Path(path)
-    file = NetworkFile.read(path)
+    file = NetworkFile.read(path, max_bytes)
     total = sum(layer.size for layer in file.layers)
-    notes = {}
-    if file.kind == DEPLOYED and file.archive.metadata is not None:
-        notes = {note["weight"]: note for note in file.archive.metadata["layers"]}
-    layers = tuple(_row(file, layer, notes.get(layer.weight), total) for layer in file.layers)
+    tensors = deployed_of(file.archive).tensors if file.kind == DEPLOYED else {}
+    layers = tuple(_row(file, layer, tensors.get(layer.weight), total) for layer in file.layers)
     with zipfile.ZipFile(path) as archive:
         members = {info.filename: info.compress_size for info in archive.infolist()}
     return FileSummary(
         path,
         file.kind,
         layers,
-        tuple(str(entry) for entry in file.untouched),
+        tuple(str(entry) for entry in file.skipped),
         _others(file),
         file.networks,
         tuple(dict.fromkeys(e.network_name for e in file.archive.definition.executor)),
@@ -174,24 +185,37 @@ def summarize(path: PathLike) -> FileSummary:
     )
 
 
+def file_report(file: NetworkFile, layer: FileLayer) -> LayerReport:
+    """The state of one layer of a converted file."""
+    mixture = file.mixtures[layer.name]
+    scope = state_path(layer.weight)
+    parameters = file.archive.parameters
+    state = {
+        path: nn.Variable.from_numpy_array(parameters[f"{scope}/{path}"].array)
+        for path in mixture.state_layout(layer.shape)
+    }
+    attention = mixture.mixing.evaluate(state, len(mixture.quantizers), mixture.target)
+    is_hard = not mixture.is_mixed or bool(state[HARD].d.any())
+    return layer_report(layer.name, layer.function, layer.shape, mixture, attention, is_hard)
+
+
 def _row(
-    file: NetworkFile, layer: FileLayer, note: Optional[Mapping[str, Any]], total: int
+    file: NetworkFile, layer: FileLayer, tensor: Optional[DeployedTensor], total: int
 ) -> LayerSummary:
-    target: Quantizer = FullPrecision()
-    rule, names, attention = "", (), ()  # type: Tuple[str, Tuple[str, ...], Tuple[float, ...]]
-    if note is not None:
-        target = quantizer_from_json(note["quantizer"])
-        names, attention = (short_name(target),), tuple(note["attention"])
+    bits, groups, rule = FLOAT_BITS, 1, ""
+    names: Tuple[str, ...] = ()
+    attention: Tuple[float, ...] = ()
+    if tensor is not None:
+        bits, groups = tensor.bits, tensor.groups
+        names, attention = (tensor.quantizer.name,), tensor.attention
     elif file.kind == CONVERTED and layer.name in file.assigned:
         report = file_report(file, layer)
         target = file.mixtures[layer.name].target_quantizer
+        bits, groups = target.bits, RowLayout.of(layer.shape, target.axis).rows
         rule, names, attention = file.assigned[layer.name].rule, report.quantizers, report.attention
-    ranges = [1] if note is None else [len(note.get("scale", [0]))]
-    if note is None:
-        ranges = [RowLayout.of(layer.shape, target.axis).rows]
     packed = 4 * layer.size
-    if not isinstance(target, FullPrecision):
-        packed = math.ceil(layer.size * target.bits / 8) + _RANGE_BYTES * ranges[0]
+    if bits < FLOAT_BITS:
+        packed = math.ceil(layer.size * bits / 8) + _RANGE_BYTES * groups
     return LayerSummary(
         layer.name,
         layer.function,
@@ -200,7 +224,7 @@ def _row(
         rule,
         names,
         attention,
-        target.bits,
+        bits,
         4 * layer.size,
         packed,
         layer.size / total,

@@ -17,9 +17,9 @@ from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.distributed import Communicator, SingleProcess, check_equal
 from nnabla_dqa.layers.report import report
 from nnabla_dqa.layers.tensors import AttentionWarning
-from nnabla_dqa.nnp.archive import check_output
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp_format.members import check_output
 from nnabla_dqa.recipes.recipe import Recipe, RecipeError, method_of
 from nnabla_dqa.recipes.yaml_files import is_nnp, placed
 from nnabla_dqa.training.checkpoint import checkpoint_path

@@ -90,12 +90,10 @@ def test_outputs_equal_the_hard_graph_exactly_in_plain_nnabla(family, graph, tmp
     per_channel = "per channel" in family
     assert len(result.layers) == 6
     for row in result.layers:
-        w = values[f"{row.report.name}/W"]
+        w = values[f"{row.layer}/W"]
         rows = w if per_channel else [w]
         assert max(len(np.unique(part)) for part in rows) == row.values <= levels
-        np.testing.assert_array_equal(
-            w, SETS[family][0].quantize(before[f"{row.report.name}/W"][0])
-        )
+        np.testing.assert_array_equal(w, SETS[family][0].quantize(before[f"{row.layer}/W"][0]))
     np.testing.assert_array_equal(values["float/conv/W"], before["float/conv/W"][0])
     assert not [name for name in values if "dqa" in name]
     assert result.file_bytes == (tmp_path / "d.nnp").stat().st_size
@@ -145,8 +143,8 @@ def test_choose_argmax_and_warning_by_name(tmp_path):
     with pytest.warns(dqa.AttentionWarning, match="layer fc/affine: attention is on MinMax4"):
         lowest = dqa.deploy(tmp_path / "l.nnp", {"x": x}, names(soft))
     assert {row.bits for row in lowest.layers} == {2}
-    result = dqa.deploy(tmp_path / "a.nnp", {"x": x}, names(soft), choose="argmax")
-    assert {row.report.name: row.bits for row in result.layers if row.bits != 2} == {"fc/affine": 4}
+    result = dqa.deploy(tmp_path / "a.nnp", {"x": x}, names(soft), select="argmax")
+    assert {row.layer: row.bits for row in result.layers if row.bits != 2} == {"fc/affine": 4}
     w = nn.graph_def.load(str(tmp_path / "a.nnp")).get_parameters()["fc/affine/W"].d
     np.testing.assert_array_equal(w, dqa.MinMax(4).quantize(layer.weight.d))
     with dqa.quantizers(*SETS["minmax"]), dqa.hard("argmax"):
@@ -154,7 +152,7 @@ def test_choose_argmax_and_warning_by_name(tmp_path):
     with pytest.warns(dqa.AttentionWarning), pytest.raises(ValueError, match="layer fc/affine has"):
         dqa.deploy(tmp_path / "b.nnp", {"x": x}, names(graph))
     with pytest.raises(ValueError, match=r"layer c1/conv was built under dqa.hard\(\)"):
-        dqa.deploy(tmp_path / "b.nnp", {"x": x}, names(hard), choose="argmax")
+        dqa.deploy(tmp_path / "b.nnp", {"x": x}, names(hard), select="argmax")
     assert not (tmp_path / "b.nnp").exists()
 
 
@@ -184,7 +182,8 @@ def test_file_is_deflated_small_and_reproducible(tmp_path):
         assert {i.compress_type for i in archive.infolist()} == {zipfile.ZIP_DEFLATED}
         metadata = json.loads(archive.read("nnabla_dqa.json"))
     assert metadata["kind"] == "deployed"
-    assert metadata["layers"][0]["quantizer"]["bits"] == 2
+    assert metadata["tensors"][0]["quantizer"]["bits"] == 2
+    assert metadata["format"] == 2
     assert sorted(p.name for p in tmp_path.iterdir()) == ["1.nnp", "2.nnp"]
     assert "c0/conv" in str(first)
 
@@ -198,7 +197,7 @@ def test_refusals_name_the_reason_and_leave_no_file(tmp_path):
             dqa.deploy(target, inputs or {"x": x}, outputs or names(soft), **options)
         assert not target.exists()
 
-    refuses("choose='best'", choose="best")
+    refuses("select='best'", select="best")
     other = nn.Variable((1, 6))
     refuses("do not depend on the variable given as input 'z'", inputs={"x": x, "z": other})
     inner = PF.dqa_affine(other, 5, quantizers=[dqa.BWN()], name="inner")

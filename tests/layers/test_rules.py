@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from nnabla_dqa import Attention, BinaryRelax, FullPrecision, MinMax
-from nnabla_dqa.layers.rules import DEFAULT_RULE, Rule, Rules, mixing_by_name
+from nnabla_dqa import SAWB, Attention, BinaryRelax, FullPrecision, MinMax
+from nnabla_dqa.layers.functions import CHANNEL_AXIS
+from nnabla_dqa.layers.rules import DEFAULT_RULE, Rule, Rules, mixing_rule
 from nnabla_dqa.mixing import Single
 from nnabla_dqa.nnp.convert import convert_file
-from nnabla_dqa.nnp.layers import CHANNEL_AXIS, FileLayer, Use, discover
+from nnabla_dqa.nnp.layers import FileLayer, Use, discover
+from nnabla_dqa.quantization.notation import QuantizerSet
 from tests.nnp.networks import Net, small
 
 
@@ -89,8 +91,8 @@ def test_channel_axes_by_function():
     h = net.depthwise(h, "up/W", up=True)
     net.affine(h, 7, "affine/W")
     net.embed(net.input("index", 3), 8, 2, "embed/W")
-    layers, untouched = discover(net.definition, net.parameters)
-    assert not untouched
+    layers, skipped = discover(net.definition, net.parameters)
+    assert not skipped
     assert {use.type for entry in layers for use in entry.uses} == set(CHANNEL_AXIS)
     found = Rules.of("minmax:2,4,8@channel").assign(layers)
     expected = {"conv": 4, "deconv": 6, "depthwise": 6, "up": 6, "affine": 7, "embed": 2}
@@ -172,8 +174,17 @@ def test_yaml(tmp_path):
         ("0", "the rules must be a mapping"),
         ("quantisers: float", "the rules: unknown key 'quantisers'; allowed: quantizers, mixing"),
         ("1: float", "the rules: unknown key 1"),
-        ("quantizers: 2", "the rules: key 'quantizers' must be text such as 'minmax:2,4,8'"),
-        ("quantizers: [bwn]", "the rules: key 'quantizers' must be text"),
+        ("quantizers: 2", "the rules: key 'quantizers': quantizers must be text such as"),
+        ("quantizers: []", "the rules: key 'quantizers': quantizers must be text such as"),
+        ("quantizers: [2]", "the rules: key 'quantizers': quantizers must be text such as"),
+        ("quantizers: {bits: 2}", "None is none of float, bwn, "),
+        ("quantizers: {type: Sawm, bits: 2}", "'Sawm' is none of float, bwn, "),
+        ("quantizers: {type: SAWB}", "quantizer SAWB: "),
+        (
+            "quantizers: {type: SAWB, bits: 2, clip: 3}",
+            "SAWB has no field 'clip'; its fields: bits",
+        ),
+        ("quantizers: {type: SAWB, bits: 9}", "SAWB: bits=9 is not a whole number"),
         ("quantizers: minmx:2", "'minmx' is none of"),
         ("rules: {layers: a}", "key 'rules' must be a list of rules"),
         ("rules:", "key 'rules' must be a list of rules"),
@@ -184,13 +195,13 @@ def test_yaml(tmp_path):
         ("rules: [{layers: [a, 3], quantizers: float}]", "rule 1: key 'layers' must be"),
         ("rules: [{layers: [], quantizers: float}]", "rule 1"),
         ("rules: [{layers: '', quantizers: float}]", "is not a name glob"),
-        ("rules: [{layers: a}]", "rule 1: key 'quantizers' must be text"),
+        ("rules: [{layers: a}]", "rule 1: key 'quantizers': quantizers must be text"),
         (
             "rules: [{layers: a, quantizers: float}, {layers: b, quantizers: 'x:1'}]",
             "quantizers 'x:1': 'x' is none of",
         ),
         ("mixing: softmax", "mixing 'softmax' is none of Attention"),
-        ("mixing: 3", "key 'mixing' must be a name or {type: ..., ...}; got 3"),
+        ("mixing: 3", "key 'mixing': mixing must be a name or {type: ..., ...}; got 3"),
         ("mixing: {type: Softmax}", "'Softmax'"),
         ("mixing: {type: Attention, initial: 1}", "Attention has no field 'initial'"),
         ("mixing: {type: Attention, init: middle}", "init='middle' is none of"),
@@ -217,8 +228,53 @@ def test_yaml_that_is_not_there_or_not_text(tmp_path):
 
 def test_mixing_names():
     for name in ("binary_relax", "binary-relax", "BinaryRelax", "BINARYRELAX"):
-        assert mixing_by_name(name) == BinaryRelax()
-    assert mixing_by_name("attention") == Attention()
+        assert mixing_rule(name) == BinaryRelax()
+    assert mixing_rule("attention") == Attention()
+    assert mixing_rule("attention:init=uniform, eps=0.01") == Attention("uniform", eps=0.01)
+    assert mixing_rule("{type: attention, init: uniform}") == Attention("uniform")
+    assert mixing_rule(None) is None
+    for text, reason in (
+        ("attention:eps=0", "eps=0 is not positive"),
+        ("attention:epsilon=1", "Attention has no field 'epsilon'"),
+        ("attention:uniform", "'uniform' is not field=value"),
+        ("softmax", "mixing 'softmax' is none of Attention"),
+    ):
+        with pytest.raises(ValueError, match=reason):
+            mixing_rule(text)
+
+
+FORMS = [
+    "[sawb:2, {type: MinMax, bits: [4, 8]}]",
+    "[{type: sawb, bits: 2}, {type: MinMax, bits: 4}, 'minmax:8']",
+    "[[sawb:2], 'minmax:4,8']",
+]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_quantizers_as_mappings_and_lists_of_them(form, tmp_path):
+    expected = (SAWB(2), MinMax(4), MinMax(8))
+    assert Rules(form).quantizers == QuantizerSet(expected)
+    (tmp_path / "r.yaml").write_text(
+        f"quantizers: {form}\nrules: [{{layers: c1*, quantizers: {form}}}]"
+    )
+    rules = Rules.from_yaml(tmp_path / "r.yaml")
+    assert rules.quantizers.quantizers == rules.rules[0].quantizers.quantizers == expected
+
+
+def test_rules_of_what_a_yaml_file_holds():
+    given = {"quantizers": "sawb:2", "rules": [{"layers": "c1*", "quantizers": "float"}]}
+    assert Rules.of(given) == Rules("sawb:2", [Rule("c1*", "float")])
+    assert Rules.of({"type": "SAWB", "bits": 2}) == Rules.of([SAWB(2)]) == Rules.of(SAWB(2))
+
+
+def test_mappings_may_be_per_channel():
+    rules = Rules({"type": "SAWB", "bits": [2, 4], "channel_axis": "channel"})
+    assert rules.quantizers == QuantizerSet((SAWB(2), SAWB(4)), True)
+    assert Rules({"type": "SAWB", "bits": 2, "channel_axis": 0}).quantizers.quantizers == (
+        SAWB(2, channel_axis=0),
+    )
+    with pytest.raises(ValueError, match="they must agree"):
+        Rules(["sawb:2@channel", {"type": "MinMax", "bits": 4, "channel_axis": 0}])
 
 
 def test_a_refused_mixture_names_the_layer():

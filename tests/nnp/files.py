@@ -6,7 +6,8 @@ import zipfile
 
 import pytest
 
-from nnabla_dqa.nnp.archive import Archive, NNPError, write_members
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.members import NNPError, write_members
 
 
 def members(path):

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from nnabla.utils import nnabla_pb2
 
-from nnabla_dqa.nnp.archive import Archive
 from nnabla_dqa.nnp.expand import state_path
 from nnabla_dqa.nnp.file import NetworkFile
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.parameters import Parameter
 
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "nnp"
 ARGUMENTS = {

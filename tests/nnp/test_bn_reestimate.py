@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 
 import nnabla_dqa as dqa
-from nnabla_dqa.nnp.archive import Archive
 from nnabla_dqa.nnp.bn_reestimate import estimate_statistics
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.deploy import deploy_file
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp_format.archive import Archive
 from tests.nnp.networks import Net, outputs, small, train
 
 
@@ -58,9 +58,9 @@ def expected_statistics(parameters, data, bits):
     return result
 
 
-@pytest.mark.parametrize("choose", ["lowest", "argmax"])
+@pytest.mark.parametrize("select", ["target", "argmax"])
 @pytest.mark.parametrize(("count", "size"), [(1, 8), (6, 4)])
-def test_moments_of_all_samples(file, choose, count, size):
+def test_moments_of_all_samples(file, select, count, size):
     parameters = file.archive.parameters
     alphas = {name: p.array for name, p in parameters.items() if name.endswith("alpha")}
     for alpha in alphas.values():
@@ -68,8 +68,8 @@ def test_moments_of_all_samples(file, choose, count, size):
     data = batches(count, size, 5, shift=3.0)
     program = Program(file)
     before = {name: p.array.tobytes() for name, p in program.arrays().items()}
-    found = estimate_statistics(program, "net", data, size, choose)
-    expected = expected_statistics(parameters, data, 8 if choose == "argmax" else 2)
+    found = estimate_statistics(program, "net", data, size, select)
+    expected = expected_statistics(parameters, data, 8 if select == "argmax" else 2)
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         assert found[name].dtype == np.float32

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 from nnabla.utils import nnabla_pb2
 
-from nnabla_dqa.nnp.archive import METADATA, Archive, NNPError, write_members
 from nnabla_dqa.nnp.file import NetworkFile
-from nnabla_dqa.nnp.parameters import Parameter, write_parameters
+from nnabla_dqa.nnp_format.archive import METADATA, Archive
+from nnabla_dqa.nnp_format.members import NNPError, write_members
+from nnabla_dqa.nnp_format.parameters import Parameter, write_parameters
 from tests.nnp.files import members, refused, rewritten
 from tests.nnp.networks import small
 
@@ -129,7 +130,12 @@ BAD_NOTES = [
     b'"text"',
     b"{}",
     b'{"layers": {}}',
-    json.dumps({"format": 2, "kind": "converted", "layers": []}).encode(),
+    json.dumps({"format": 3, "kind": "converted", "layers": []}).encode(),
+    json.dumps({"format": True, "kind": "deployed", "layers": []}).encode(),
+    json.dumps({"format": 2, "kind": "converted", "tensors": []}).encode(),
+    json.dumps({"format": 2, "kind": "deployed", "tensors": [1]}).encode(),
+    json.dumps({"format": 2, "kind": "deployed", "tensors": [{"name": "c/conv/W"}]}).encode(),
+    json.dumps({"format": 1, "kind": "deployed", "layers": [{"weight": "c/conv/W"}]}).encode(),
     json.dumps({"kind": "converted", "layers": []}).encode(),
     json.dumps({"format": 1, "layers": []}).encode(),
     json.dumps({"format": 1, "kind": "other", "layers": []}).encode(),

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnabla_dqa.nnp.archive import Archive, NNPError
 from nnabla_dqa.nnp.check import check_file
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.deploy import deploy_file
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.members import NNPError
+from nnabla_dqa.nnp_format.parameters import Parameter
 from tests.nnp.networks import small, train
 
 SETS = ["minmax:2,4,8", "minmax:2,4,8@channel", "sawb:2", "twn/float", "bwn/float"]
@@ -76,7 +77,7 @@ def test_not_a_number_anywhere(tmp_path):
     assert changed(path, "bn/beta", spoil).faults == ("parameter bn/beta holds NaN or infinity",)
     found = changed(path, "fc/affine/W", spoil)
     assert {f.split(" ")[0] for f in found.faults} == {"fc/affine/W:", "parameter"}
-    assert "NOT as it claims" in str(found)
+    assert "NOT as its metadata say" in str(found)
 
 
 def test_more_values_than_levels(tmp_path):
@@ -96,13 +97,13 @@ def edited(path, change):
     return check_file(path)
 
 
-def test_claims_that_do_not_fit(tmp_path):
+def test_metadata_that_do_not_fit(tmp_path):
     path = deployed(tmp_path)
     good = path.read_bytes()
 
     def faults(change):
         path.write_bytes(good)
-        found = edited(path, lambda archive: change(archive.metadata["layers"][0]))
+        found = edited(path, lambda archive: change(archive.metadata["tensors"][0]))
         assert not found.ok
         assert all("\n" not in fault for fault in found.faults)
         return found.faults
@@ -110,7 +111,7 @@ def test_claims_that_do_not_fit(tmp_path):
     def wrong(key, value):
         return faults(lambda note: note.__setitem__(key, value))
 
-    assert "is not in the file" in wrong("weight", "other/W")[0]
+    assert "is not in the file" in wrong("name", "other/W")[0]
     assert "cannot be read" in wrong("quantizer", {"type": "Unknown"})[0]
     assert "cannot be read" in faults(lambda note: note.pop("quantizer"))[0]
     assert "cannot be read" in faults(lambda note: note.pop("channel_axis"))[0]
@@ -121,19 +122,33 @@ def test_claims_that_do_not_fit(tmp_path):
     assert "c/conv/W" in wrong("scale", "wide")[0]
     assert "c/conv/W" in wrong("channel_axis", 9)[0]
     assert "c/conv/W" in wrong("channel_axis", "first")[0]
-    assert "c/conv/W" in faults(lambda note: note.pop("offset"))[0]
+    assert "key 'offset' is missing" in faults(lambda note: note.pop("offset"))[0]
+    assert "c/conv/W" in wrong("levels", [[0.0]])[0]
+    assert "c/conv/W" in wrong("levels", [[0.0], [1.0]])[0]
+    assert "c/conv/W" in wrong("levels", [[0.0] * 5])[0]
+    assert "c/conv/W" in wrong("levels", 4)[0]
+    assert "c/conv/W" in wrong("attention", None)[0]
+
+    def quantizer(**changes):
+        return faults(lambda note: note["quantizer"].update(changes))[0]
+
+    assert "the file says 3 levels of 2 bits, MinMax" in quantizer(levels=3)
+    assert "of 3 bits" in quantizer(levels=8, bits=3)
+    assert "5 levels of 2 bits" in quantizer(levels=5)
+    assert "cannot be read" in quantizer(arguments={"bits": 99})
+    assert "cannot be read" in quantizer(bits="two")
     path.write_bytes(good)
-    assert edited(path, lambda archive: archive.metadata.update(layers=[5])).faults
+    assert edited(path, lambda archive: archive.metadata.update(tensors=[5])).faults
 
 
-def test_files_without_claims(tmp_path):
+def test_files_without_quantized_tensors(tmp_path):
     path = deployed(tmp_path)
     for name in ("m.nnp", "c.nnp"):
         found = check_file(tmp_path / name)
         assert not found.ok
-        assert found.faults == ("the file makes no claim: nnabla-dqa has not deployed it",)
-    found = edited(path, lambda archive: archive.metadata.update(layers=[]))
-    assert found.faults == ("the file claims no layer",)
+        assert found.faults == ("nothing to check: nnabla-dqa has not deployed the file",)
+    found = edited(path, lambda archive: archive.metadata.update(tensors=[]))
+    assert found.faults == ("nothing to check: the file names no quantized tensor",)
     with pytest.raises(NNPError):
         check_file(tmp_path / "nothing.nnp")
 
@@ -143,4 +158,4 @@ def test_what_it_prints(tmp_path):
     rows = {line.split()[0]: line.split() for line in text.splitlines()[2:4]}
     assert rows["c/conv/W"][-3:] == ["4", "4", "yes"]
     assert "runs: network net (x -> Fc_out)" in text
-    assert text.endswith("d.nnp: every claim holds, no NaN or infinity")
+    assert text.endswith("d.nnp: verified: all weights on their grids, no NaN or infinity")

@@ -10,9 +10,10 @@ import pytest
 from nnabla.utils.load import load
 from nnabla.utils.nnp_graph import NnpLoader
 
-from nnabla_dqa.nnp.archive import Archive, NNPError
 from nnabla_dqa.nnp.convert import NothingToConvertError, convert_file
 from nnabla_dqa.nnp.file import NetworkFile
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.members import NNPError
 from tests.nnp.networks import Net, assert_equal_outputs, outputs, samples, shared_files, small
 
 WITHOUT_LAYERS = ("03", "04", "05")

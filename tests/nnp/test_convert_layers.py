@@ -9,11 +9,11 @@ import pytest
 
 from nnabla_dqa import MinMax
 from nnabla_dqa.layers.rules import Rule
-from nnabla_dqa.nnp.archive import Archive
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.layers import discover
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.parameters import Parameter
 from tests.nnp.networks import Net, outputs, samples, small
 
 
@@ -57,8 +57,8 @@ def test_what_cannot_be_rewritten_is_told_and_left(tmp_path):
     source = net.save(tmp_path / "m.nnp")
     result = convert_file(source, tmp_path / "c.nnp")
     assert [layer.name for layer in result.file.layers] == ["good"]
-    left = [m for m in result.messages if m.startswith("left as it is")]
-    assert len(left) == len(result.file.untouched)
+    left = [m for m in result.messages if m.startswith("skipped: ")]
+    assert len(left) == len(result.file.skipped)
     for function, reason in (
         ("Tied", "its weights tied/W are also an input of function Turn"),
         ("Computed", "its weights are not a parameter but the variable 'Turn_out'"),
@@ -77,9 +77,9 @@ def test_one_weight_for_two_kinds_of_layers(tmp_path):
     x = net.input("x", 4, 5, 5)
     net.conv(x, 4, "w/W", bias=False, name="Down")
     net.deconv(x, 4, "w/W", bias=False)
-    layers, untouched = discover(net.definition, net.parameters)
+    layers, skipped = discover(net.definition, net.parameters)
     assert not layers
-    assert {str(u).split(": ")[1] for u in untouched} == {
+    assert {str(u).split(": ")[1] for u in skipped} == {
         "its weights w/W are shared by functions with different output channels"
     }
 

@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 
 import nnabla_dqa as dqa
-from nnabla_dqa.nnp.archive import Archive, NNPError
 from nnabla_dqa.nnp.check import check_file
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.deploy import deploy_file
 from nnabla_dqa.nnp.expand import state_path
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.members import NNPError
+from nnabla_dqa.nnp_format.parameters import Parameter
 from tests.nnp.networks import (
     Net,
     assert_same,
@@ -60,7 +61,7 @@ def plain(folder, file, network, values, batch_size=2):
     return dict(np.load(folder / "out.npz"))
 
 
-def hard_outputs(path, network, values, choose="lowest", batch_size=2):
+def hard_outputs(path, network, values, choose="target", batch_size=2):
     with dqa.hard(choose):
         built = Program(NetworkFile.read(path)).build(network, batch_size)
     return computed(built, values)
@@ -88,10 +89,10 @@ def test_files_of_others_in_plain_nnabla(path, tmp_path):
     assert result.file_bytes == (tmp_path / "d.nnp").stat().st_size < path.stat().st_size
 
 
-@pytest.mark.parametrize("choose", ["lowest", "argmax"])
+@pytest.mark.parametrize("select", ["target", "argmax"])
 @pytest.mark.parametrize("quantizers", SETS)
 @pytest.mark.filterwarnings("ignore::nnabla_dqa.AttentionWarning")
-def test_outputs_and_weights_are_those_of_the_chosen_quantizers(quantizers, choose, tmp_path):
+def test_outputs_and_weights_are_those_of_the_chosen_quantizers(quantizers, select, tmp_path):
     source = trained(tmp_path, quantizers=quantizers)
     file = NetworkFile.read(source)
     parameters = dict(file.archive.parameters)
@@ -102,25 +103,25 @@ def test_outputs_and_weights_are_those_of_the_chosen_quantizers(quantizers, choo
             alpha = np.zeros(len(chosen), np.float32)
             alpha[(i + 1) % len(chosen)] = 1
             parameters[f"{state_path(layer.weight)}/alpha"] = Parameter(alpha)
-        index = (i + 1) % len(chosen) if choose == "argmax" else 0
+        index = (i + 1) % len(chosen) if select == "argmax" else 0
         wanted[layer.weight] = chosen[index]
     file.with_parameters(parameters).save(source)
-    result = deploy_file(source, tmp_path / "d.nnp", choose=choose)
+    result = deploy_file(source, tmp_path / "d.nnp", select=select)
     values = samples(file.network("net"))
-    expected = hard_outputs(source, "net", values, choose)
+    expected = hard_outputs(source, "net", values, select)
     assert_same(outputs(tmp_path / "d.nnp", "net", values), expected)
     archive = Archive.read(tmp_path / "d.nnp")
     for weight, quantizer in wanted.items():
         np.testing.assert_array_equal(
             archive.parameters[weight].array, quantizer.quantize(parameters[weight].array)
         )
-    assert {row.report.name: row.bits for row in result.layers} == {
+    assert {row.layer: row.bits for row in result.layers} == {
         w.removesuffix("/W"): q.bits for w, q in wanted.items()
     }
     assert not [name for name in archive.parameters if "dqa" in name]
     assert archive.metadata["kind"] == "deployed"
-    assert archive.metadata["choose"] == choose
-    if choose == "lowest" and quantizers != "float":
+    assert archive.metadata["select"] == select
+    if select == "target" and quantizers != "float":
         assert sum("attention is on" in m for m in result.messages) >= 1
     assert check_file(tmp_path / "d.nnp").ok
 
@@ -195,8 +196,8 @@ def test_what_was_not_trained_or_converted_is_refused(tmp_path):
             deploy_file(tmp_path / name, tmp_path / "e.nnp")
         assert str(tmp_path / name) in str(caught.value)
         assert "\n" not in str(caught.value)
-    with pytest.raises(ValueError, match="choose='best' is neither 'lowest' nor 'argmax'"):
-        deploy_file(source, tmp_path / "e.nnp", choose="best")
+    with pytest.raises(ValueError, match="select='best' is neither 'target' nor 'argmax'"):
+        deploy_file(source, tmp_path / "e.nnp", select="best")
     assert not (tmp_path / "e.nnp").exists()
     deploy_file(tmp_path / "c.nnp", tmp_path / "e.nnp", allow_untrained=True)
     values = samples(NetworkFile.read(source).network("net"))
@@ -248,16 +249,17 @@ def test_odd_weights(tmp_path, case, quantizers):
     assert_same(outputs(tmp_path / "d.nnp", "net", values), expected)
 
 
-def test_notes_of_the_file_say_what_it_claims(tmp_path):
+def test_the_metadata_state_the_levels(tmp_path):
     source = trained(tmp_path, quantizers="minmax:2,4,8@channel")
     deploy_file(source, tmp_path / "d.nnp")
     with zipfile.ZipFile(tmp_path / "d.nnp") as archive:
         notes = json.loads(archive.read("nnabla_dqa.json"))
-    rows = {row["weight"]: row for row in notes["layers"]}
+    assert notes["format"] == 2
+    rows = {row["name"]: row for row in notes["tensors"]}
     weights = NetworkFile.read(source).archive.parameters
     for weight, axis, count in (("c/conv/W", 0, 3), ("fc/affine/W", 1, 4)):
         row = rows[weight]
-        assert row["levels"] == 4
+        assert row["quantizer"]["levels"] == 4
         assert row["channel_axis"] == axis
         assert len(row["scale"]) == len(row["offset"]) == count
         assert sum(row["attention"]) == pytest.approx(1)

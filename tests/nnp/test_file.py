@@ -8,10 +8,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from nnabla_dqa.nnp.archive import Archive, NNPError
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.file import NetworkFile
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.members import NNPError
+from nnabla_dqa.nnp_format.parameters import Parameter
 from tests.nnp.networks import small, train
 
 

@@ -6,21 +6,21 @@ import nnabla as nn
 import numpy as np
 import pytest
 
-from nnabla_dqa.nnp.archive import Archive
 from nnabla_dqa.nnp.check import check_file
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.deploy import deploy_file
 from nnabla_dqa.nnp.file import NetworkFile
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.parameters import Parameter
 from tests.nnp.networks import Net, outputs, samples, shared_files, train
 
 
-def folded(folder, net, quantizers="minmax:2,4,8", choose="lowest"):
+def folded(folder, net, quantizers="minmax:2,4,8", select="target"):
     """Deployed with and without folding: the message, and the outputs of both."""
     convert_file(net.save(folder / "m.nnp"), folder / "c.nnp", quantizers)
     train(folder / "c.nnp", folder / "t.nnp")
-    deploy_file(folder / "t.nnp", folder / "d.nnp", choose=choose)
-    result = deploy_file(folder / "t.nnp", folder / "f.nnp", choose=choose, fold=True)
+    deploy_file(folder / "t.nnp", folder / "d.nnp", select=select)
+    result = deploy_file(folder / "t.nnp", folder / "f.nnp", select=select, fold=True)
     return result, *compared(folder)
 
 
@@ -250,9 +250,9 @@ def test_argmax_folds_the_chosen_grid(tmp_path):
     file = NetworkFile.read(tmp_path / "t.nnp")
     alpha = Parameter(np.array([0, 1, 0], np.float32))
     file.with_parameters({**file.archive.parameters, "l/dqa/alpha": alpha}).save(tmp_path / "t.nnp")
-    deploy_file(tmp_path / "t.nnp", tmp_path / "d.nnp", choose="argmax")
-    result = deploy_file(tmp_path / "t.nnp", tmp_path / "f.nnp", choose="argmax", fold=True)
-    assert {row.report.name: row.bits for row in result.layers}["l"] == 4
+    deploy_file(tmp_path / "t.nnp", tmp_path / "d.nnp", select="argmax")
+    result = deploy_file(tmp_path / "t.nnp", tmp_path / "f.nnp", select="argmax", fold=True)
+    assert {row.layer: row.bits for row in result.layers}["l"] == 4
     plain, fold = compared(tmp_path)
     assert_close(fold, plain)
     assert check_file(tmp_path / "f.nnp").ok

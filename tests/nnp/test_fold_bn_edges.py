@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from nnabla_dqa.nnp.archive import Archive
 from nnabla_dqa.nnp.check import check_file
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.deploy import deploy_file
+from nnabla_dqa.nnp_format.archive import Archive
 from tests.nnp.networks import Net
 from tests.nnp.test_fold_bn import assert_close, folded, types
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 import nnabla_dqa as dqa
-from nnabla_dqa.nnp.archive import NNPError
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp_format.members import NNPError
+from nnabla_dqa.nnp_format.parameters import Parameter
 from tests.nnp.networks import (
     Net,
     assert_equal_outputs,
@@ -201,7 +201,7 @@ def test_gradients_pass_straight_through(quantizers, tmp_path):
         )
 
 
-@pytest.mark.parametrize("choose", ["lowest", "argmax"])
+@pytest.mark.parametrize("choose", ["target", "argmax"])
 def test_hard_uses_one_quantizer(choose, tmp_path):
     net = all_layers()
     convert_file(net.save(tmp_path / "m.nnp"), tmp_path / "c.nnp", "minmax:2,4,8")

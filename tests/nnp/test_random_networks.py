@@ -12,13 +12,13 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 import nnabla_dqa as dqa
-from nnabla_dqa.nnp.archive import Archive
+from nnabla_dqa.layers.functions import CHANNEL_AXIS
 from nnabla_dqa.nnp.check import check_file
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.deploy import deploy_file
 from nnabla_dqa.nnp.file import NetworkFile
-from nnabla_dqa.nnp.layers import CHANNEL_AXIS
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp_format.archive import Archive
 from tests.nnp.networks import Net, assert_equal_outputs, outputs, samples, train
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::nnabla_dqa.AttentionWarning")]

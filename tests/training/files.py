@@ -12,9 +12,9 @@ import pytest
 from nnabla.utils import nnabla_pb2
 from nnabla.utils.save import save
 
-from nnabla_dqa.nnp.archive import Archive
 from nnabla_dqa.nnp.convert import convert_file
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.parameters import Parameter
 from nnabla_dqa.recipes.recipe import Recipe
 from nnabla_dqa.training.result import TrainingStopped
 from nnabla_dqa.training.run import train

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from nnabla_dqa.data import DataError
-from nnabla_dqa.nnp.archive import NNPError
 from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.recipes.recipe import Recipe
 from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training.checkpoint import CheckpointError, checkpoint_path, read_checkpoint

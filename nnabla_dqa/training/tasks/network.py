@@ -90,11 +90,11 @@ def layer_notes(deployed: Any) -> Dict[str, Any]:
         "bits_per_weight": deployed.bits_per_weight,
         "layers": [
             {
-                "name": row.report.name,
-                "weights": row.report.weights,
-                "quantizer": row.quantizer,
+                "name": row.layer,
+                "weights": row.weights,
+                "quantizer": row.quantizer.name,
                 "values": row.values,
-                "attention": list(row.report.attention),
+                "attention": list(row.attention),
             }
             for row in deployed.layers
         ],

@@ -9,13 +9,14 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import nnabla.functions as F
 
+from nnabla_dqa.export.metadata import DEPLOYED
 from nnabla_dqa.layers.scopes import hard
-from nnabla_dqa.nnp.archive import NNPError
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.deploy import deploy_file
-from nnabla_dqa.nnp.file import CONVERTED, DEPLOYED, FLOAT, NetworkFile
+from nnabla_dqa.nnp.file import CONVERTED, FLOAT, NetworkFile
 from nnabla_dqa.nnp.inspect import target_inputs
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import DISTILLATION, Recipe, RecipeError
 from nnabla_dqa.training.result import Epoch

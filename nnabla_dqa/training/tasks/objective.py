@@ -10,10 +10,10 @@ import nnabla.functions as F
 
 from nnabla_dqa._util.devices import in_float32
 from nnabla_dqa.layers.scopes import hard
-from nnabla_dqa.nnp.archive import NNPError
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.inspect import producer, target_inputs
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import DISTILLATION, DataRecipe, Recipe, RecipeError
 from nnabla_dqa.training.tasks.evaluation import Evaluation

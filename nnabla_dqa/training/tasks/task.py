@@ -14,7 +14,7 @@ from nnabla_dqa.data.sampler import batches_of
 from nnabla_dqa.distributed import Communicator, SingleProcess
 from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.mixing import Mixture
-from nnabla_dqa.nnp.archive import NNPError
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import DISTILLATION, Recipe, RecipeError
 from nnabla_dqa.regularization import regularizer, total_weights

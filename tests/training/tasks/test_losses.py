@@ -10,10 +10,10 @@ import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
 
-from nnabla_dqa.nnp.archive import NNPError
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.inspect import own_losses, producer
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.recipes.recipe import Recipe, RecipeError
 from nnabla_dqa.training.run import train
 from nnabla_dqa.training.tasks.losses import (

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from nnabla_dqa.data import ArrayData, DataError
-from nnabla_dqa.nnp.archive import NNPError
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.recipes.recipe import Recipe, RecipeError
 from nnabla_dqa.training.tasks.evaluation import evaluate
 from nnabla_dqa.training.tasks.inputs import check_labels, fill

@@ -11,8 +11,9 @@ from nnabla.utils.save import save
 
 import nnabla_dqa as dqa
 from nnabla_dqa.data import DataError
-from nnabla_dqa.nnp.archive import Archive, NNPError
-from nnabla_dqa.nnp.parameters import Parameter
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.members import NNPError
+from nnabla_dqa.nnp_format.parameters import Parameter
 from tests.training.files import convert, one_line
 
 

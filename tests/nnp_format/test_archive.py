@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from nnabla.utils import nnabla_pb2
 
-from nnabla_dqa.nnp.archive import Archive, NNPError, write_members
-from nnabla_dqa.nnp.parameters import Parameter, read_parameters, write_parameters
+from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.members import NNPError, write_members
+from nnabla_dqa.nnp_format.parameters import Parameter, read_parameters, write_parameters
 from tests.nnp.files import members, refused
 from tests.nnp.networks import Net, shared_files, small
 

@@ -7,39 +7,25 @@ written whole and atomically, with everything that was not changed kept.
 from __future__ import annotations
 
 import dataclasses
-import io
 import json
-import lzma
-import os
-import struct
-import zipfile
-import zlib
 from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Any, Callable, Dict, Iterable, List, Mapping, Optional, Tuple
+from typing import Any, Callable, Dict, List, Mapping, Optional, Tuple
 
 from google.protobuf import text_format
 from google.protobuf.message import DecodeError
 from nnabla.utils import nnabla_pb2
 
-from nnabla_dqa._util.files import PathLike, check_target, write_atomically
+from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.messages import one_line
-from nnabla_dqa.nnp.parameters import Parameter, read_parameters, write_parameters
+from nnabla_dqa.nnp_format.limits import DAMAGE
+from nnabla_dqa.nnp_format.members import VERSION, NNPError, read_members, write_members
+from nnabla_dqa.nnp_format.parameters import Parameter, read_parameters, write_parameters
 
 METADATA = "nnabla_dqa.json"
-"""Member of an NNP in which this package notes what it did; loaders ignore it."""
-VERSION = "nnp_version.txt"
-_DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError),
-    *(OverflowError, RuntimeError, ValueError),
-)
-"""What zipfile, the decompressors and h5py raise on damaged data."""
+"""Member of an NNP with what this package says of it; loaders ignore it."""
 _DEFINITION = (".nntxt", ".prototxt")
 _PARAMETERS = (".protobuf", ".h5")
-
-
-class NNPError(ValueError):
-    """A file is not an NNP that can be used; the message is one line and names the file."""
 
 
 @dataclasses.dataclass
@@ -48,7 +34,7 @@ class Archive:
 
     ``definition`` is NNabla's ``NNablaProtoBuf`` without parameters;
     ``parameters`` maps names to arrays in the order of the file; ``metadata``
-    is what this package noted in it, None in a plain NNP; ``others`` are the
+    is what this package says of it, None in a plain NNP; ``others`` are the
     members that are carried along as they are.
     """
 
@@ -61,17 +47,23 @@ class Archive:
     parameter_member: str = "parameter.protobuf"
 
     @classmethod
-    def read(cls, path: PathLike) -> Archive:
+    def read(cls, path: PathLike, max_bytes: Optional[int] = None) -> Archive:
         """Read and check a file.
 
+        Args:
+            path: The file.
+            max_bytes: What its members, and the arrays in them, may unpack to.
+                Default: 256 MiB, or 200 times the size of the file if that is
+                more, and never above 4 GiB.
+
         Raises:
-            NNPError: It is no zip, broken, has no network, a parameter that a
-                network uses is missing or does not fit, or a function is
-                unknown to NNabla.
+            NNPError: It is no zip, broken, unpacks to too much, has no
+                network, a parameter that a network uses is missing or does
+                not fit, or a function is unknown to NNabla.
             OSError: It cannot be read.
         """
         path = Path(path)
-        members = _members(path)
+        members, limit = read_members(path, max_bytes)
         definition_member = _only(path, members, _DEFINITION, "network definition")
         if definition_member is None:
             raise NNPError(f"{path}: no network definition (.nntxt or .prototxt) inside")
@@ -86,8 +78,8 @@ class Archive:
                 definition.ClearField("parameter")
             if parameter_member is not None:
                 suffix = PurePosixPath(parameter_member).suffix
-                parameters.update(read_parameters(suffix, members.pop(parameter_member)))
-        except (*_DAMAGE, KeyError, TypeError, DecodeError) as error:
+                parameters.update(read_parameters(suffix, members.pop(parameter_member), limit))
+        except (*DAMAGE, KeyError, TypeError, DecodeError) as error:
             raise NNPError(
                 f"{path}: parameters in {parameter_member or definition_member} cannot be read: "
                 f"{one_line(error)}"
@@ -185,66 +177,10 @@ def keep_only(repeated: Any, keep: Callable[[Any], bool]) -> None:
         repeated.extend(kept)
 
 
-def check_output(path: PathLike, inputs: Iterable[PathLike] = ()) -> Path:
-    """``path`` if an NNP can be written there.
-
-    Raises:
-        NNPError: It does not end in ``.nnp``, or is one of ``inputs``.
-        OSError: It is a folder, or its folder does not exist or cannot be written to.
-    """
-    if Path(path).suffix != ".nnp":
-        raise NNPError(f"{path}: the name must end in .nnp, or NNabla will not open the file")
-    for source in inputs:
-        if os.path.exists(source) and os.path.exists(path) and os.path.samefile(source, path):
-            raise NNPError(f"{path}: is an input, which is never overwritten; name another output")
-    return check_target(path)
-
-
-def write_members(path: PathLike, members: Mapping[str, bytes]) -> int:
-    """Write a deflated zip of ``members`` to ``path``, atomically; returns its size in bytes.
-
-    Raises:
-        NNPError: ``path`` does not end in ``.nnp``.
-        OSError: The file cannot be written.
-    """
-    check_output(path)
-    buffer = io.BytesIO()
-    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, data in members.items():
-            # A fixed date, so that equal networks give equal files.
-            info = zipfile.ZipInfo(name, (1980, 1, 1, 0, 0, 0))
-            info.compress_type = zipfile.ZIP_DEFLATED
-            info.external_attr = 0o644 << 16
-            archive.writestr(info, data)
-    data = buffer.getvalue()
-    write_atomically(path, data)
-    return len(data)
-
-
 def _version() -> bytes:
     from nnabla.utils.nnp_format import nnp_version
 
     return f"{nnp_version()}\n".encode()
-
-
-def _members(path: Path) -> Dict[str, bytes]:
-    if path.is_dir():
-        raise NNPError(f"{path}: is a folder, not an .nnp file")
-    if not path.exists():
-        raise NNPError(f"{path}: there is no such file")
-    members = {}
-    name = ""
-    # Read before it is taken apart: a disk that fails is not a broken file.
-    content = path.read_bytes()
-    try:
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            for name in archive.namelist():
-                if not name.endswith("/"):
-                    members[name] = archive.read(name)
-    except _DAMAGE as error:
-        where = f"member {name} is broken" if name else "not an NNP (a zip file), or cut off"
-        raise NNPError(f"{path}: {where}: {one_line(error)}") from None
-    return members
 
 
 def _only(
@@ -273,8 +209,12 @@ def _metadata(path: Path, data: Optional[bytes]) -> Optional[Dict[str, Any]]:
         return None
     try:
         metadata = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise NNPError(f"{path}: {METADATA} is not JSON: {one_line(error)}") from None
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("layers"), list):
-        raise NNPError(f"{path}: {METADATA} is not what nnabla_dqa writes: no list 'layers'")
+    if not isinstance(metadata, dict) or not any(
+        isinstance(metadata.get(key), list) for key in ("layers", "tensors")
+    ):
+        raise NNPError(
+            f"{path}: {METADATA} is not what nnabla_dqa writes: no list 'layers' or 'tensors'"
+        )
     return metadata

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import Any, Dict, List, Mapping, NamedTuple, Tuple, Union
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple, Union
 
 import numpy as np
 from nnabla.utils import nnabla_pb2
+
+from nnabla_dqa.nnp_format.limits import Limit
 
 
 class Parameter(NamedTuple):
@@ -17,13 +19,16 @@ class Parameter(NamedTuple):
     need_grad: bool = True
 
 
-def read_parameters(suffix: str, data: Union[bytes, Any]) -> Dict[str, Parameter]:
+def read_parameters(
+    suffix: str, data: Union[bytes, Any], limit: Optional[Limit] = None
+) -> Dict[str, Parameter]:
     """The parameters in a member with this suffix (``.protobuf`` or ``.h5``), by name.
 
     Raises:
+        LimitError: The arrays are larger than ``limit``; none has been read then.
         ValueError, OSError, DecodeError: The data are not what the suffix says.
     """
-    return _read_h5(data) if suffix == ".h5" else _read_protobuf(data)
+    return _read_h5(data, limit) if suffix == ".h5" else _read_protobuf(data)
 
 
 def write_parameters(suffix: str, parameters: Mapping[str, Parameter]) -> bytes:
@@ -62,11 +67,19 @@ def _write_protobuf(parameters: Mapping[str, Parameter]) -> bytes:
     return written
 
 
-def _read_h5(data: bytes) -> Dict[str, Parameter]:
+def _read_h5(data: bytes, limit: Optional[Limit]) -> Dict[str, Parameter]:
     import h5py
 
     found: List[Tuple[int, str, Parameter]] = []
     with h5py.File(io.BytesIO(data), "r") as file:
+        total = 0
+
+        def measure(name: str, node: Any) -> None:
+            # A compressed dataset, or one of which nothing was written, is larger than its file.
+            nonlocal total
+            if isinstance(node, h5py.Dataset) and limit is not None:
+                total += node.size * node.dtype.itemsize
+                limit.check(total, f"the arrays up to {name}")
 
         def visit(name: str, node: Any) -> None:
             if isinstance(node, h5py.Dataset):
@@ -74,6 +87,7 @@ def _read_h5(data: bytes) -> Dict[str, Parameter]:
                 need_grad = bool(node.attrs.get("need_grad", True))
                 found.append((int(index), name, Parameter(node[...], need_grad)))
 
+        file.visititems(measure)
         file.visititems(visit)
     return {name: parameter for _, name, parameter in sorted(found, key=lambda row: row[:2])}
 
