@@ -44,12 +44,11 @@ def short_results(entries: List[Dict[str, Any]]) -> str:
     """The demo's rows for a first look: float, plain training and DQA as it is recommended."""
     rows = []
     for e in entries:
-        if e["quantizer"].startswith("TWN") or e["method"] not in ("Full precision", "Plain", "DQA"):
+        shown = e["method"] in ("Full precision", "Plain", "DQA")
+        if not shown or e["quantizer"].startswith("TWN"):
             continue
         accuracy = f"{e['mean']:.1f} ± {e['sd']:.1f}"
-        rows.append(
-            [e["method"], e["quantizer"], str(e["bits"]), accuracy, f"{e['file_bytes']:,}"]
-        )
+        rows.append([e["method"], e["quantizer"], str(e["bits"]), accuracy, f"{e['file_bytes']:,}"])
     return markdown(["method", "quantizers", "bits / weight", "accuracy %", "file bytes"], rows)
 
 
