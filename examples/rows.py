@@ -8,13 +8,15 @@ from typing import Any, Dict, Mapping, Optional, Sequence
 
 from nnabla_dqa.cli import main as nnabla_dqa
 from nnabla_dqa.layers.report import format_table
-from nnabla_dqa.recipes.experiment import Experiment
-from nnabla_dqa.recipes.yaml_files import is_experiment
+from nnabla_dqa.recipes.recipe import Recipe
+from nnabla_dqa.recipes.yaml_files import read_recipe
 
 
 def rows_in(folder: Path) -> Dict[str, Path]:
     """The recipes of a folder by name, without those that are only the base of others."""
-    return {path.stem: path for path in sorted(folder.glob("*.yaml")) if is_experiment(path)}
+    return {
+        path.stem: path for path in sorted(folder.glob("*.yaml")) if "model" in read_recipe(path)
+    }
 
 
 def table_of(folders: Mapping[str, Path]) -> str:
@@ -22,11 +24,11 @@ def table_of(folders: Mapping[str, Path]) -> str:
     lines = [("data set", "row", "model", "quantizers", "lambda", "paper %", "top-5 %", "epochs")]
     for name, folder in folders.items():
         for row, path in rows_in(folder).items():
-            recipe = Experiment.from_yaml(path)
+            recipe = Recipe.from_yaml(path)
             values: Dict[str, Any] = recipe.paper
             lines.append((
                 name, row, recipe.model.name, recipe.quantizers or "-",
-                f"{recipe.lambda_:g}" if recipe.method == "DQA" else "-",
+                f"{recipe.strength:g}" if recipe.method == "DQA" else "-",
                 str(values.get("accuracy", "-")), str(values.get("top5", "-")), str(recipe.epochs),
             ))  # fmt: skip
     return format_table(lines)

@@ -59,8 +59,8 @@ if TYPE_CHECKING:
     from nnabla_dqa.schedules import RelaxSchedule, TemperatureSchedule, temperature
     from nnabla_dqa.solver import Annealer, AttachedSolver, NonFiniteError, attach, check_finite
     from nnabla_dqa.training.result import Epoch, Training, TrainingStopped
-    from nnabla_dqa.training.tasks.evaluation import Score, evaluate_file
-    from nnabla_dqa.training.tasks.nnp import train
+    from nnabla_dqa.training.run import train
+    from nnabla_dqa.training.tasks.file_scores import Score, evaluate_file
 
 install()
 
@@ -82,8 +82,8 @@ _LATER = {
         "schedules": "RelaxSchedule TemperatureSchedule temperature",
         "solver": "Annealer AttachedSolver NonFiniteError attach check_finite",
         "training.result": "Epoch Training TrainingStopped",
-        "training.tasks.evaluation": "Score evaluate_file",
-        "training.tasks.nnp": "train",
+        "training.run": "train",
+        "training.tasks.file_scores": "Score evaluate_file",
     }.items()
     for name in names.split()
 }

@@ -25,7 +25,7 @@ COMMAND = [sys.executable, "-c", "import nnabla_dqa_command as c, sys; sys.exit(
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """A folder with images and a recipe with a base, where one works."""
-    keys = recipe(tmp_path, quantizers="minmax:2,4,8", data={"source": "images.npz"})
+    keys = recipe(tmp_path, quantizers="minmax:2,4,8", data={"train": "images.npz"})
     (tmp_path / "base.yaml").write_text(yaml.safe_dump({**keys, "epochs": 7}))
     (tmp_path / "r.yaml").write_text("base: base.yaml\nmodel: {classes: 3}\nepochs: 2\n")
     monkeypatch.chdir(tmp_path)
@@ -58,7 +58,7 @@ def test_from_a_recipe_to_a_folder(folder, capsys):
     result = result_of(folder / "runs" / "a")
     assert out[-1] == f"runs/a/deployed.nnp: accuracy {result['accuracy']:.4f}"
     assert any("stem/conv" in line and "MinMax2" in line for line in out)
-    assert result["recipe"]["data"]["source"] == str(folder.resolve() / "images.npz")
+    assert result["recipe"]["data"]["train"] == str(folder.resolve() / "images.npz")
     (start,) = json.loads((folder / "runs/a/run.json").read_text())["starts"]
     assert (start["from_step"], start["seed"], start["processes"]) == (0, 0, 1)
     code, out, err = run(capsys, "check", "runs/a/deployed.nnp")
@@ -84,8 +84,8 @@ SETS = [
     (["solver={type: AdamW, wd: 1e-4}"], {"solver": {"type": "AdamW", "wd": 1e-4}}),
     (["solver=Adam"], {"solver": {"type": "Adam"}}),
     (["quantizers=sawb:2"], {"quantizers": "sawb:2"}),
-    (["data.source=a=b.npz"], {"data": {"source": "a=b.npz"}}),
-    (["temperature.end=1"], {"temperature": {"end": 1}}),
+    (["data.augment=none"], {"data": {"augment": "none"}}),
+    (["temperature.end=1"], {"temperature": {"start": 100.0, "end": 1.0}}),
 ]
 
 
@@ -93,7 +93,7 @@ SETS = [
 def test_set(options, expected, folder, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "nnabla_dqa.commands.train_experiment.run_experiment",
+        "nnabla_dqa.commands.train.train",
         lambda experiment, *_, **__: seen.append(experiment) or (_ for _ in ()).throw(SystemExit),
     )
     given = [part for option in options for part in ("--set", option)]
@@ -113,17 +113,16 @@ BAD_SETS = {
     "=3": "is not KEY=VALUE",
     "epochs=": "key 'epochs' must be a whole number",
     "epochs=three": "got 'three'",
-    "epoch=3": "unknown key 'epoch'",
+    "epoch=3": "unknown key 'epoch', did you mean 'epochs'?",
     "model.wide=3": "unknown key 'wide'",
     "model..width=3": "unknown key ''",
     "data.mean=[1": "is no YAML value",
     "data.mean=[1, 2]": "three numbers; got [1, 2]",
     "model=3": "key 'model' must be a mapping",
     "epochs.x=3": "key 'epochs' must be a whole number",
-    "solver.momentum=0.5": "a name such as Adam or {type: Momentum, momentum: 0.9}",
     "base=other.yaml": "unknown key 'base'",
     "lambda=-1": "key 'lambda' must be a number >= 0",
-    "quantizers=minmax:2@channel": "@channel",
+    "quantizers=minmax:4,2": "write [2, 4]",
 }
 
 
@@ -146,18 +145,17 @@ def test_data_is_kept_with_its_folder(folder, capsys):
     options = ["--data", "other.npz", "--set", "epochs=1", "--set", "quantizers=null"]
     assert run(capsys, "train", "--recipe", "r.yaml", "-o", "a", *options)[0] == 0
     kept = yaml.safe_load((folder / "a" / "recipe.yaml").read_text())
-    assert kept["data"]["source"] == str(folder / "other.npz")
+    assert kept["data"]["train"] == str(folder / "other.npz")
     assert kept["data"]["std"] == [0.2, 0.25, 0.3]
 
 
 WRONG = [
-    ([], "-o FOLDER is needed"),
-    (["-o", "a"], "--recipe is needed: what to train (or --resume"),
+    ([], "--recipe is needed"),
+    (["-o", "a"], "--recipe is needed: what to train"),
     (["--recipe", "r.yaml"], "-o FOLDER is needed"),
     (["--recipe", "r.yaml", "-o", "a", "--force"], "--force: remove the folder a yourself"),
-    (["--recipe", "r.yaml", "-o", "a", "--monitor", "m"], "--monitor: the curves are in a/monitor"),
     (["--recipe", "gone.yaml", "-o", "a"], "gone.yaml"),
-    (["--recipe", "nnp.yaml", "-o", "a"], "names no model (key 'model')"),
+    (["--recipe", "nnp.yaml", "-o", "a"], "name an NNP or a model to train"),
     (["--recipe", "twice.yaml", "-o", "a"], "key 'model' is there twice"),
     (["--recipe", "r.yaml", "-o", "file"], "file: exists and is no empty folder"),
     (["--recipe", "r.yaml", "-o", "a", "--data", "gone.npz"], "gone.npz"),
@@ -165,17 +163,14 @@ WRONG = [
     (["--recipe", "r.yaml", "-o", "a", "--type-config", "half"], "half needs a GPU"),
     (["--recipe", "r.yaml", "-o", "a", "--save-every", "-1"], "--save-every must be"),
     (["--recipe", "r.yaml", "-o", "a", "--save-every", "nan"], "--save-every must be"),
-    (["x.nnp", "--recipe", "nnp.yaml", "--save-every", "1"], "--save-every is for experiments"),
     (["--resume", "-o", "a"], "a: holds no run"),
-    (["--resume"], "-o FOLDER is needed"),
-    (["--resume", "-o", "a", "--recipe", "r.yaml"], "takes the recipe from the folder"),
-    (["--resume", "-o", "a", "--seed", "0"], "takes the recipe from the folder"),
-    (["--resume", "-o", "a", "--set", "epochs=3"], "takes the recipe from the folder"),
-    (["--resume", "-o", "a", "--data", "x"], "takes the recipe from the folder"),
+    (["--resume"], "--recipe is needed"),
+    (["--resume", "-o", "a", "--recipe", "r.yaml"], "a: holds no run"),
+    (["--resume", "-o", "a", "--set", "epochs=3"], "a: holds no run"),
     (["x.nnp"], "--recipe is needed: how to train the NNP"),
-    (["x.nnp", "--recipe", "r.yaml"], "r.yaml: names a model of this package; leave out x.nnp"),
-    (["x.nnp", "--recipe", "nnp.yaml", "--set", "epochs=3"], "--set is for experiments"),
-    (["x.nnp", "--recipe", "nnp.yaml", "--type-config", "half"], "--type-config is for"),
+    (["x.nnp", "--recipe", "r.yaml"], "keys 'network' and 'model': a recipe trains one of them"),
+    (["x.nnp", "--recipe", "nnp.yaml", "-o", "a", "--run", "b"], "one folder is enough"),
+    (["--set", "network=x.nnp", "--recipe", "nnp.yaml", "--type-config", "half"], "needs a GPU"),
 ]
 
 
@@ -212,7 +207,7 @@ def test_ctrl_c_and_resume_write_what_one_run_writes(folder, capsys):
         stops += 1
         assert p.returncode == 1
         (line,) = err.splitlines()
-        assert re.match(r"nnabla-dqa: stopped after \d+ of 24 updates; \d+ kept in run/", line)
+        assert re.match(r"nnabla-dqa: stopped after \d+ of 24 steps; \d+ kept in run/", line)
         assert line.endswith("; nnabla-dqa train -o run --resume goes on")
         assert not (folder / "run" / "result.json").exists()
     assert stops

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 import subprocess
@@ -10,6 +11,10 @@ from pathlib import Path
 
 import nnabla as nn
 import pytest
+
+from nnabla_dqa.recipes.checks import key_of
+from nnabla_dqa.recipes.parts import DataRecipe, ModelRecipe
+from nnabla_dqa.recipes.recipe import Recipe
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGE = (ROOT / "docs" / "nnp.md").read_text("utf-8")
@@ -94,12 +99,21 @@ def test_the_python_on_the_page(followed, monkeypatch, capsys):
     assert "fc/affine/dqa/alpha" not in names
 
 
-def test_every_recipe_key_is_on_the_page():
-    import dataclasses
+def rows(page, start):
+    """Keys and defaults of a table."""
+    table = page.split(start)[1].split("\n## ")[0]
+    found = re.findall(r"^\| (`[^|]*`) \| ([^|]*)\|", table, re.M)
+    return {key: default.strip() for keys, default in found for key in re.findall("`(.*?)`", keys)}
 
-    import nnabla_dqa as dqa
 
-    table = PAGE.split("## The recipe")[1].split("## ")[0]
-    keys = re.findall(r"^\| `(\w+)` \|", table, re.M)
-    assert keys
-    assert set(keys) == {field.name.rstrip("_") for field in dataclasses.fields(dqa.Recipe)}
+def test_every_recipe_key_is_listed_with_its_default():
+    page = rows((ROOT / "docs" / "experiments.md").read_text("utf-8"), "## A recipe")
+    expected = {}
+    kinds = (("", Recipe), ("data.", DataRecipe), ("model.", ModelRecipe))
+    for prefix, field in ((p, f) for p, kind in kinds for f in dataclasses.fields(kind)):
+        expected[prefix + key_of(field)] = field.default
+    assert set(page) == set(expected)
+    for key, default in expected.items():
+        if isinstance(default, (bool, int, float, str)):
+            assert page[key] == str(default).lower(), key
+    assert set(rows(PAGE, "## The recipe")) <= set(expected)

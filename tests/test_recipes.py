@@ -12,7 +12,7 @@ import nnabla as nn
 import pytest
 
 from nnabla_dqa.models import build
-from nnabla_dqa.recipes.experiment import Experiment
+from nnabla_dqa.recipes.recipe import Recipe
 from tests.examples.scripts import load
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
@@ -72,13 +72,13 @@ def example(path="rows.py"):
 
 def recipes(folder):
     """The experiments of a folder by name."""
-    changes = {"data": {"source": "somewhere"}}
+    changes = {"data": {"train": "/somewhere"}}
     rows = example().rows_in(EXAMPLES / folder)
-    return {name: Experiment.from_yaml(path, changes) for name, path in rows.items()}
+    return {name: Recipe.from_yaml(path, changes) for name, path in rows.items()}
 
 
 def strength(experiment):
-    return experiment.lambda_ if experiment.method == "DQA" else None
+    return experiment.strength if experiment.method == "DQA" else None
 
 
 def check_sets(experiments):
@@ -86,9 +86,9 @@ def check_sets(experiments):
         mixture = recipe.mixture()
         found = mixture.quantizers if mixture is not None else ()
         assert tuple((type(q).__name__, q.bits) for q in found) == SETS[recipe.quantizers]
-        assert recipe.data.source == "somewhere"
+        assert recipe.data.train == "/somewhere"
         assert (recipe.solver, recipe.learning_rate) == ({"type": "Momentum", "momentum": 0.9}, 0.1)
-        assert (recipe.temperature, recipe.hard) == ({"start": 100, "end": 0.03}, 0.1)
+        assert (recipe.temperature, recipe.hard_fraction) == ({"start": 100, "end": 0.03}, 0.1)
         assert (recipe.seed, recipe.data.holdout, recipe.data.limit) == (0, 0, None)
         assert (recipe.lr_schedule, recipe.model.width, recipe.model.stem_stride) == ("step", 1, 1)
 
@@ -110,7 +110,7 @@ def test_table_1(name):
         assert (recipe.epochs, recipe.batch_size, recipe.weight_decay) == (300, 128, 5e-4)
         classes = 10 if name == "cifar10" else 100
         assert (recipe.model.name, recipe.model.classes) == ("resnet18_32", classes)
-        assert recipe.data.augmentation == "crop_flip"
+        assert recipe.data.augment == "crop_flip"
         assert (recipe.data.mean, recipe.data.std) == MEANS[name]
 
 
@@ -130,7 +130,7 @@ def test_table_2():
         assert rest == {"table": 2, "epochs": 90, "seeds": 1}
         assert (recipe.epochs, recipe.batch_size, recipe.weight_decay) == (90, 256, 1e-4)
         assert recipe.model.classes == 1000
-        assert recipe.data.augmentation == "random_resized_crop"
+        assert recipe.data.augment == "random_resized_crop"
         assert recipe.data.size is None
         assert (recipe.data.mean, recipe.data.std) == MEANS["imagenet"]
     assert narrow.paper == {}
@@ -156,15 +156,15 @@ def test_builds_when_narrow(recipe):
     mixed = [name for name in nn.get_parameters(grad_only=False) if name.endswith("dqa/alpha")]
     assert bool(mixed) == (recipe.method == "DQA"), list(nn.get_parameters(grad_only=False))[:5]
     if recipe.mixture() is not None and len(recipe.mixture().quantizers) > 1:
-        assert recipe.make_schedule(recipe.mixture().mixing, 10).steps == 10 * recipe.epochs
+        assert recipe.make_schedule(recipe.mixture(), 90, 10).steps == 90
 
 
-def test_sources_are_beside_the_user():
-    for folder, source in (("cifar10", "cifar-10-batches-bin"), ("cifar100", "cifar-100-binary")):
-        path = EXAMPLES / "cifar/recipes" / folder / "float.yaml"
-        assert Experiment.from_yaml(path).data.source == source
-    path = EXAMPLES / "imagenet/recipes/resnet18-float.yaml"
-    assert Experiment.from_yaml(path).data.source == "imagenet"
+def test_data_are_beside_the_file_that_names_them():
+    folder = EXAMPLES / "cifar/recipes"
+    for name, source in (("cifar10", "cifar-10-batches-bin"), ("cifar100", "cifar-100-binary")):
+        assert Recipe.from_yaml(folder / name / "float.yaml").data.train == str(folder / source)
+    folder = EXAMPLES / "imagenet/recipes"
+    assert Recipe.from_yaml(folder / "resnet18-float.yaml").data.train == str(folder / "imagenet")
 
 
 @pytest.mark.slow

@@ -27,7 +27,7 @@ import numpy as np
 import yaml
 
 from nnabla_dqa.data import open_data
-from nnabla_dqa.recipes.experiment import Experiment
+from nnabla_dqa.recipes.recipe import Recipe
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -139,7 +139,7 @@ def train(row: str, seed: int, arguments: argparse.Namespace) -> None:
 
 def check_recipe(row: str, seed: int, arguments: argparse.Namespace) -> None:
     """Refuse a finished run of another recipe."""
-    changes = {"seed": seed, "data": {"source": "-", "holdout": arguments.holdout}}
+    changes = {"seed": seed, "data": {"train": "-", "holdout": arguments.holdout}}
     for change in arguments.changes:
         key, _, value = change.partition("=")
         *above, last = key.split(".")
@@ -147,10 +147,10 @@ def check_recipe(row: str, seed: int, arguments: argparse.Namespace) -> None:
         for name in above:
             place = place.setdefault(name, {})
         place[last] = yaml.safe_load(value)
-    wanted = Experiment.from_yaml(HERE / "narrow" / f"{row}.yaml", changes).decisive()
-    found = Experiment.from_mapping(result_of(row, seed, arguments)["recipe"]).decisive()
+    wanted = Recipe.from_yaml(HERE / "narrow" / f"{row}.yaml", changes).decisive()
+    found = Recipe.from_mapping(result_of(row, seed, arguments)["recipe"]).decisive()
     for recipe in (wanted, found):
-        del recipe["data"]["source"]
+        del recipe["data"]["train"]
     if found != wanted:
         folder = folder_of(row, seed, arguments)
         raise RuntimeError(f"{folder}: is a run of another recipe; remove it, or name other --work")
@@ -185,7 +185,7 @@ def row_of(
         "quantizers": recipe.get("quantizers"),
         "bits": own[0]["bits_per_weight"],
         "lambda": recipe["lambda"] if own[0]["method"] == "DQA" else None,
-        "hard": recipe["hard"] if mixed else None,
+        "hard": recipe["hard_fraction"] if mixed else None,
         "epochs": recipe["epochs"],
         "accuracies": values,
         "mean": float(np.mean(values)),

@@ -26,7 +26,7 @@ if __name__ == "__main__":
 from runs import Run, Unfinished, read_runs
 
 from nnabla_dqa._util.tables import format_table
-from nnabla_dqa.recipes.experiment import Experiment
+from nnabla_dqa.recipes.recipe import Recipe
 
 MARKS = {
     "e": "fewer epochs than the paper",
@@ -50,7 +50,7 @@ class Row:
     runs: Tuple[Run, ...]
 
     @property
-    def recipe(self) -> Experiment:
+    def recipe(self) -> Recipe:
         """That of the first run."""
         return self.runs[0].recipe
 
@@ -100,7 +100,7 @@ class Row:
             or data.size not in (None, model.image_size)
             or (table in _IMAGES and images != {_IMAGES[table]}),
             "r": bool(paper)
-            and ((mixed and recipe.hard > 0) or any(run.half for run in self.runs)),
+            and ((mixed and recipe.hard_fraction > 0) or any(run.half for run in self.runs)),
         }
         return "".join(mark for mark, applies in applicable.items() if applies)
 
@@ -108,7 +108,7 @@ class Row:
         """The cells that say what was run: data set to epochs."""
         recipe, printed = self.recipe, self.paper.get("epochs")
         return (
-            _data_set(recipe.data.source),
+            _data_set(recipe.data.train),
             _model(recipe),
             recipe.method,
             recipe.quantizers or "-",
@@ -124,7 +124,7 @@ class Row:
             "model": model,
             "method": method,
             "quantizers": self.recipe.quantizers,
-            "lambda": self.recipe.lambda_ if method == "DQA" else None,
+            "lambda": self.recipe.strength if method == "DQA" else None,
             "epochs": self.recipe.epochs,
             "seeds": [run.recipe.seed for run in self.runs],
             "accuracy": self.accuracy,
@@ -252,17 +252,17 @@ def _data_set(source: str) -> str:
     return f"CIFAR-{cifar[1]}" if cifar else name
 
 
-def _model(recipe: Experiment) -> str:
+def _model(recipe: Recipe) -> str:
     model, size = recipe.model, recipe.data.size
     stem = f" stem/{model.stem_stride}" if model.stem_stride > 1 else ""
     width = f" x{model.width:g}" if model.width != 1 else ""
     return model.name + width + stem + (f" at {size}" if size else "")
 
 
-def _lambda(recipe: Experiment) -> str:
-    if recipe.method != "DQA" or recipe.lambda_ is None:
+def _lambda(recipe: Recipe) -> str:
+    if recipe.method != "DQA" or recipe.strength is None:
         return "-"
-    return f"{recipe.lambda_:g}"
+    return f"{recipe.strength:g}"
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:

@@ -12,7 +12,7 @@ import nnabla as nn
 
 from nnabla_dqa._util.devices import is_half
 from nnabla_dqa._util.messages import one_line
-from nnabla_dqa.recipes.experiment import Experiment
+from nnabla_dqa.recipes.recipe import Recipe
 from nnabla_dqa.training.checkpoint import read_checkpoint
 from nnabla_dqa.training.run_folder import RECIPE, RESULT, RunError, RunFolder
 
@@ -32,7 +32,7 @@ class Run:
     """
 
     folder: Path
-    recipe: Experiment
+    recipe: Recipe
     accuracy: float
     top5: Optional[float]
     validation_images: int
@@ -89,7 +89,7 @@ def _read(place: RunFolder) -> Union[Run, Unfinished]:
     result = place.results()
     if result is not None:
         return _finished(place, result)
-    epochs, done = place.experiment().epochs, 0
+    epochs, done = place.read_recipe().epochs, 0
     if place.checkpoint.exists():
         notes = read_checkpoint(place.checkpoint).notes
         if not isinstance(notes.get("epochs"), list):
@@ -106,7 +106,7 @@ def _finished(place: RunFolder, result: Dict[str, Any]) -> Run:
         contexts = [nn.Context(start["context"]) for start in result["starts"]]
         return Run(
             folder=place.path,
-            recipe=Experiment.from_mapping(result["recipe"]),
+            recipe=Recipe.from_mapping(result["recipe"]),
             accuracy=_percent(result, "accuracy"),
             top5=None if result["top5"] is None else _percent(result, "top5"),
             validation_images=int(result["validation_images"]),

@@ -1,4 +1,4 @@
-"""What the commands that train say of it."""
+"""Lines that commands print about a training."""
 
 from __future__ import annotations
 

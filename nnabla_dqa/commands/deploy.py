@@ -20,8 +20,8 @@ from nnabla_dqa.commands._arguments import (
 from nnabla_dqa.data import open_data
 from nnabla_dqa.nnp.deploy import deploy_file
 from nnabla_dqa.nnp.file import NetworkFile
-from nnabla_dqa.recipes.recipe import DataRecipe, Recipe
-from nnabla_dqa.training.tasks.objective import input_batches
+from nnabla_dqa.recipes.parts import DataRecipe
+from nnabla_dqa.training.tasks.file_scores import input_batches
 
 HELP = "write a small NNP of standard functions that holds the quantized weights"
 EXAMPLE = """examples:
@@ -108,13 +108,12 @@ def _samples(arguments: argparse.Namespace) -> Optional[Iterator[Dict[str, np.nd
     if wanted < 2:
         raise ValueError(f"--bn-samples {wanted}: at least 2 are needed")
     place = DataRecipe(arguments.bn_data, scale=arguments.scale, inputs=columns_of(arguments))
-    recipe = Recipe(place, loss="distillation")
     data = open_data(place.train, "train", place.scale)
     count = min(wanted, len(data))
     size = min(100, count)
     return input_batches(
         NetworkFile.read(arguments.input, arguments.max_bytes),
-        recipe,
+        place,
         data,
         size,
         max(1, count // size),

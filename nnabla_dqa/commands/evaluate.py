@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Callable
 
 from nnabla_dqa.commands._arguments import add_columns, columns_of
-from nnabla_dqa.recipes.recipe import DataRecipe
-from nnabla_dqa.training.tasks.evaluation import evaluate_file
+from nnabla_dqa.recipes.parts import DataRecipe
+from nnabla_dqa.training.tasks.file_scores import evaluate_file
 
 HELP = "measure any NNP on data: accuracy, or mean squared error"
 EXAMPLE = """examples:

@@ -1,28 +1,32 @@
-"""``nnabla-dqa train``: an NNP, or an experiment with a model of this package."""
+"""``nnabla-dqa train``: an NNP or a model of this package, by a recipe."""
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import sys
 from pathlib import Path
-from typing import Callable, List
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
-from nnabla_dqa.commands import train_experiment
-from nnabla_dqa.commands._arguments import OutputError, add_output, beside, check_output
+import yaml
+
+from nnabla_dqa.commands._arguments import OutputError, beside, check_output
 from nnabla_dqa.commands._format import epoch_line, tell_stopped
-from nnabla_dqa.commands.gpus import refuse_gpu_options
+from nnabla_dqa.commands.gpus import check_own_gpu, refuse_gpu_options
+from nnabla_dqa.distributed import open_communicator
+from nnabla_dqa.distributed.open import KINDS
 from nnabla_dqa.recipes.recipe import Recipe
-from nnabla_dqa.recipes.yaml_files import is_experiment
+from nnabla_dqa.recipes.yaml_files import is_nnp
 from nnabla_dqa.training.checkpoint import checkpoint_path
-from nnabla_dqa.training.loss_scaler import make_context
-from nnabla_dqa.training.result import TrainingStopped
-from nnabla_dqa.training.tasks.nnp import train
+from nnabla_dqa.training.loss_scaler import TYPES, make_context
+from nnabla_dqa.training.result import Training, TrainingStopped
+from nnabla_dqa.training.run import train
+from nnabla_dqa.training.run_folder import RunFolder
 
 HELP = "train a converted NNP, or a model of this package, by a recipe"
 EXAMPLE = """examples:
   nnabla-dqa train lenet_dqa.nnp --recipe mnist.yaml
   nnabla-dqa train lenet_dqa.nnp --recipe mnist.yaml --resume
+  nnabla-dqa train lenet_dqa.nnp --recipe mnist.yaml -o runs/lenet-0
 
 mnist.yaml (docs/nnp.md lists all keys):
   data: mnist/
@@ -33,98 +37,221 @@ mnist.yaml (docs/nnp.md lists all keys):
 With no labels at all, towards the outputs of the float network:
   loss: distillation
 
-Without an NNP, a recipe that names a model (docs/experiments.md) fills a folder:
+A recipe may name what it trains (network: lenet.nnp, or model: resnet20_32) and its quantizers:
   nnabla-dqa train --recipe examples/cifar/recipes/cifar10/dqa-minmax.yaml \\
       --data cifar-10-batches-bin -o runs/dqa-0 --seed 0 --set epochs=30
   nnabla-dqa train -o runs/dqa-0 --resume
   mpirun -n 2 nnabla-dqa train --recipe ... -o runs/dqa-1 --context cudnn --type-config half
 """
+_OPTIONS = {"name": "--context", "type_config": "--type-config", "tf32": "--tf32"}
 
 
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "input", metavar="NNP", type=Path, nargs="?", help="a converted NNP; it is kept"
+        "input",
+        metavar="NNP",
+        type=Path,
+        nargs="?",
+        help="what to train, whatever the recipe says; it is kept",
     )
-    parser.add_argument("--recipe", metavar="YAML", type=Path, help="how to train")
-    add_output(parser, "<input>_trained.nnp; for an experiment a folder is needed")
+    parser.add_argument("--recipe", metavar="YAML", type=Path, help="what to train, and how")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="NNP|FOLDER",
+        type=Path,
+        help="the NNP to write (default: <input>_trained.nnp), or the folder of the run",
+    )
+    parser.add_argument(
+        "--run", metavar="FOLDER", type=Path, help="the folder of the run, besides the NNP"
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite the NNP if it exists")
     parser.add_argument("--data", metavar="DATA", help="train on this, whatever the recipe says")
     parser.add_argument("--seed", metavar="N", type=int, help="instead of the recipe's")
     parser.add_argument(
+        "--set",
+        metavar="KEY=VALUE",
+        action="append",
+        default=[],
+        dest="changes",
+        help="instead of the recipe's, such as epochs=30 or model.width=0.25; can be repeated",
+    )
+    parser.add_argument(
         "--resume",
         action="store_true",
-        help="go on from the checkpoint beside the output, or in the folder",
+        help="go on from the checkpoint in the folder of the run, or beside the NNP",
     )
     parser.add_argument(
         "--monitor", metavar="FOLDER", type=Path, help="write NNabla's monitor files there"
     )
     parser.add_argument(
+        "--save-every", metavar="MINUTES", type=float, default=10.0, help="a checkpoint (10)"
+    )
+    parser.add_argument(
         "--context",
         choices=("cpu", "cudnn", "cuda"),
-        help="where it is computed (default: cpu; with --resume of an experiment, as before)",
+        help="where it is computed (default: cpu; when a run is resumed, as before)",
     )
     parser.add_argument("--device", metavar="N", type=int, help="number of the GPU")
     parser.add_argument(
+        "--type-config",
+        choices=TYPES,
+        help="half: mixed precision on a GPU (default: float; when a run is resumed, as before)",
+    )
+    parser.add_argument(
         "--tf32", action="store_true", help="let the GPU compute float32 with 10-bit mantissas"
     )
-    train_experiment.add(parser)
+    parser.add_argument(
+        "--parallel", choices=KINDS, default="auto", help="how processes communicate"
+    )
 
 
 def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Train; 1 if it was stopped."""
-    if arguments.input is None:
-        return train_experiment.run(arguments, say)
-    if arguments.recipe is None:
-        raise ValueError("--recipe is needed: how to train the NNP")
-    if is_experiment(arguments.recipe):
-        raise ValueError(
-            f"{arguments.recipe}: names a model of this package; leave out {arguments.input}, or "
-            f"take a recipe without key 'model'"
-        )
-    train_experiment.refuse(arguments)
-    refuse_gpu_options(arguments.context, arguments.device, arguments.tf32)
-    return _train_file(arguments, say)
+    if not arguments.save_every >= 0:
+        raise ValueError(f"--save-every must be minutes, 0 or more; got {arguments.save_every:g}")
+    recipe = _recipe(arguments)
+    target, folder = _outputs(arguments, recipe)
+    computing = _computing(arguments, folder)
+    refuse_gpu_options(computing["name"], arguments.device, arguments.tf32)
+    wanted = make_context(**computing, device=arguments.device or 0, check=False)
+    with open_communicator(wanted, arguments.parallel) as communicator:
+        device = communicator.local_rank if arguments.device is None else arguments.device
+        context = make_context(**computing, device=device)
+        check_own_gpu(communicator, context)
+        first = communicator.rank == 0
+
+        def warn(message: str) -> None:
+            shown.append(message)
+            sys.stderr.write(f"{message}\n")
+
+        shown: List[str] = []
+        try:
+            result = train(
+                recipe,
+                target=target,
+                folder=folder,
+                resume=arguments.resume,
+                monitor=arguments.monitor,
+                on_epoch=lambda epoch: say(epoch_line(epoch, recipe.epochs)),
+                progress=True,
+                on_message=warn,
+                context=context,
+                save_seconds=60 * arguments.save_every,
+                communicator=communicator,
+            )
+        except TrainingStopped as stopped:
+            if not stopped.together:
+                # The others do not know of it, and closing would wait for them.
+                raise SystemExit(tell_stopped(stopped)) from None
+            hint = f"nnabla-dqa train -o {folder} --resume" if target is None else None
+            return tell_stopped(stopped, hint) if first else 1
+        if first:
+            for message in result.messages[len(shown) :]:
+                warn(message)
+            _tell_result(result, recipe, say)
+    return 0
 
 
-def _train_file(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
-    source: Path = arguments.input
-    recipe = Recipe.from_yaml(arguments.recipe, arguments.data)
-    if arguments.seed is not None:
-        recipe = dataclasses.replace(recipe, seed=arguments.seed)
-    output = check_output(
-        arguments.output or beside(source, "_trained"), [source, arguments.recipe], arguments.force
-    )
-    checkpoint = checkpoint_path(output)
-    if checkpoint.exists() and not arguments.resume and not arguments.force:
+def _tell_result(result: Training, recipe: Recipe, say: Callable[[str], None]) -> None:
+    if result.report is not None:
+        say(str(result.report))
+    last = result.epochs[-1]
+    if recipe.update_normalization and result.score is not None:
+        say(f"with new statistics: {last.metric} {result.score:.4f}")
+    if result.deployed is None:
+        say(f"{result.path}: written; now: nnabla-dqa deploy {result.path}")
+    elif result.deployed_score is None:
+        say(f"{result.deployed}: written")
+    else:
+        say(f"{result.deployed}: {last.metric} {result.deployed_score:.4f}")
+
+
+def _recipe(arguments: argparse.Namespace) -> Recipe:
+    """The recipe, from its file or, to resume a run, from the folder."""
+    changes = changes_of(arguments)
+    if arguments.recipe is not None:
+        return Recipe.from_yaml(arguments.recipe, changes)
+    folder = arguments.run or (None if is_nnp(arguments.output) else arguments.output)
+    if not arguments.resume or folder is None:
+        what = "what to train, and how" if arguments.input is None else "how to train the NNP"
+        raise ValueError(f"--recipe is needed: {what} (or -o FOLDER --resume to go on with a run)")
+    kept = RunFolder(folder)
+    kept.read_recipe()
+    return Recipe.from_yaml(kept.recipe, changes)
+
+
+def _outputs(
+    arguments: argparse.Namespace, recipe: Recipe
+) -> Tuple[Optional[Path], Optional[Path]]:
+    """The NNP to write and the folder of the run."""
+    output, folder = arguments.output, arguments.run
+    if output is not None and not is_nnp(output):
+        if folder is not None:
+            raise ValueError(f"-o {output} and --run {folder}: one folder is enough")
+        if arguments.force:
+            raise ValueError(f"--force: remove the folder {output} yourself, if you mean it")
+        return None, output
+    if output is None and recipe.network is None:
+        if folder is None:
+            raise ValueError("-o FOLDER is needed: where the run is kept (or name an NNP to train)")
+        return None, folder
+    output = output or beside(arguments.input or Path(str(recipe.network)), "_trained")
+    inputs = [Path(path) for path in (recipe.network, arguments.recipe) if path is not None]
+    again = arguments.force or (folder is not None and arguments.resume)
+    checkpoint = checkpoint_path(check_output(output, inputs, again))
+    if folder is None and checkpoint.exists() and not arguments.resume and not arguments.force:
         raise OutputError(
             f"{checkpoint}: exists; --resume goes on with that training, --force begins anew"
         )
-    warned: List[str] = []
+    return output, folder
 
-    def warn(message: str) -> None:
-        warned.append(message)
-        sys.stderr.write(f"{message}\n")
 
-    try:
-        result = train(
-            source,
-            recipe,
-            output,
-            resume=arguments.resume,
-            monitor=arguments.monitor,
-            on_epoch=lambda epoch: say(epoch_line(epoch, recipe.epochs)),
-            progress=True,
-            on_message=warn,
-            context=make_context(
-                arguments.context or "cpu", device=arguments.device or 0, tf32=arguments.tf32
-            ),
-        )
-    except TrainingStopped as stopped:
-        return tell_stopped(stopped)
-    say(str(result.report))
-    for message in result.messages[len(warned) :]:
-        warn(message)
-    if recipe.update_normalization and result.score is not None:
-        say(f"with new statistics: {result.epochs[-1].metric} {result.score:.4f}")
-    say(f"{result.path}: written; now: nnabla-dqa deploy {result.path}")
-    return 0
+def _computing(arguments: argparse.Namespace, folder: Optional[Path]) -> Dict[str, Any]:
+    """Context, precision and TF32: those asked for; for a resumed run, those of its last start."""
+    asked = {
+        "name": arguments.context,
+        "type_config": arguments.type_config,
+        "tf32": arguments.tf32 or None,
+    }
+    chosen = {"name": "cpu", "type_config": "float", "tf32": False}
+    if arguments.resume and folder is not None:
+        starts = RunFolder(folder).starts()
+        before = starts[-1].get("computing", {}) if starts else {}
+        chosen.update({key: before[key] for key in chosen if key in before})
+        for key, value in asked.items():
+            if value is not None and value != chosen[key]:
+                sys.stderr.write(f"{_OPTIONS[key]} is {value}; before, it was {chosen[key]}\n")
+    chosen.update({key: value for key, value in asked.items() if value is not None})
+    return chosen
+
+
+def changes_of(arguments: argparse.Namespace) -> Dict[str, Any]:
+    """What the command line puts in place of a recipe's keys."""
+    changes: Dict[str, Any] = {}
+    for text in arguments.changes:
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise ValueError(f"--set {text!r} is not KEY=VALUE, such as epochs=30")
+        try:
+            _place(changes, key, yaml.safe_load(value))
+        except yaml.YAMLError:
+            raise ValueError(f"--set {text!r}: {value!r} is no YAML value") from None
+    if arguments.seed is not None:
+        _place(changes, "seed", arguments.seed)
+    if arguments.data is not None:
+        _place(changes, "data.train", arguments.data)
+        changes["data"].setdefault("validation", None)
+    if arguments.input is not None:
+        changes["network"] = str(arguments.input)
+    return changes
+
+
+def _place(changes: Dict[str, Any], key: str, value: Any) -> None:
+    *above, last = key.split(".")
+    for name in above:
+        changes = changes.setdefault(name, {})
+        if not isinstance(changes, dict):
+            raise ValueError(f"--set {key}: {name} is set to a value already")
+    changes[last] = value

@@ -1,1 +1,1 @@
-"""Recipes: everything that a training needs to be told."""
+"""Recipes: what is trained, on what data and how."""

@@ -1,43 +1,47 @@
-"""The parts of an experiment's recipe: its model and its images."""
+# ruff: noqa: RUF009
+"""The parts of a recipe that have keys of their own: the data, and a model of this package."""
 
 from __future__ import annotations
 
 import dataclasses
-import math
-import numbers
-from pathlib import Path
-from typing import Any, Optional, Tuple
+from collections.abc import Mapping
+from typing import Dict, Optional, Tuple
 
 from nnabla_dqa.data import DataError
 from nnabla_dqa.data.photos.decode_opencv import require_opencv
 from nnabla_dqa.models import MODELS
 from nnabla_dqa.recipes.checks import (
     RecipeError,
-    check_mapping,
-    check_number,
-    check_one_of,
-    check_whole,
+    check_fields,
+    flag,
+    is_whole,
+    must_be,
+    number,
+    one_of,
+    option,
+    text,
+    three,
+    whole,
 )
 
+PHOTOS = "random_resized_crop"
+AUGMENTATIONS = ("none", "crop", "crop_flip", PHOTOS)
 READERS = ("pillow", "opencv", "auto")
-AUGMENTATIONS = ("none", "crop_flip", "random_resized_crop")
+_OF_PHOTOS = {"size": None, "corrupt": "error", "reader": "pillow"}
 
 
-def take_values(instance: Any, **values: Any) -> None:
-    """Set fields of a frozen dataclass that is being made."""
-    for name, value in values.items():
-        object.__setattr__(instance, name, value)
-
-
-def part_of(kind: Any, key: str, value: Any, required: str) -> Any:
-    """``value`` as the dataclass ``kind``; a mapping of its fields, or just the required one."""
-    if isinstance(value, kind):
-        return value
-    if isinstance(value, (str, Path)):
-        value = {required: str(value)}
-    keys = [field.name for field in dataclasses.fields(kind)]
-    check_mapping(f"key {key!r}", value, keys, required=required)
-    return kind(**value)
+_IMAGE_SHAPE = must_be(
+    "[C, H, W]",
+    lambda v: (
+        isinstance(v, (list, tuple)) and len(v) == 3 and all(is_whole(n) and n > 0 for n in v)
+    ),
+    lambda v: tuple(int(n) for n in v),
+)
+_COLUMNS = must_be(
+    "{input: column}",
+    lambda v: isinstance(v, Mapping) and all(isinstance(name, str) for name in v.values()),
+    dict,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,24 +59,14 @@ class ModelRecipe:
         RecipeError: Names the key and what is allowed.
     """
 
-    name: str
-    classes: int = 10
-    width: float = 1.0
-    stem_stride: int = 1
-    channel_last: bool = False
+    name: str = option(one_of(*MODELS))
+    classes: int = option(whole(2), 10)
+    width: float = option(number(above=0), 1.0)
+    stem_stride: int = option(whole(1), 1)
+    channel_last: bool = option(flag, False)
 
     def __post_init__(self) -> None:
-        check_one_of("model.name", self.name, tuple(MODELS))
-        take_values(
-            self,
-            classes=check_whole("model.classes", self.classes, 2),
-            width=check_number("model.width", self.width, above=0),
-            stem_stride=check_whole("model.stem_stride", self.stem_stride, 1),
-        )
-        if not isinstance(self.channel_last, bool):
-            raise RecipeError(
-                f"key 'model.channel_last' must be true or false; got {self.channel_last!r}"
-            )
+        check_fields(self, "model.")
 
     @property
     def image_size(self) -> int:
@@ -81,86 +75,72 @@ class ModelRecipe:
 
 
 @dataclasses.dataclass(frozen=True)
-class ImageRecipe:
-    """Images and what is done to them.
+class DataRecipe:
+    """Where the samples come from and what is done to them.
 
     Args:
-        source: File or folder with a training and a validation part; see
-            :func:`nnabla_dqa.data.open_data`. For ``random_resized_crop`` a
-            folder of class folders.
-        augmentation: ``crop_flip``: pad by 4, crop, mirror (CIFAR);
-            ``random_resized_crop``: a random box, mirrored (ImageNet; validation
-            takes the middle); ``none``.
-        mean: By channel, of pixels from 0 to 1; taken off inside the network.
-        std: By channel; what is left is divided by it, inside the network.
-        size: Height and width of the crops of ``random_resized_crop``; None:
-            what the model was made for.
+        train: File or folder; see :func:`nnabla_dqa.data.open_data`.
+        validation: The same for validation; default: the validation part of
+            ``train`` if it is a folder or an archive that has one, else nothing.
+        holdout: This fraction of the training samples, a random subset that is
+            the same for every seed, validates instead; for choosing a recipe.
+        augment: Of images in training. ``crop``: pad by ``pad``, cut out at a
+            random place; ``crop_flip``: mirror half of them, too (CIFAR);
+            ``random_resized_crop``: of photos in class folders a random box,
+            mirrored (ImageNet; validation takes the middle); ``none``.
+        pad: Pixels of zeros around an image, for ``crop`` and ``crop_flip``.
         limit: Use only so many training samples: the first ones, or of class
-            folders a part drawn by lot, the same for every seed.
-        holdout: This share of the training samples is kept for validation and
-            the data's own validation part is not looked at; for choosing a recipe.
-        corrupt: Files that are no images: ``error`` or ``skip`` (named and counted), the
-            latter with ``random_resized_crop`` only.
-        reader: Of photos, likewise: ``pillow`` or ``opencv`` (faster), whose pixels differ a
-            little; ``auto``: OpenCV where it is installed, else Pillow. A run keeps which
-            one it was.
+            folders a random subset, the same for every seed.
+        scale: What uint8 pixels are multiplied by; default 1/255, as Neural
+            Network Console does. 1 for networks that take 0 to 255.
+        image_shape: (C, H, W) to which images of class folders are brought.
+        inputs: Which column feeds which input of the network, where the file
+            and the order (inputs: x, label: y) do not tell.
+        target: The column that a named loss and the score compare with;
+            default: ``y``, or the only one that feeds no input.
+        mean: By channel, of pixels from 0 to 1; taken off inside a model.
+        std: By channel; what is left is divided by it, inside a model.
+        size: Height and width of the crops of ``random_resized_crop``;
+            default: what the network was made for.
+        corrupt: Photos that cannot be read: ``error`` or ``skip`` (named and counted).
+        reader: Of photos: ``pillow``, or ``opencv`` (faster, pixels differ a
+            little); ``auto``: OpenCV where it is installed, else Pillow. A run keeps
+            which one it was.
         workers: Threads that read ahead; changes no number.
 
     Raises:
         RecipeError: Names the key and what is allowed.
     """
 
-    source: str
-    augmentation: str = "crop_flip"
-    mean: Tuple[float, ...] = (0.0, 0.0, 0.0)
-    std: Tuple[float, ...] = (1.0, 1.0, 1.0)
-    size: Optional[int] = None
-    limit: Optional[int] = None
-    holdout: float = 0.0
-    corrupt: str = "error"
-    reader: str = "pillow"
-    workers: int = 2
+    train: str = option(text)
+    validation: Optional[str] = option(text, None)
+    holdout: float = option(number(below=1), 0.0)
+    augment: str = option(one_of(*AUGMENTATIONS), "none")
+    pad: int = option(whole(0), 4)
+    limit: Optional[int] = option(whole(1), None)
+    scale: Optional[float] = option(number(above=0), None)
+    image_shape: Optional[Tuple[int, ...]] = option(_IMAGE_SHAPE, None)
+    inputs: Optional[Dict[str, str]] = option(_COLUMNS, None)
+    target: Optional[str] = option(text, None)
+    mean: Tuple[float, ...] = option(three(), (0.0, 0.0, 0.0))
+    std: Tuple[float, ...] = option(three(above=0), (1.0, 1.0, 1.0))
+    size: Optional[int] = option(whole(1), None)
+    corrupt: str = option(one_of("error", "skip"), "error")
+    reader: str = option(one_of(*READERS), "pillow")
+    workers: int = option(whole(0), 2)
 
     def __post_init__(self) -> None:
-        if not isinstance(self.source, (str, Path)):
-            raise RecipeError(f"key 'data.source' must be text; got {self.source!r}")
-        take_values(self, source=str(self.source))
-        check_one_of("data.augmentation", self.augmentation, AUGMENTATIONS)
-        check_one_of("data.corrupt", self.corrupt, ("error", "skip"))
-        if self.size is not None:
-            take_values(self, size=check_whole("data.size", self.size, 1))
-            if self.augmentation != "random_resized_crop":
+        check_fields(self, "data.")
+        if self.holdout and self.validation is not None:
+            raise RecipeError("keys 'data.holdout' and 'data.validation': one of them is enough")
+        for key, default in _OF_PHOTOS.items():
+            if self.augment != PHOTOS and getattr(self, key) != default:
                 raise RecipeError(
-                    f"key 'data.size' is for augmentation random_resized_crop; "
-                    f"{self.augmentation} leaves images as large as they are"
-                )
-        check_one_of("data.reader", self.reader, READERS)
-        if self.augmentation != "random_resized_crop":
-            self._refuse_keys_of_photos()
-        if self.limit is not None:
-            take_values(self, limit=check_whole("data.limit", self.limit, 1))
-        take_values(
-            self,
-            mean=_three("data.mean", self.mean, False),
-            std=_three("data.std", self.std, True),
-            holdout=check_number("data.holdout", self.holdout),
-            workers=check_whole("data.workers", self.workers, 0),
-        )
-        if not self.holdout < 1:
-            raise RecipeError(f"key 'data.holdout' must be from 0 to below 1; got {self.holdout!r}")
-
-    def _refuse_keys_of_photos(self) -> None:
-        for key, value, default in (
-            ("corrupt", self.corrupt, "error"),
-            ("reader", self.reader, "pillow"),
-        ):
-            if value != default:
-                raise RecipeError(
-                    f"key 'data.{key}' is for photos, augmentation random_resized_crop; with "
-                    f"{self.augmentation} it is {default}; got {value!r}"
+                    f"key 'data.{key}' is for photos, augment: {PHOTOS}; with {self.augment} "
+                    f"leave it out"
                 )
 
-    def resolved(self) -> ImageRecipe:
+    def resolved(self) -> DataRecipe:
         """The recipe with the reader that ``auto`` comes to on this machine."""
         if self.reader != "auto":
             return self
@@ -169,12 +149,3 @@ class ImageRecipe:
         except DataError:
             return dataclasses.replace(self, reader="pillow")
         return dataclasses.replace(self, reader="opencv")
-
-
-def _three(key: str, value: Any, positive: bool) -> Tuple[float, ...]:
-    ok = isinstance(value, (list, tuple)) and len(value) == 3
-    ok = ok and all(isinstance(v, numbers.Real) and math.isfinite(v) for v in value)
-    if not ok or (positive and min(value) <= 0):
-        above = " above 0" if positive else ""
-        raise RecipeError(f"key {key!r} must be three numbers{above}; got {value!r}")
-    return tuple(float(v) for v in value)

@@ -1,177 +1,344 @@
-"""A recipe: everything that training an NNP needs besides the file, checked when it is made."""
+# ruff: noqa: RUF009
+"""A recipe: what is trained, on what data and how; checked when it is made."""
 
 from __future__ import annotations
 
 import dataclasses
+import math
+import os
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Dict, Mapping, Optional, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Union
+
+import nnabla.solvers as S
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._util.messages import one_line
+from nnabla_dqa._util.renamed import renamed
+from nnabla_dqa.layers.rules import Rules
+from nnabla_dqa.layers.scopes import make_mixture
+from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.recipes.checks import (
     RecipeError,
+    check_fields,
     check_mapping,
-    check_number,
-    check_one_of,
-    check_text,
-    check_whole,
+    flag,
+    key_of,
+    must_be,
+    number,
+    numbers_by_name,
+    one_of,
+    option,
+    part,
+    text,
+    whole,
+    with_numbers,
 )
-from nnabla_dqa.recipes.settings import LR_SCHEDULES, Settings
-from nnabla_dqa.recipes.yaml_files import read_plain
+from nnabla_dqa.recipes.parts import DataRecipe, ModelRecipe
+from nnabla_dqa.recipes.presets import preset
+from nnabla_dqa.recipes.yaml_files import (
+    is_nnp,
+    merged,
+    placed,
+    read_recipe,
+    spelled_out,
+)
+from nnabla_dqa.schedules import Schedule
 
-__all__ = ["LOSSES", "LR_SCHEDULES", "DataRecipe", "Recipe", "RecipeError"]
+__all__ = ["LOSSES", "LR_SCHEDULES", "DataRecipe", "ModelRecipe", "Recipe", "RecipeError"]
 
+DISTILLATION = "distillation"
 LOSSES = (
     "file",
     "softmax_cross_entropy",
     "sigmoid_cross_entropy",
     "squared_error",
     "huber",
-    "distillation",
+    DISTILLATION,
 )
+LR_SCHEDULES = ("late_cosine", "cosine", "step", "constant")
+_RATES = ("lr", "alpha", "eta")
+"""What NNabla's solvers call the learning rate."""
+_NO_SOLVERS = ("OrderedDict", "Solver", "SolverState")
+_OF_NNP = ("output", "train_network", "data.image_shape")
+_OF_MODEL = ("sync_normalization", "data.mean", "data.std")
+_NETWORK = must_be("an .nnp file (a network inside it is named by 'train_network')", is_nnp, str)
+_ANY = must_be("anything", lambda value: True)
+_SOLVER = must_be(
+    "a name such as Adam or {type: Momentum, momentum: 0.9}",
+    lambda value: isinstance(value, str) or (isinstance(value, Mapping) and "type" in value),
+    lambda value: {"type": value} if isinstance(value, str) else dict(value),
+)
+_QUANTIZATION = ("quantizers", "rules", "mixing")
 
 
+def _solver(key: str, value: Any) -> Any:
+    value = _SOLVER(key, value)
+    kinds = [name for name in dir(S) if name[0].isupper() and name not in _NO_SOLVERS]
+    one_of(*kinds)(key, value["type"])
+    for name, argument in value.items():
+        if isinstance(argument, float) and not math.isfinite(argument):
+            raise RecipeError(f"key {key!r}: {name} must be a finite number; got {argument!r}")
+    try:
+        _made(value, 0.1)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise RecipeError(f"key {key!r}: {dict(value)}: {one_line(error)}") from None
+    return value
+
+
+def _made(solver: Mapping[str, Any], learning_rate: float) -> Any:
+    arguments = {key: value for key, value in solver.items() if key != "type"}
+    kind = getattr(S, solver["type"])
+    info = kind(**arguments).info
+    rate = next(name for name in _RATES if name in info)
+    if rate in arguments:
+        raise ValueError(f"{rate} is the learning rate; write it as key 'learning_rate'")
+    return kind(**{rate: learning_rate, **arguments})
+
+
+@renamed(hard="hard_fraction", lambda_="strength")
 @dataclasses.dataclass(frozen=True)
-class DataRecipe:
-    """Where the samples come from.
+class Recipe:
+    """What is trained, on what, and how.
+
+    A recipe trains ``network``, an NNP, or ``model``, one of this package. The
+    defaults are for fine-tuning; :data:`~nnabla_dqa.recipes.presets.PRESETS`
+    has others (key ``preset`` of a YAML file or of :meth:`from_mapping`).
 
     Args:
-        train: File or folder; see :func:`nnabla_dqa.data.open_data`.
-        validation: The same for validation; default: the validation part of
-            ``train`` if it is a folder that has one, else nothing.
-        scale: What uint8 pixels are multiplied by; default 1/255, as Neural
-            Network Console does. 1 for networks that take 0 to 255.
-        image_shape: (C, H, W) to which images of class folders are brought.
-        inputs: Which column feeds which input of the network, where the file
-            and the order (inputs: x, label: y) do not tell.
-        target: The column that a named loss and the score compare with;
-            default: ``y``, or the only one that feeds no input.
-        limit: Use only the first so many training samples.
-
-    Raises:
-        RecipeError: Names the key and what is allowed.
-    """
-
-    train: str
-    validation: Optional[str] = None
-    scale: Optional[float] = None
-    image_shape: Optional[Tuple[int, ...]] = None
-    inputs: Optional[Dict[str, str]] = None
-    target: Optional[str] = None
-    limit: Optional[int] = None
-
-    def __post_init__(self) -> None:
-        set_ = object.__setattr__
-        for name in ("train", "validation"):
-            if isinstance(getattr(self, name), Path):
-                set_(self, name, str(getattr(self, name)))
-        if not isinstance(self.train, str):
-            raise RecipeError(f"key 'data.train' must be text; got {self.train!r}")
-        for name in ("validation", "target"):
-            check_text(f"data.{name}", getattr(self, name))
-        if self.scale is not None:
-            set_(self, "scale", check_number("data.scale", self.scale, above=0))
-        if self.limit is not None:
-            set_(self, "limit", check_whole("data.limit", self.limit, 1))
-        shape = self.image_shape
-        if shape is not None:
-            if not isinstance(shape, (list, tuple)) or len(shape) != 3:
-                raise RecipeError(f"key 'data.image_shape' must be [C, H, W]; got {shape!r}")
-            sizes = tuple(check_whole("data.image_shape", size, 1) for size in shape)
-            set_(self, "image_shape", sizes)
-        inputs = self.inputs
-        if inputs is not None and not (
-            isinstance(inputs, Mapping) and all(isinstance(v, str) for v in inputs.values())
-        ):
-            raise RecipeError(f"key 'data.inputs' must be {{input: column}}; got {inputs!r}")
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe(Settings):
-    """How to train an NNP: the keys of :class:`Settings`, and these.
-
-    Args:
-        data: A file or folder, or a mapping with the fields of :class:`DataRecipe`.
-        loss: One of :data:`LOSSES`, or None: the file's own training network
-            and loss if it has one, else the key is needed. ``distillation``
-            needs no labels.
-        output: The output the loss is taken on; default: the first of the executor.
-        network: The network to train; default: the file's training network for
-            the file's loss, else the one its executor runs.
+        data: A path, or a mapping with the fields of :class:`DataRecipe`.
+        network: The NNP to train: converted, or float if there are ``quantizers``.
+        model: A name, or a mapping with the fields of :class:`ModelRecipe`.
+        quantizers: Such as ``minmax:2,4,8`` or ``sawb:2@channel``; default:
+            those that a converted NNP has, none (a float net) for a model.
+        rules: Other quantizers for some layers, as in the file of ``nnabla-dqa
+            convert --rules``: ``[{layers: "conv1*", quantizers: float}]``.
+        mixing: ``attention`` (DQA, the default), ``binary_relax``, or ``{type: ..., ...}``.
+        epochs: Passes over the training data.
+        batch_size: Samples a step, of all processes together.
+        solver: Name of an NNabla solver, or a mapping with ``type`` and its arguments.
+        learning_rate: Of the solver.
+        lr_schedule: ``late_cosine``: constant for the first half, then cosine
+            to zero (what small nets need: the weights become binary late);
+            ``cosine``: to zero from the start; ``step``: a tenth after each
+            third (the paper's); ``constant``.
+        weight_decay: L2 on all that is trained (biases and normalization too) but attention.
+        temperature: ``{start: 100, end: 0.03}`` of attention (DQA eq. 5).
+        hard_fraction: The last fraction of the steps, in which every layer uses
+            its target quantizer alone; 0 is the paper's schedule.
+        strength: Of the regularizer on high bit widths (DQA eq. 6, key
+            ``lambda``), which is divided by the number of weights; default:
+            0.02 times the number of weights, the same pull on each layer
+            whatever the size of the network.
+        attention_lr: Learning rate of attention relative to that of the weights.
+        loss: One of :data:`LOSSES`; default: the NNP's own training network
+            and loss if it has one, else the key is needed; softmax cross
+            entropy for a model. ``distillation`` needs no labels.
         teacher: For ``distillation``: the float NNP; default: the float
-            weights of the file that is trained.
+            weights of the NNP that is trained.
         distillation_temperature: Softens the teacher's class probabilities.
+        output: Of an NNP, the output the loss is taken on; default: the first of the executor.
+        train_network: The network inside the NNP to train; default: its
+            training network for its own loss, else the one its executor runs.
         update_normalization: Samples from which running statistics of batch
             normalization are computed anew at the end; 0 leaves them.
+        sync_normalization: Batch statistics of a model over all processes
+            rather than each one's own part of the mini-batch.
+        seed: Of initial weights, data order, dropout and augmentation.
+        paper: What is printed for this row: ``{table, accuracy, top5, epochs, seeds}``.
 
     Raises:
         RecipeError: Names the key and what is allowed.
     """
 
-    data: DataRecipe
-    loss: Optional[str] = None
-    output: Optional[str] = None
-    network: Optional[str] = None
-    teacher: Optional[str] = None
-    distillation_temperature: float = 2.0
-    update_normalization: int = 0
+    data: DataRecipe = option(part(DataRecipe, "train"))
+    network: Optional[str] = option(_NETWORK, None)
+    model: Optional[ModelRecipe] = option(part(ModelRecipe, "name"), None)
+    quantizers: Optional[Any] = option(_ANY, None)
+    rules: Optional[List[Any]] = option(_ANY, None)
+    mixing: Optional[Any] = option(_ANY, None)
+    epochs: int = option(whole(1), 3)
+    batch_size: int = option(whole(1), 64)
+    solver: Dict[str, Any] = option(_solver, {"type": "Adam"})
+    learning_rate: float = option(number(above=0), 1e-3)
+    lr_schedule: str = option(one_of(*LR_SCHEDULES), "late_cosine")
+    weight_decay: float = option(number(), 0.0)
+    temperature: Dict[str, float] = option(numbers_by_name("start", "end", above=0), {})
+    hard_fraction: float = option(number(below=1), 0.5)
+    strength: Optional[float] = option(number(), None, key="lambda")
+    attention_lr: float = option(number(), 1.0)
+    loss: Optional[str] = option(one_of(*LOSSES), None)
+    teacher: Optional[str] = option(text, None)
+    distillation_temperature: float = option(number(above=0), 2.0)
+    output: Optional[str] = option(text, None)
+    train_network: Optional[str] = option(text, None)
+    update_normalization: int = option(whole(0), 0)
+    sync_normalization: bool = option(flag, False)
+    seed: int = option(whole(0, 2**32 - 1), 0)
+    paper: Dict[str, float] = option(
+        numbers_by_name("table", "accuracy", "top5", "epochs", "seeds"), {}
+    )
 
     def __post_init__(self) -> None:
-        set_ = object.__setattr__
-        if isinstance(self.data, (str, Path)):
-            set_(self, "data", DataRecipe(str(self.data)))
-        elif isinstance(self.data, Mapping):
-            keys = [field.name for field in dataclasses.fields(DataRecipe)]
-            check_mapping("key 'data'", self.data, keys, required="train")
-            set_(self, "data", DataRecipe(**self.data))
-        elif not isinstance(self.data, DataRecipe):
-            raise RecipeError(f"key 'data' must be a path or a mapping; got {self.data!r}")
-        super().__post_init__()
-        count = check_whole("update_normalization", self.update_normalization, 0)
-        set_(self, "update_normalization", count)
-        name = "distillation_temperature"
-        set_(self, name, check_number(name, self.distillation_temperature, above=0))
-        for name in ("loss", "output", "network", "teacher"):
-            check_text(name, getattr(self, name))
-        if self.loss is not None:
-            check_one_of("loss", self.loss, LOSSES)
+        check_fields(self)
+        schedule = {"start": 100.0, "end": 0.03, **self.temperature}
+        if not schedule["start"] > schedule["end"]:
+            raise RecipeError(
+                f"key 'temperature': it cools, start={schedule['start']:g} must be above "
+                f"end={schedule['end']:g}"
+            )
+        self._check_kind()
+        try:
+            self.mixture()
+        except (ValueError, AttributeError, TypeError) as error:
+            keys = [key for key in _QUANTIZATION if getattr(self, key) is not None]
+            raise RecipeError(f"key {' and '.join(map(repr, keys))}: {one_line(error)}") from None
+
+    def _check_kind(self) -> None:
+        """Raise RecipeError for keys that what is trained does not have."""
+        if self.network is not None and self.model is not None:
+            raise RecipeError("keys 'network' and 'model': a recipe trains one of them")
+        if self.model is not None and self.loss == "file":
+            raise RecipeError("key 'loss': file is for an NNP; a model has no loss of its own")
+        if self.model is not None and self.loss == DISTILLATION and self.teacher is None:
+            raise RecipeError("key 'teacher' is missing: the float NNP that a model learns from")
+        for kind, other, keys in (("model", "an NNP", _OF_NNP), ("network", "a model", _OF_MODEL)):
+            for key in keys:
+                *above, name = key.split(".")
+                place = getattr(self, above[0]) if above else self
+                field = next(f for f in dataclasses.fields(place) if f.name == name)
+                if getattr(self, kind) is not None and getattr(place, name) != field.default:
+                    raise RecipeError(f"key {key!r} is for {other}; leave it out")
+
+    @property
+    def quantization(self) -> Optional[Rules]:
+        """The quantizers of the layers, by rules; None if the recipe names none."""
+        keys = {key: getattr(self, key) for key in _QUANTIZATION}
+        rules = Rules.from_mapping({key: v for key, v in keys.items() if v is not None})
+        return None if self.quantizers is None and not self.rules else rules
+
+    def mixture(self) -> Optional[Mixture]:
+        """What the layers that no rule names mix; None for a float net."""
+        rules = self.quantization
+        if rules is None:
+            return None
+        quantizers = rules.quantizers.for_axis(0)
+        return make_mixture(*quantizers, mixing=rules.mixing if len(quantizers) > 1 else None)
+
+    def make_schedule(
+        self, mixture: Mixture, steps: int, steps_per_epoch: int
+    ) -> Optional[Schedule]:
+        """What drives the state of layers that mix ``mixture``."""
+        rule = mixture.mixing
+        cooled = "temperature" in rule.state(mixture.quantizers)
+        options = self.temperature if cooled else {}
+        return rule.default_schedule(steps, steps_per_epoch, self.hard_fraction, **options)
+
+    @property
+    def method(self) -> str:
+        """``"Full precision"`` or the label of the mixing rule, such as ``"DQA"``."""
+        mixture = self.mixture()
+        return method_of([] if mixture is None else [mixture])
 
     @classmethod
-    def from_yaml(cls, path: PathLike, data: Optional[str] = None) -> Recipe:
-        """Read a recipe; paths in it are relative to its folder.
+    def keys(cls) -> List[str]:
+        """The names of the keys."""
+        return [key_of(field) for field in dataclasses.fields(cls)]
 
-        ``data`` takes the place of the recipe's training and validation data.
+    @classmethod
+    def from_mapping(cls, content: Any) -> Recipe:
+        """A recipe from a mapping of its keys, and ``preset``.
+
+        Raises:
+            RecipeError: Names the key and what is allowed.
+        """
+        if isinstance(content, Mapping):
+            content = spelled_out(content)
+        check_mapping("a recipe", content, [*cls.keys(), "preset"], required="data")
+        content = with_numbers(content)
+        if "preset" in content:
+            content = merged(preset(content.pop("preset")), content)
+        names = {key_of(field): field.name for field in dataclasses.fields(cls)}
+        return cls(**{names[key]: value for key, value in content.items()})
+
+    @classmethod
+    def from_yaml(
+        cls, path: PathLike, changes: Union[Mapping[str, Any], PathLike, None] = None
+    ) -> Recipe:
+        """Read a recipe.
+
+        Key ``base`` names a recipe whose keys hold where this one says nothing;
+        mappings are merged key by key. Paths are relative to the file that
+        names them, those of ``changes`` to the folder one works in.
+
+        Args:
+            path: The file.
+            changes: Keys that take the place of the file's, nested as they are
+                there; or a path, in place of training and validation data.
 
         Raises:
             RecipeError: Not YAML, an unknown key, or a value that is not allowed.
             OSError: The file cannot be read.
         """
-        path = Path(path)
-        content = read_plain(path)
-        if data is not None and isinstance(content, dict):
-            own = content.get("data")
-            options = dict(own) if isinstance(own, Mapping) else {}
-            options.pop("validation", None)
-            content["data"] = {**options, "train": str(Path(data).absolute())}
+        if isinstance(changes, (str, os.PathLike)):
+            changes = {"data": {"train": os.fspath(changes), "validation": None}}
+        content = read_recipe(path)
+        if isinstance(content, Mapping):
+            content = merged(content, placed(spelled_out(changes or {}), os.getcwd()))
         try:
-            recipe = cls.from_mapping(content)
+            return cls.from_mapping(content)
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from None
-        return recipe.relative_to(path.parent)
-
-    def relative_to(self, folder: Path) -> Recipe:
-        """The recipe with its paths, if relative, taken from ``folder``."""
-
-        def place(path: Optional[str]) -> Optional[str]:
-            return None if path is None else str((folder / Path(path).expanduser()).resolve())
-
-        train = str(place(self.data.train))
-        data = dataclasses.replace(self.data, train=train, validation=place(self.data.validation))
-        return dataclasses.replace(self, data=data, teacher=place(self.teacher))
 
     def to_json(self) -> Dict[str, Any]:
         """The recipe as JSON values; :meth:`from_mapping` reads them."""
-        values = super().to_json()
-        values["data"] = {k: v for k, v in values["data"].items() if v is not None}
-        if self.data.image_shape is not None:
-            values["data"]["image_shape"] = list(self.data.image_shape)
+        values = _json(self)
+        for name in ("data", "model"):
+            if name in values:
+                values[name] = _json(getattr(self, name))
         return values
+
+    def decisive(self) -> Dict[str, Any]:
+        """:meth:`to_json` without what changes no number, paths cut to their names.
+
+        A file to be passed on need not show folders, and a training that is
+        resumed may have been moved. The network is identified by its own content.
+        """
+        values = self.to_json()
+        for key in ("network", "paper"):
+            values.pop(key, None)
+        del values["data"]["workers"]
+        for place in (values["data"], values):
+            for key in {"train", "validation", "teacher"} & set(place):
+                place[key] = Path(place[key]).name
+        return values
+
+    def learning_rate_at(self, progress: float) -> float:
+        """The learning rate when this fraction of the steps is done."""
+        if self.lr_schedule == "constant":
+            return self.learning_rate
+        if self.lr_schedule == "step":
+            return self.learning_rate * float(0.1 ** math.floor(progress * 3))
+        start = 0.5 if self.lr_schedule == "late_cosine" else 0.0
+        falling = max(0.0, (progress - start) / (1 - start))
+        return self.learning_rate * (1 + math.cos(math.pi * falling)) / 2
+
+    def make_solver(self) -> Any:
+        """The NNabla solver of the recipe."""
+        return _made(self.solver, self.learning_rate)
+
+
+def method_of(mixtures: Iterable[Mixture]) -> str:
+    """What tables call a training whose layers mix these."""
+    rules = [mixture.mixing for mixture in mixtures]
+    labels = {rule.label or type(rule).__name__ for rule in rules}
+    return ", ".join(sorted(labels)) or "Full precision"
+
+
+def _json(instance: Any) -> Dict[str, Any]:
+    values = {key_of(f): getattr(instance, f.name) for f in dataclasses.fields(instance)}
+    return {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in values.items()
+        if value is not None
+    }

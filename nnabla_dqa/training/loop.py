@@ -1,4 +1,4 @@
-"""The training loop: updates, epochs, checkpoints at any step, one process or many."""
+"""The training loop: steps, epochs, checkpoints, one process or many."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ from nnabla_dqa.training.monitors import Monitors
 from nnabla_dqa.training.result import Epoch, TrainingStopped
 from nnabla_dqa.training.signals import InterruptGuard, StopRequested
 from nnabla_dqa.training.state import Progress
-from nnabla_dqa.training.trainable import Job
+from nnabla_dqa.training.trainable import Trainable
 from nnabla_dqa.training.update import Updater
 
 OnEpoch = Optional[Callable[[Epoch], None]]
+OnStep = Optional[Callable[[Trainable, int], None]]
+"""Called before each step with what is trained and the number of steps done."""
 SAVE_SECONDS = 600.0
 
 
 class Loop:
-    """Runs a job from where its checkpoint stopped to its end.
+    """Trains from where its checkpoint stopped to its end.
 
     A checkpoint is written after each epoch, every ``save_seconds`` within
     one, and when the training is asked to stop (Ctrl-C, SIGTERM). What a step
@@ -45,7 +47,7 @@ class Loop:
     bit as one that was not.
 
     Args:
-        job: What is trained.
+        trainable: What is trained.
         checkpoint: The file; of several processes the first one writes it.
         save_seconds: Longest time without a checkpoint.
         scaler: For half precision.
@@ -53,20 +55,21 @@ class Loop:
 
     def __init__(
         self,
-        job: Job,
+        trainable: Trainable,
         checkpoint: Path,
         save_seconds: float = SAVE_SECONDS,
         scaler: Optional[LossScaler] = None,
     ) -> None:
-        self.job = job
+        self.trainable = trainable
         self.checkpoint = checkpoint
-        self._update = Updater(job, scaler)
+        self._update = Updater(trainable, scaler)
         self.at = Progress()
         self._save_seconds = save_seconds
         self._saved_step = 0
         self._saved_time = time.monotonic()
         self._started = 0.0
-        self._wishes = nn.NdArray.from_numpy_array(np.zeros(2, np.float32))
+        self._on_step: OnStep = None
+        self._requests = nn.NdArray.from_numpy_array(np.zeros(2, np.float32))
         """Whether a process wants to stop, and to save: averaged with the gradients."""
 
     def run(
@@ -74,6 +77,7 @@ class Loop:
         on_epoch: OnEpoch = None,
         monitor: Optional[PathLike] = None,
         progress: bool = False,
+        on_step: OnStep = None,
     ) -> List[Epoch]:
         """Train to the end.
 
@@ -81,6 +85,7 @@ class Loop:
             on_epoch: Called after each epoch.
             monitor: Folder for :class:`Monitors`; the first process writes it.
             progress: Show a progress bar on stderr.
+            on_step: Called before each step, in every process.
 
         Raises:
             NonFiniteError: The loss, a weight or a gradient is NaN or infinite;
@@ -89,14 +94,15 @@ class Loop:
             DataError: Data cannot be read.
             ParallelError: Parameters or temperature differ between processes.
         """
-        first = self.job.communicator.rank == 0
+        self._on_step = on_step
+        first = self.trainable.communicator.rank == 0
         series = Monitors(monitor, self.at.history) if monitor is not None and first else None
         if first:
             remove_parts(self.checkpoint)
         self._check_ranks()
         try:
             with InterruptGuard() as guard:
-                while len(self.at.history) < self.job.settings.epochs:
+                while len(self.at.history) < self.trainable.recipe.epochs:
                     done = self._epoch(progress and first, guard)
                     self.at.end_epoch(done)
                     self.save()
@@ -104,7 +110,7 @@ class Loop:
                         series.add(done)
                     if on_epoch is not None and first:
                         on_epoch(done)
-                    if len(self.at.history) < self.job.settings.epochs:
+                    if len(self.at.history) < self.trainable.recipe.epochs:
                         self._stop_together(guard)
         except StopRequested:
             if self._saved_step != self.at.step:
@@ -116,37 +122,37 @@ class Loop:
 
     def _stop_together(self, guard: InterruptGuard) -> None:
         """Between epochs: raise StopRequested in all processes if one of them heard a signal."""
-        if any(self.job.communicator.gather(guard.noted)):
+        if any(self.trainable.communicator.gather(guard.noted)):
             raise StopRequested
 
     def _stopped(self, together: bool) -> TrainingStopped:
-        steps, saved = self.job.steps, self._saved_step
+        steps, saved = self.trainable.steps, self._saved_step
         return TrainingStopped(self.at.step, steps, saved, self.checkpoint, together)
 
     def _epoch(self, progress: bool, guard: InterruptGuard) -> Epoch:
         # What was spent on this epoch before the training was stopped counts too.
         self._started = time.perf_counter() - self.at.seconds
-        job, epoch = self.job, len(self.at.history)
-        first_step = epoch * job.steps_per_epoch
+        task, epoch = self.trainable, len(self.at.history)
+        first_step = epoch * task.steps_per_epoch
         bar = tqdm(
-            total=job.steps_per_epoch,
+            total=task.steps_per_epoch,
             initial=self.at.step - first_step,
-            desc=f"epoch {epoch + 1}/{job.settings.epochs}",
+            desc=f"epoch {epoch + 1}/{task.recipe.epochs}",
             unit="batch",
             disable=None if progress else True,
             leave=False,
         )
-        comm = job.communicator
+        comm = task.communicator
         rows = batches_of(
-            len(job.data),
-            job.settings.batch_size,
-            job.settings.seed,
+            len(task.data),
+            task.recipe.batch_size,
+            task.recipe.seed,
             epoch,
             self.at.step - first_step,
             (comm.rank, comm.size),
         )
-        view = job.data.at_epoch(epoch)
-        with bar, Prefetcher(view.batch, rows, job.workers) as batches:
+        view = task.data.at_epoch(epoch)
+        with bar, Prefetcher(view.batch, rows, task.workers) as batches:
             for batch in batches:
                 stop = self._step(batch, guard)
                 bar.update()
@@ -158,21 +164,21 @@ class Loop:
         return self._finished(epoch, first_step, batches)
 
     def _finished(self, epoch: int, first_step: int, batches: Prefetcher[Any]) -> Epoch:
-        job = self.job
-        hits = sum(job.communicator.gather(self.at.hits))
-        samples = job.steps_per_epoch * job.settings.batch_size
-        scores = job.evaluate()
-        mixed = [layer for layer in job.layers if len(layer.mixture.quantizers) > 1]
+        task = self.trainable
+        correct = sum(task.communicator.gather(self.at.correct))
+        samples = task.steps_per_epoch * task.recipe.batch_size
+        scores = task.evaluate()
+        mixed = [layer for layer in task.layers if len(layer.mixture.quantizers) > 1]
         return Epoch(
             epoch + 1,
             float(np.mean(self.at.losses)),
-            job.settings.learning_rate_at((self.at.step - 1) / job.steps),
-            job.is_hard_at(first_step),
+            task.recipe.learning_rate_at((self.at.step - 1) / task.steps),
+            task.is_hard_at(first_step),
             scores.metric if scores.hard is not None else "",
             scores.hard,
             time.perf_counter() - self._started,
             scores.soft,
-            hits / samples if job.hits() is not None else None,
+            correct / samples if task.correct() is not None else None,
             scores.top5,
             _temperature(mixed),
             {layer.name: tuple(float(a) for a in layer.attention()) for layer in mixed},
@@ -181,44 +187,44 @@ class Loop:
         )
 
     def _step(self, batch: Dict[str, np.ndarray], guard: InterruptGuard) -> bool:
-        """One update; whether the training shall stop after it."""
-        job = self.job
+        """One step; whether the training shall stop after it."""
+        task = self.trainable
+        if self._on_step is not None:
+            self._on_step(task, self.at.step)
         save = time.monotonic() - self._saved_time > self._save_seconds
-        self._wishes.data = np.array([guard.noted, save], np.float32)
-        rate = job.settings.learning_rate_at(self.at.step / job.steps)
-        self.at.losses.append(self._update(batch, rate, self.at.step, self._wishes))
-        self.at.hits += job.hits() or 0
+        self._requests.data = np.array([guard.noted, save], np.float32)
+        rate = task.recipe.learning_rate_at(self.at.step / task.steps)
+        self.at.losses.append(self._update(batch, rate, self.at.step, self._requests))
+        self.at.correct += task.correct() or 0
         self.at.step += 1
-        if job.communicator.size == 1:
-            return self._heed(guard.noted, save)
-        return self._heed(*(bool(wish) for wish in self._wishes.data > 0))
-
-    def _heed(self, stop: bool, save: bool) -> bool:
+        stop = guard.noted
+        if task.communicator.size > 1:
+            stop, save = (bool(request) for request in self._requests.data > 0)
         if save and not stop:
             self.save()
         return stop
 
     def _check_ranks(self) -> None:
         """Raise ParallelError unless all processes agree on all that is trained or cooled."""
-        if self.job.communicator.size == 1:
+        if self.trainable.communicator.size == 1:
             return
         named: Dict[str, Any] = {"step": np.float64(self.at.step)}
-        for layer in self.job.layers:
+        for layer in self.trainable.layers:
             named.update({f"{layer.name}: {k}": v.d for k, v in layer.state.items()})
             named[f"{layer.name}: the weights"] = layer.weight.d
         # A float network has no such layers; all have parameters beside the weights.
-        weights = {layer.weight_name for layer in self.job.layers}
-        trained = self.job.solver.get_parameters().items()
+        weights = {layer.weight_name for layer in self.trainable.layers}
+        trained = self.trainable.solver.get_parameters().items()
         named.update({name: v.d for name, v in trained if name not in weights})
-        check_equal(self.job.communicator, named)
+        check_equal(self.trainable.communicator, named)
 
-    def notes(self) -> Dict[str, Any]:
+    def metadata(self) -> Dict[str, Any]:
         """Where the training is, as JSON values."""
         scaler = self._update.scaler
         if self.at.losses:
             self.at.seconds = round(time.perf_counter() - self._started, 3)
         return {
-            **self.job.identity(),
+            **self.trainable.identity(),
             **self.at.to_json(),
             "scaler": None if scaler is None else scaler.to_json(),
         }
@@ -229,14 +235,14 @@ class Loop:
         Raises:
             NonFiniteError: A parameter is NaN or infinite; the last checkpoint is kept.
         """
-        comm = self.job.communicator
-        hits = comm.gather(self.at.hits)
-        self.at.skipped.update(gather_skipped(comm, self.job.data.skipped))
+        comm = self.trainable.communicator
+        correct = comm.gather(self.at.correct)
+        self.at.skipped.update(gather_skipped(comm, self.trainable.data.skipped))
         if comm.rank == 0:
-            arrays = {name: v.d for name, v in self.job.parameters().items()}
+            arrays = {name: v.d for name, v in self.trainable.parameters().items()}
             check_arrays(arrays)
-            notes = {**self.notes(), "hits": sum(hits)}
-            write_checkpoint(self.checkpoint, arrays, self.job.solver, notes)
+            notes = {**self.metadata(), "correct": sum(correct)}
+            write_checkpoint(self.checkpoint, arrays, self.trainable.solver, notes)
         # A process that goes on and fails would end the first one while it is writing.
         # So all of them wait until the file is complete.
         comm.barrier()
@@ -252,32 +258,35 @@ class Loop:
         """
         checkpoint = read_checkpoint(self.checkpoint)
         notes = checkpoint.notes
-        for key, wanted in self.job.identity().items():
+        for key, wanted in self.trainable.identity().items():
             if notes.get(key) != wanted:
                 what = difference(notes.get(key), wanted, key)
                 if key == "data":
-                    what = f"{Path(self.job.source).name}: {what}"
+                    what = f"{Path(self.trainable.source).name}: {what}"
                 raise CheckpointError(f"{self.checkpoint}: belongs to another training: {what}")
-        parameters = self.job.parameters()
+        parameters = self.trainable.parameters()
         odd = sorted(set(parameters) ^ set(checkpoint.arrays))
         if odd:
             raise CheckpointError(f"{self.checkpoint}: has other parameters: {odd[0]}")
         for name, array in checkpoint.arrays.items():
             parameters[name].d = array
-        checkpoint.solver.restore(self.job.solver)
+        checkpoint.solver.restore(self.trainable.solver)
         self.at = Progress.from_json(notes)
         self._saved_step = self.at.step
-        if self.job.communicator.rank > 0:
+        if self.trainable.communicator.rank > 0:
             # Those of all processes are counted by the first one.
-            self.at.hits = 0
+            self.at.correct = 0
         if self._update.scaler is not None and notes["scaler"]:
             self._update.scaler = LossScaler(**notes["scaler"])
-        if isinstance(self.job.solver, AttachedSolver) and self.job.solver.annealer is not None:
-            self.job.solver.annealer.apply()
+        if (
+            isinstance(self.trainable.solver, AttachedSolver)
+            and self.trainable.solver.annealer is not None
+        ):
+            self.trainable.solver.annealer.apply()
 
 
 def gather_skipped(communicator: Communicator, skipped: Mapping[str, str]) -> Dict[str, str]:
-    """Files that were left out, and why, in all processes."""
+    """Files that were skipped, and why, in all processes."""
     return {path: why for own in communicator.gather(dict(skipped)) for path, why in own.items()}
 
 

@@ -72,7 +72,7 @@ class LossScaler:
     """Keeps small gradients above half precision's smallest number.
 
     The gradient of the loss begins as ``scale`` instead of 1. Where a gradient
-    overflows the update is left out and the scale halved; after ``interval``
+    overflows the update is skipped and the scale halved; after ``interval``
     updates without that it is doubled (Micikevicius et al., arXiv 1710.03740).
 
     Args:

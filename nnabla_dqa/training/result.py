@@ -1,4 +1,4 @@
-"""What a training tells: its epochs, its result, and where it stopped."""
+"""What a training returns: its epochs, its result, and where it stopped."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ class Epoch:
 
     Attributes:
         epoch: Counted from 1.
-        loss: Mean over its updates.
-        learning_rate: At its last update.
-        hard: Whether its first update used the lowest bit widths alone.
+        loss: Mean over its steps.
+        learning_rate: At its last step.
+        hard: Whether its first step used the target quantizers alone.
         metric: ``"accuracy"`` (0 to 1) or ``"mean squared error"``; empty without a score.
-        score: Of the network with the lowest bit widths alone, on the
+        score: Of the network with the target quantizers alone, on the
             validation data; None without validation data or targets.
         seconds: Reading, training and evaluating.
         soft_score: Of the mixture as it is used in training; None if it is no other.
         training_score: Accuracy on the training samples as they were trained on.
         top5: As ``score``, for the five highest outputs.
         temperature: At its end; None if nothing is cooled.
-        attention: Shares of each layer's quantizers at its end.
+        attention: Attention weights of each layer's quantizers at its end.
         loaded_per_second: Samples that the threads which read ahead could deliver in a second.
         waited_seconds: How long training waited for samples.
     """
@@ -61,11 +61,11 @@ class TrainingStopped(KeyboardInterrupt):
     """Training was interrupted; ``checkpoint`` is where it goes on, None if nothing was kept.
 
     Args:
-        step: Updates done.
-        steps: Updates of the whole training.
-        saved: Updates that the checkpoint holds.
+        step: Steps done.
+        steps: Steps of the whole training.
+        saved: Steps that the checkpoint holds.
         checkpoint: Its path.
-        together: Whether all processes stopped after the same update.
+        together: Whether all processes stopped after the same step.
     """
 
     def __init__(
@@ -74,18 +74,32 @@ class TrainingStopped(KeyboardInterrupt):
         self.checkpoint = checkpoint if saved else None
         self.together = together
         where = f"{saved} kept in {checkpoint}" if saved else "nothing kept"
-        super().__init__(f"stopped after {step} of {steps} updates; {where}")
+        super().__init__(f"stopped after {step} of {steps} steps; {where}")
 
 
 @dataclasses.dataclass(frozen=True)
 class Training:
-    """What :func:`train` did."""
+    """What :func:`nnabla_dqa.train` did.
+
+    Attributes:
+        path: The trained network: an NNP to deploy, or what a model was deployed to.
+        checkpoint: Where the training could go on.
+        epochs: All of them.
+        report: The layers; None for a float network.
+        messages: What the user should know.
+        folder: Of the run, if there is one.
+        deployed: The low-bit network in it (float for a float model).
+        deployed_score: Of that file on the validation data, by the metric of the epochs.
+    """
 
     path: Path
     checkpoint: Path
     epochs: Tuple[Epoch, ...]
-    report: Report
+    report: Optional[Report]
     messages: Tuple[str, ...]
+    folder: Optional[Path] = None
+    deployed: Optional[Path] = None
+    deployed_score: Optional[float] = None
 
     @property
     def score(self) -> Optional[float]:

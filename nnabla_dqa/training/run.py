@@ -1,13 +1,13 @@
-"""Running an experiment: from its recipe to a folder with a deployed network and its scores."""
+"""Training by a recipe: an NNP or a model, into a file or the folder of a run."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
+import os
 import time
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, Optional, Tuple
+from typing import Any, Callable, Dict, Optional, Union
 
 import nnabla as nn
 import numpy as np
@@ -15,165 +15,230 @@ import numpy as np
 from nnabla_dqa._util.devices import float_context, is_half
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.distributed import Communicator, SingleProcess, check_equal
-from nnabla_dqa.graph.deploy import deploy
-from nnabla_dqa.graph.save import save_network
-from nnabla_dqa.layers.report import Report, report
+from nnabla_dqa.layers.report import report
 from nnabla_dqa.layers.tensors import AttentionWarning
-from nnabla_dqa.recipes.experiment import Experiment
-from nnabla_dqa.training.loop import SAVE_SECONDS, Loop, gather_skipped
+from nnabla_dqa.nnp.file import NetworkFile
+from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp_format.members import check_output
+from nnabla_dqa.recipes.recipe import Recipe, RecipeError, method_of
+from nnabla_dqa.recipes.yaml_files import is_nnp, placed
+from nnabla_dqa.training.checkpoint import checkpoint_path
+from nnabla_dqa.training.loop import SAVE_SECONDS, Loop, OnEpoch, OnStep, gather_skipped
 from nnabla_dqa.training.loss_scaler import LossScaler
-from nnabla_dqa.training.result import Epoch
+from nnabla_dqa.training.result import Training
 from nnabla_dqa.training.run_folder import RunFolder, environment, write_json
-from nnabla_dqa.training.tasks.classifier import Classifier, Graph
+from nnabla_dqa.training.tasks.evaluation import Measured, evaluate
+from nnabla_dqa.training.tasks.objective import make_evaluation
+from nnabla_dqa.training.tasks.plan import find_run
+from nnabla_dqa.training.tasks.task import MANY_CLASSES, Task
+
+RecipeLike = Union[Recipe, PathLike]
 
 
-@dataclasses.dataclass(frozen=True)
-class ExperimentResult:
-    """What :func:`run_experiment` did.
-
-    Attributes:
-        folder: Of the run.
-        path: The network to use: low-bit, or float for a float experiment.
-        accuracy: Of that file on the validation images, 0 to 1.
-        epochs: All of them.
-        report: The layers; None for a float experiment.
-        messages: What the user should know.
-    """
-
-    folder: Path
-    path: Path
-    accuracy: float
-    epochs: Tuple[Epoch, ...]
-    report: Optional[Report]
-    messages: Tuple[str, ...]
-
-
-def run_experiment(
-    experiment: Experiment,
-    folder: PathLike,
+def train(
+    what: RecipeLike,
+    recipe: Optional[RecipeLike] = None,
+    target: Optional[PathLike] = None,
     resume: bool = False,
-    context: Optional[nn.Context] = None,
-    communicator: Optional[Communicator] = None,
-    on_epoch: Optional[Callable[[Epoch], None]] = None,
+    monitor: Optional[PathLike] = None,
+    on_epoch: OnEpoch = None,
     progress: bool = False,
+    on_message: Optional[Callable[[str], None]] = None,
+    context: Optional[nn.Context] = None,
     save_seconds: float = SAVE_SECONDS,
-) -> ExperimentResult:
-    """Train, evaluate and deploy; everything is kept in ``folder``.
+    folder: Optional[PathLike] = None,
+    communicator: Optional[Communicator] = None,
+    on_step: OnStep = None,
+) -> Training:
+    """Train by a recipe.
 
-    Several processes call it together, each with its own communicator; the
-    first one writes.
+    A checkpoint is written atomically: after each epoch, every
+    ``save_seconds``, and when the training is stopped. Several processes call
+    it together, each with its own communicator; the first one writes.
 
     Args:
-        experiment: The recipe.
-        folder: Made, or with ``resume`` that of the run to go on with; see
-            :class:`~nnabla_dqa.training.run_folder.RunFolder`.
-        resume: Go on from the folder's checkpoint; from the start if it has none yet.
+        what: A recipe (or its YAML file) that names a network or a model; or an
+            NNP to train by ``recipe``.
+        recipe: For an NNP: a recipe or its YAML file.
+        target: The NNP to write: a converted NNP with its trained parameters,
+            or a model deployed; its checkpoint is ``<target>.checkpoint``.
+            Default: in ``folder``, one of the two is needed.
+        resume: Go on from the checkpoint; from the start if a folder has none yet.
+        monitor: Folder for :class:`~nnabla_dqa.training.monitors.Monitors`;
+            default: in ``folder``.
+        on_epoch: Called after each epoch, in the first process.
+        progress: Show a progress bar on stderr.
+        on_message: Called before the first epoch with each thing the user
+            should know; they are in the result too.
         context: NNabla's; default: the current one. In a half context the
             layers compute in half precision, the loss is scaled, and quantizers,
             attention and solver stay in float32.
-        communicator: The processes that train together.
-        on_epoch: Called after each epoch, in the first process.
-        progress: Show a progress bar on stderr.
         save_seconds: Longest time without a checkpoint.
+        folder: Made, or with ``resume`` that of the run to go on with; see
+            :class:`~nnabla_dqa.training.run_folder.RunFolder`.
+        communicator: The processes that train together.
+        on_step: Called before each step with what is trained and the number of
+            steps done, in every process.
 
     Raises:
-        RunError: The folder holds another run, or none to resume.
-        RecipeError, DataError, CheckpointError, ParallelError, NonFiniteError,
-            TrainingStopped: With one line; the last checkpoint is kept.
+        NNPError, RecipeError, DataError, CheckpointError, RunError: One line
+            that names the file, folder, key or column.
+        NonFiniteError: The loss, a weight or a gradient became NaN or infinite;
+            the last checkpoint is kept.
+        ParallelError: The processes do not agree.
+        TrainingStopped: On Ctrl-C or SIGTERM; a checkpoint is kept.
     """
-    experiment = experiment.resolved()
-    place, comm = RunFolder(folder), communicator or SingleProcess()
-    context = context or nn.get_current_context()
-    if resume:
-        place.check_same(experiment)
-    elif comm.rank == 0:
-        place.check_new()
-    text = json.dumps(experiment.decisive(), sort_keys=True)
+    made = recipe_of(what, recipe)
+    comm, context = communicator or SingleProcess(), context or nn.get_current_context()
+    place = None if folder is None else RunFolder(folder)
+    written_to = _target(made, target, place)
+    checkpoint = checkpoint_path(written_to or "") if place is None else place.checkpoint
+    if place is not None:
+        place.check_may_begin(made, resume)
+    text = repr(sorted(made.to_json().items()))
     check_equal(comm, {"the recipe": np.frombuffer(text.encode(), np.uint8)})
     with warnings.catch_warnings(), nn.context_scope(context):
-        # The result's messages say it, once.
+        # The messages of the result contain them, once.
         warnings.simplefilter("ignore", AttentionWarning)
-        job = Classifier(experiment, comm)
-        if comm.rank == 0 and not resume:
-            # Only now: an error up to here leaves nothing behind.
-            place.begin(experiment)
-        place.check_seen(comm)
-        loop = Loop(job, place.checkpoint, save_seconds, LossScaler() if is_half(context) else None)
-        if resume and place.checkpoint.exists():
+        task = Task(made, comm)
+        if place is not None:
+            if comm.rank == 0 and not resume:
+                # Only now: an error up to here leaves nothing behind.
+                place.begin(made)
+            place.check_seen(comm)
+        scaler = LossScaler() if is_half(context) else None
+        loop = Loop(task, checkpoint, save_seconds, scaler)
+        if resume and (place is None or checkpoint.exists()):
             loop.resume()
-        if comm.rank == 0:
-            start = environment(context, comm.size)
-            place.note_start({"seed": experiment.seed, "from_step": loop.at.step, **start})
+        if place is not None and comm.rank == 0:
+            start = {"seed": made.seed, "from_step": loop.at.step}
+            place.note_start({**start, **environment(context, comm.size)})
+            monitor = monitor or place.monitors
+        if on_message is not None and comm.rank == 0:
+            for message in task.messages:
+                on_message(message)
         started = time.perf_counter()
-        loop.run(on_epoch, place.monitors, progress)
+        loop.run(on_epoch, monitor, progress, on_step)
         with nn.context_scope(float_context(context)):
-            return _finish(job, loop, place, time.perf_counter() - started)
+            return _finish(task, loop, written_to, place, time.perf_counter() - started)
 
 
-def _finish(job: Classifier, loop: Loop, place: RunFolder, seconds: float) -> ExperimentResult:
-    """Write network, deployed network and result; evaluate what was deployed."""
-    comm, epochs = job.communicator, loop.at.history
-    target = place.path / ("network.nnp" if job.experiment.quantizers is None else "deployed.nnp")
-    notes: Dict[str, Any] = {}
+def recipe_of(what: RecipeLike, recipe: Optional[RecipeLike] = None) -> Recipe:
+    """The recipe that the first two arguments of :func:`train` mean.
+
+    Raises:
+        RecipeError: It is damaged, or names nothing to train.
+    """
+    network = None
+    if is_nnp(what):
+        if recipe is None:
+            raise RecipeError(f"{what}: a recipe is needed: how to train it")
+        network, what = str(what), recipe
+    elif recipe is not None:
+        raise RecipeError("train: the first argument is a recipe, or the NNP to train by it")
+    if isinstance(what, Recipe):
+        made = Recipe.from_mapping(placed(what.to_json(), os.getcwd()))
+    else:
+        made = Recipe.from_yaml(what)
+    made = dataclasses.replace(made, data=made.data.resolved())
+    return made if network is None else dataclasses.replace(made, network=network)
+
+
+def _target(
+    recipe: Recipe, target: Optional[PathLike], place: Optional[RunFolder]
+) -> Optional[Path]:
+    """The NNP to write besides what a model is deployed to in the folder."""
+    if target is not None:
+        used = [recipe.network, recipe.data.train, recipe.data.validation, recipe.teacher]
+        return check_output(target, [path for path in used if path is not None])
+    if place is None:
+        raise RecipeError("train: a target or a folder is needed, to write to")
+    return place.path / "trained.nnp" if recipe.model is None else None
+
+
+def _finish(
+    task: Task, loop: Loop, target: Optional[Path], place: Optional[RunFolder], seconds: float
+) -> Training:
+    """Write the networks and the result; evaluate what was deployed."""
+    comm, epochs = task.communicator, list(loop.at.history)
+    if task.recipe.update_normalization:
+        task.update_normalization()
+        scores = task.evaluate()
+        epochs[-1] = dataclasses.replace(
+            epochs[-1], score=scores.hard, soft_score=scores.soft, top5=scores.top5
+        )
+    folder = None if place is None else place.path
+    written = None
     if comm.rank == 0:
-        notes = _write_networks(job, target)
-    comm.barrier()
-    x = nn.Variable((job.deployable.x.shape[0], *job.data.shapes["x"]))
-    graph = nn.graph_def.load(str(target))
-    counts = job.count_hits([Graph(x, graph(x))])
-    accuracy = counts[1] / counts[0]
-    table = report(job.scope) if job.layers else None
-    messages = list(table.messages()) if table is not None else []
-    mixture = job.experiment.mixture()
-    told = mixture.mixing.check(mixture.quantizers) if mixture is not None else None
-    messages += [told] if told else []
-    skipped = {**loop.at.skipped, **gather_skipped(comm, job.data.skipped)}
-    skipped.update(gather_skipped(comm, job.validation.skipped))
-    messages += [f"left out: {path}: {reason}" for path, reason in skipped.items()]
-    result = {
-        "method": job.experiment.method,
-        "accuracy": accuracy,
-        "top5": counts[2] / counts[0] if epochs[-1].top5 is not None else None,
-        "validation_images": counts[0],
-        "off_target": sum(not row.on_target for row in table.layers) if table else None,
-        **notes,
-        "seconds_this_start": round(seconds, 1),
-        "seconds_of_epochs": round(sum(epoch.seconds for epoch in epochs), 1),
-        "skipped_images": len(skipped),
-        "data": job.identity()["data"],
-        "recipe": job.experiment.to_json(),
-        "starts": place.starts() if comm.rank == 0 else [],
-        "epochs": [dataclasses.asdict(epoch) for epoch in epochs],
-        "messages": messages,
-    }
-    if comm.rank == 0:
-        write_json(place.result, result)
-    return ExperimentResult(place.path, target, accuracy, tuple(epochs), table, tuple(messages))
+        written = task.network.write(target, folder, epochs)
+    files = comm.gather([str(written.trained), str(written.deployed or "")] if written else None)
+    trained, deployed = (Path(name) if name else None for name in files[0])
+    measured = _measure(task, deployed) if deployed is not None and folder is not None else None
+    table = report(task.scope) if task.layers else None
+    messages = [*task.messages, *(table.messages() if table is not None else [])]
+    messages += [m for m in task.network.messages if m not in messages]
+    if task.mixed and task.recipe.hard_fraction and not task.is_hard_at(task.steps):
+        messages.append(f"{task.steps} steps are too few for a hard phase: the layers are mixed")
+    skipped = {**loop.at.skipped, **gather_skipped(comm, task.data.skipped)}
+    if task.validation is not None:
+        skipped.update(gather_skipped(comm, task.validation.skipped))
+    messages += [f"skipped: {path}: {reason}" for path, reason in skipped.items()]
+    assert trained is not None
+    result = Training(
+        trained,
+        loop.checkpoint,
+        tuple(epochs),
+        table,
+        tuple(messages),
+        folder,
+        deployed,
+        measured.value if measured is not None else None,
+    )
+    if place is not None and written is not None:
+        more = {"skipped_images": len(skipped), "starts": place.starts()}
+        more["seconds_this_start"] = round(seconds, 1)
+        write_json(place.result, _content(task, result, measured, {**written.notes, **more}))
+    return result
 
 
-def _write_networks(job: Classifier, target: Path) -> Dict[str, Any]:
-    """The files, and what is worth knowing of them."""
-    scope, graph = job.to_deploy()
-    names = {"x": graph.x}, {"y": graph.logits}
-    trained = {n: v for n, v in job.parameters().items() if v.need_grad and "/dqa/" not in n}
-    notes: Dict[str, Any] = {"parameters": sum(v.size for v in trained.values())}
-    with nn.parameter_scope("", scope):
-        if job.experiment.quantizers is None:
-            size = save_network(target, *names, network=job.experiment.model.name)
-            return {**notes, "file_bytes": size, "bits_per_weight": 32.0}
-        deployed = deploy(target, *names, network=job.experiment.model.name)
+def _measure(task: Task, path: Path) -> Optional[Measured]:
+    """The scores of a deployed file on the validation data."""
+    hard = task.objective.hard
+    if task.validation is None or not hard.metric:
+        return None
+    file = NetworkFile.read(path)
+    made = make_evaluation(
+        Program(file),
+        find_run(file, output=task.recipe.output),
+        task.recipe.data,
+        task.validation.shapes,
+        hard.batch_size,
+        hard.target,
+    )
+    made = dataclasses.replace(made, metric=hard.metric, threshold=hard.threshold)
+    return evaluate([made], task.validation, task.communicator, task.workers)[0]
+
+
+def _content(
+    task: Task, result: Training, measured: Optional[Measured], notes: Dict[str, Any]
+) -> Dict[str, Any]:
+    """What ``result.json`` holds."""
+    metric = task.objective.hard.metric
+    classified = measured if metric == "accuracy" else None
+    many = task.objective.hard.classes >= MANY_CLASSES
+    off_target = [row for row in result.report.layers if not row.on_target] if result.report else []
     return {
+        "method": method_of(task.network.mixtures.values()),
+        "metric": metric,
+        "score": measured.value if measured is not None else None,
+        "accuracy": classified.value if classified is not None else None,
+        "top5": classified.top5 if classified is not None and many else None,
+        "validation_images": measured.samples if measured is not None else 0,
+        "off_target": len(off_target) if result.report else None,
         **notes,
-        "file_bytes": deployed.file_bytes,
-        "bits_per_weight": deployed.bits_per_weight,
-        "layers": [
-            {
-                "name": row.layer,
-                "weights": row.weights,
-                "quantizer": row.quantizer.name,
-                "values": row.values,
-                "attention": list(row.attention),
-            }
-            for row in deployed.layers
-        ],
+        "seconds_of_epochs": round(sum(epoch.seconds for epoch in result.epochs), 1),
+        "data": task.identity()["data"],
+        "recipe": task.recipe.to_json(),
+        "epochs": [dataclasses.asdict(epoch) for epoch in result.epochs],
+        "messages": list(result.messages),
     }

@@ -1,4 +1,4 @@
-"""The folder of one run: what was asked, on what machine, what came out."""
+"""The folder of one run: recipe, environment, curves and result."""
 
 from __future__ import annotations
 
@@ -19,15 +19,14 @@ from nnabla_dqa._util.files import PathLike, read_yaml, write_atomically
 from nnabla_dqa._version import __version__
 from nnabla_dqa.backends.select import mixtures_by
 from nnabla_dqa.distributed import Communicator
-from nnabla_dqa.recipes.checks import RecipeError
-from nnabla_dqa.recipes.experiment import Experiment
+from nnabla_dqa.recipes.recipe import Recipe, RecipeError
 from nnabla_dqa.training.checkpoint import difference
 
 RECIPE, RUN, RESULT = "recipe.yaml", "run.json", "result.json"
 
 
 class RunError(ValueError):
-    """A folder is not a run, or one that cannot be gone on with."""
+    """A folder is not a run, or one that cannot be resumed."""
 
 
 class RunFolder:
@@ -37,8 +36,9 @@ class RunFolder:
     recipe.yaml    the recipe with all its keys
     run.json       versions, commit, machine, context and seed of every start
     monitors/      curves, one line an epoch
-    checkpoint     where it goes on
-    network.nnp    the trained network, float; deployed.nnp: its low-bit one
+    checkpoint     with which it is resumed
+    trained.nnp    of an NNP: the converted network with its trained parameters
+    deployed.nnp   the low-bit network; of a float model network.nnp
     result.json    scores, epochs, layers
     ============== ==========================================================
 
@@ -61,7 +61,7 @@ class RunFolder:
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
             raise RunError(f"{self.path}: exists and is no empty folder; name another")
 
-    def begin(self, experiment: Experiment) -> None:
+    def begin(self, recipe: Recipe) -> None:
         """Make the folder of a new run.
 
         Raises:
@@ -70,10 +70,10 @@ class RunFolder:
         """
         self.check_new()
         self.path.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(experiment.to_json(), sort_keys=False, allow_unicode=True)
+        text = yaml.safe_dump(recipe.to_json(), sort_keys=False, allow_unicode=True)
         write_atomically(self.recipe, text.encode())
 
-    def experiment(self) -> Experiment:
+    def read_recipe(self) -> Recipe:
         """The recipe of the run in this folder.
 
         Raises:
@@ -82,16 +82,19 @@ class RunFolder:
         if not self.recipe.is_file():
             raise RunError(f"{self.path}: holds no run: there is no {RECIPE}")
         try:
-            return Experiment.from_mapping(read_yaml(self.recipe))
+            return Recipe.from_mapping(read_yaml(self.recipe))
         except (ValueError, RecipeError) as error:
             raise RunError(f"{self.recipe}: {error}") from None
 
-    def check_same(self, experiment: Experiment) -> None:
-        """Raise RunError unless ``experiment`` is the run in this folder; says what differs.
+    def check_may_begin(self, recipe: Recipe, resume: bool) -> None:
+        """Raise RunError unless the folder is new or, to resume, holds the run of ``recipe``.
 
-        A run that was stopped early has no checkpoint yet that could tell.
+        A run that was stopped early has no checkpoint yet to compare with.
         """
-        kept, wanted = self.experiment().decisive(), experiment.decisive()
+        if not resume:
+            self.check_new()
+            return
+        kept, wanted = self.read_recipe().decisive(), recipe.decisive()
         if kept != wanted:
             what = difference(kept, wanted, "recipe")
             raise RunError(f"{self.path}: holds another run: {what}")
@@ -113,7 +116,7 @@ class RunFolder:
         write_json(self.run, {"starts": [*starts, start]})
 
     def starts(self) -> List[Dict[str, Any]]:
-        """What run.json tells.
+        """The starts in run.json.
 
         Raises:
             RunError: It is damaged.
@@ -122,7 +125,7 @@ class RunFolder:
         return found
 
     def results(self) -> Optional[Dict[str, Any]]:
-        """What result.json tells; None if the run is not finished.
+        """The content of result.json; None if the run is not finished.
 
         Raises:
             RunError: It is damaged.

@@ -1,4 +1,4 @@
-"""Ctrl-C, and a scheduler's wish to stop, heard between two updates."""
+"""Ctrl-C and SIGTERM, noted and handled between two steps."""
 
 from __future__ import annotations
 

@@ -13,25 +13,25 @@ class Progress:
     """The position of a training.
 
     Attributes:
-        step: Updates done.
+        step: Steps done.
         history: Epochs finished.
-        losses: Of the updates of the epoch under way.
-        hits: Its training samples that were classified rightly.
+        losses: Of the steps of the epoch under way.
+        correct: Its training samples that were classified correctly.
         seconds: Spent on it up to now.
-        skipped: Files that were left out so far, and why.
+        skipped: Files that were skipped so far, and why.
     """
 
     step: int = 0
     history: List[Epoch] = dataclasses.field(default_factory=list)
     losses: List[float] = dataclasses.field(default_factory=list)
-    hits: int = 0
+    correct: int = 0
     seconds: float = 0.0
     skipped: Dict[str, str] = dataclasses.field(default_factory=dict)
 
     def end_epoch(self, epoch: Epoch) -> None:
         """Add a finished epoch; the next one begins."""
         self.history.append(epoch)
-        self.losses, self.hits, self.seconds = [], 0, 0.0
+        self.losses, self.correct, self.seconds = [], 0, 0.0
 
     def to_json(self) -> Dict[str, Any]:
         """The position as JSON values."""

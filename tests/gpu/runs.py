@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from nnabla_dqa.recipes.experiment import Experiment
+from nnabla_dqa.recipes.recipe import Recipe
 
 CLASSES = 4
 TRAIN, VALIDATION = 100, 40
@@ -33,14 +33,15 @@ def experiment(folder, model=None, **options):
     if not (folder / "images").exists():
         write_images(folder / "images")
     recipe = {
-        "data": {"source": str(folder / "images"), "augmentation": "none", "workers": 0},
+        "preset": "paper-cifar",
+        "data": {"train": str(folder / "images"), "augment": "none", "workers": 0},
         "model": {"name": "resnet8_32", "width": 0.25, "stem_stride": 2, **(model or {})},
         "quantizers": "minmax:2,4,8",
         "epochs": 3,
         "batch_size": 20,
         "learning_rate": 0.05,
         "lr_schedule": "cosine",
-        "hard": 0.4,
+        "hard_fraction": 0.4,
         **options,
     }
-    return Experiment.from_mapping(recipe)
+    return Recipe.from_mapping(recipe)

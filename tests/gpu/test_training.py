@@ -13,14 +13,13 @@ from nnabla_dqa.backends.fused import quantizers_of
 from nnabla_dqa.data import open_data
 from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training.checkpoint import read_checkpoint
-from nnabla_dqa.training.result import TrainingStopped
-from nnabla_dqa.training.run import run_experiment
-from nnabla_dqa.training.tasks.classifier import Classifier
-from nnabla_dqa.training.tasks.nnp import train
+from nnabla_dqa.training.run import recipe_of, train
+from nnabla_dqa.training.tasks.task import Task
 from tests.gpu.conftest import CPU, get, on_cpu
 from tests.gpu.functions import foreign_functions
 from tests.gpu.runs import experiment
-from tests.training.files import make, one_line, parameters_of, stop_at
+from tests.training.experiments import interrupted, run
+from tests.training.files import make, one_line, parameters_of
 
 
 def losses(result):
@@ -54,23 +53,20 @@ def check_deployed_weights(folder, result):
 
 def test_training_and_deploying(context, tmp_path):
     recipe = experiment(tmp_path)
-    result = run_experiment(recipe, tmp_path / "run", context=context)
+    result = run(recipe, tmp_path / "run", context=context)
     first, *_, last = losses(result)
     assert last < 0.8 * first
     check_deployed_weights(tmp_path / "run", result)
     images = 0 if on_cpu(context) else 1
-    stated = pytest.approx(result.accuracy, abs=images / 40 + 1e-9)
-    assert accuracy_on_the_cpu(result, recipe.data.source) == stated
+    stated = pytest.approx(result.deployed_score, abs=images / 40 + 1e-9)
+    assert accuracy_on_the_cpu(result, recipe.data.train) == stated
 
 
-def test_resuming(context, tmp_path, monkeypatch):
+def test_resuming(context, tmp_path):
     recipe = experiment(tmp_path, epochs=2)
-    with monkeypatch.context() as patch:
-        stop_at(patch, 7)
-        with pytest.raises(TrainingStopped):
-            run_experiment(recipe, tmp_path / "run", context=context)
-    resumed = run_experiment(recipe, tmp_path / "run", resume=True, context=context)
-    whole = run_experiment(recipe, tmp_path / "whole", context=context)
+    interrupted(7, recipe, tmp_path / "run", context=context)
+    resumed = run(recipe, tmp_path / "run", resume=True, context=context)
+    whole = run(recipe, tmp_path / "whole", context=context)
     # A GPU adds up in another order each time, unless it is told not to.
     tolerance = 0 if on_cpu(context) else 0.05
     np.testing.assert_allclose(losses(resumed), losses(whole), rtol=tolerance)
@@ -93,21 +89,21 @@ def test_half_precision(name, channel_last, tmp_path):
     if on_cpu(context):
         few = {**recipe.to_json()["data"], "limit": 40}
         recipe = experiment(tmp_path, {"width": 0.08}, epochs=2, data=few)
-    result = run_experiment(recipe, tmp_path / "run", context=context)
+    result = run(recipe, tmp_path / "run", context=context)
     first, *_, last = losses(result)
     assert np.isfinite(losses(result)).all()
     assert last < first
     check_deployed_weights(tmp_path / "run", result)
     # What is deployed has its channels first, whatever was trained.
-    stated = pytest.approx(result.accuracy, abs=1 / 40 + 1e-9)
-    assert accuracy_on_the_cpu(result, recipe.data.source) == stated
+    stated = pytest.approx(result.deployed_score, abs=1 / 40 + 1e-9)
+    assert accuracy_on_the_cpu(result, recipe.data.train) == stated
 
 
 @pytest.mark.parametrize("backend", ["auto", "portable"])
 def test_half_precision_is_only_that_of_the_layers(half_context, tmp_path, backend):
     """Quantizers, attention, penalty, loss: float32. Convolutions: half."""
     with nn.context_scope(half_context), dqa.backend(backend):
-        job = Classifier(experiment(tmp_path))
+        job = Task(experiment(tmp_path))
     found = {}
 
     def look(f):
@@ -132,15 +128,15 @@ def test_no_function_of_a_training_leaves_the_device(context, tmp_path):
     for number, quantizers in enumerate(["minmax:2,4,8", "sawb:2,4", "bwn/twn/fp"]):
         with nn.context_scope(context), warnings.catch_warnings():
             warnings.simplefilter("ignore", dqa.AttentionWarning)
-            job = Classifier(experiment(tmp_path, quantizers=quantizers))
+            job = Task(experiment(tmp_path, quantizers=quantizers))
         assert foreign_functions(job.loss, context) == set(), number
-        assert foreign_functions(job.deployable.logits, context) == set(), number
+        assert foreign_functions(job.objective.hard.output, context) == set(), number
 
 
 def test_a_loss_that_explodes_stops_the_training(context, tmp_path):
     recipe = experiment(tmp_path, learning_rate=1e30)
     with pytest.raises(NonFiniteError) as error, np.errstate(all="ignore"):
-        run_experiment(recipe, tmp_path / "run", context=context)
+        run(recipe, tmp_path / "run", context=context)
     assert "NaN" in one_line(error) or "inf" in one_line(error)
     assert not (tmp_path / "run" / "deployed.nnp").exists()
 
@@ -150,4 +146,14 @@ def test_a_file_trains_in_the_context(context, tmp_path):
     result = train(source, recipe, tmp_path / "trained.nnp", context=context)
     assert losses(result)[-1] < losses(result)[0]
     assert result.epochs[-1].score > 0.9
+    assert all(np.isfinite(array).all() for array in parameters_of(result.path).values())
+
+
+@pytest.mark.parametrize("loss", ["file", "distillation"])
+def test_a_file_trains_in_half_precision(half_context, loss, tmp_path):
+    """Weights and scores stay those of float32: what is deployed scores as training said."""
+    source, recipe = make(tmp_path, loss=loss, epochs=3)
+    result = run(recipe_of(source, recipe), tmp_path / "run", context=half_context)
+    assert losses(result)[-1] < losses(result)[0]
+    assert result.deployed_score == pytest.approx(result.score, abs=0.02)
     assert all(np.isfinite(array).all() for array in parameters_of(result.path).values())

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from nnabla_dqa.recipes.checks import RecipeError
-from nnabla_dqa.recipes.experiment import Experiment
-from nnabla_dqa.recipes.yaml_files import is_experiment, merged, read_recipe
+from nnabla_dqa.recipes.recipe import Recipe
+from nnabla_dqa.recipes.yaml_files import merged, read_recipe
 from tests.training.files import one_line
 
 
@@ -37,35 +37,36 @@ def test_mappings_are_merged_key_by_key_and_all_else_is_replaced():
     assert repr(below) == before
     assert merged({"a": {"b": 1}}, {"a": 2}) == {"a": 2}
     assert merged({"a": 1}, {"a": {"b": 2}}) == {"a": {"b": 2}}
+    assert merged({"type": "A", "b": 1}, {"type": "C"}) == {"type": "C"}
+    assert merged({"type": "A", "b": 1}, {"b": 2}) == {"type": "A", "b": 2}
 
 
 def test_bases_of_bases_beside_the_recipe_that_names_them(tmp_path, monkeypatch):
-    write(tmp_path, common="epochs: 5\nseed: 1\ndata: {source: x, workers: 0}")
+    write(tmp_path, common="epochs: 5\nseed: 1\ndata: {train: x, workers: 0}")
     write(tmp_path / "sub", middle="base: ../common.yaml\nseed: 2\nmodel: {name: resnet8_32}")
     top = write(tmp_path / "sub", top="base: middle.yaml\nmodel: {width: 0.5}\n")
     monkeypatch.chdir(tmp_path)
     expected = {
         "epochs": 5,
         "seed": 2,
-        "data": {"source": "x", "workers": 0},
+        "data": {"train": str(tmp_path / "x"), "workers": 0},
         "model": {"name": "resnet8_32", "width": 0.5},
     }
     assert read_recipe(top) == read_recipe("sub/top.yaml") == expected
-    assert is_experiment(top)
-    assert not is_experiment(tmp_path / "common.yaml")
-    changes = {"model": {"width": 0.25}, "data": {"source": "y"}}
-    made = Experiment.from_yaml(top, changes)
+    changes = {"model": {"width": 0.25}, "data": {"train": "y"}}
+    made = Recipe.from_yaml(top, changes)
     assert (made.model.width, made.model.name) == (0.25, "resnet8_32")
-    assert (made.data.source, made.data.workers, made.epochs) == ("y", 0, 5)
+    assert (made.data.train, made.data.workers, made.epochs) == (str(tmp_path / "y"), 0, 5)
 
 
 def test_short_forms_are_merged_too(tmp_path):
     """A base's ``model: name`` keeps its name under ``model: {width: ...}``, and the reverse."""
     write(tmp_path, base="data: images\nmodel: resnet8_32")
     top = write(tmp_path, top="base: base.yaml\nmodel: {width: 0.5}\ndata: {workers: 0}")
-    made = Experiment.from_yaml(top, {"model": "resnet20_32", "data": {"limit": 4}})
+    made = Recipe.from_yaml(top, {"model": "resnet20_32", "data": {"limit": 4}})
     assert (made.model.name, made.model.width) == ("resnet20_32", 0.5)
-    assert (made.data.source, made.data.workers, made.data.limit) == ("images", 0, 4)
+    assert (made.data.workers, made.data.limit) == (0, 4)
+    assert made.data.train == str(tmp_path / "images")
 
 
 def test_circles(tmp_path):
@@ -91,10 +92,3 @@ def test_a_base_that_is_no_mapping(content, tmp_path):
 def test_damage_names_the_file_that_has_it(tmp_path):
     path = write(tmp_path, top="base: below.yaml", below="epochs: 1\nepochs: 2")
     assert f"{tmp_path}/below.yaml: not YAML: key 'epochs' is there twice" in refused(path)
-
-
-def test_what_is_no_mapping_is_no_experiment(tmp_path):
-    for content in ("", "- model", "model"):
-        assert not is_experiment(write(tmp_path, r=content))
-    with pytest.raises(FileNotFoundError):
-        is_experiment(tmp_path / "gone.yaml")

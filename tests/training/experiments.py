@@ -1,4 +1,4 @@
-"""A tiny experiment: images that a narrow net can learn, its recipe, and runs of it."""
+"""A tiny model: images that a narrow net can learn, its recipe, and runs of it."""
 
 from __future__ import annotations
 
@@ -8,11 +8,10 @@ import signal
 import numpy as np
 import pytest
 
-from nnabla_dqa.recipes.experiment import Experiment
+from nnabla_dqa.recipes.recipe import Recipe
 from nnabla_dqa.recipes.yaml_files import merged
 from nnabla_dqa.training.result import TIMES, TrainingStopped
-from nnabla_dqa.training.run import run_experiment
-from nnabla_dqa.training.update import Updater
+from nnabla_dqa.training.run import train
 
 CLASSES = 3
 KINDS = {
@@ -41,13 +40,14 @@ def write_images(path, **options):
 
 
 def recipe(folder, **changes):
-    """Keys of a recipe for :func:`write_images` in ``folder``: 48 images, 3 updates an epoch."""
+    """Keys of a recipe for :func:`write_images` in ``folder``: 48 images, 3 steps an epoch."""
     source = folder / "images.npz"
     if not source.exists():
         write_images(source)
     keys = {
+        "preset": "paper-cifar",
         "data": {
-            "source": str(source),
+            "train": str(source),
             "holdout": 0.25,
             "mean": [0.4, 0.5, 0.6],
             "std": [0.2, 0.25, 0.3],
@@ -56,36 +56,37 @@ def recipe(folder, **changes):
         "epochs": 2,
         "batch_size": 16,
         "learning_rate": 0.05,
-        "hard": 0.4,
+        "hard_fraction": 0.4,
     }
     return merged(keys, changes)
 
 
 def experiment(folder, **changes):
-    """:func:`recipe` as an experiment."""
-    return Experiment.from_mapping(recipe(folder, **changes))
+    """:func:`recipe` as a recipe."""
+    return Recipe.from_mapping(recipe(folder, **changes))
 
 
-def stop_at(monkeypatch, update, number=signal.SIGINT):
-    """A signal in the middle of this update, counted from 1."""
+def run(made, folder, **options):
+    """Train into a folder."""
+    return train(made, folder=folder, **options)
+
+
+def signal_at(step, number=signal.SIGINT):
+    """An ``on_step`` that sends a signal in the middle of this call of it, counted from 1."""
     count = [0]
-    original = Updater.__call__
 
-    def interrupted(self, *args):
+    def on_step(*_):
         count[0] += 1
-        if count[0] == update:
+        if count[0] == step:
             signal.raise_signal(number)
-        return original(self, *args)
 
-    monkeypatch.setattr(Updater, "__call__", interrupted)
+    return on_step
 
 
-def interrupted(monkeypatch, update, *args, number=signal.SIGINT, **options):
-    """What :func:`run_experiment` raises when a signal comes in the middle of this update."""
-    with monkeypatch.context() as patch:
-        stop_at(patch, update, number)
-        with pytest.raises(TrainingStopped) as stopped:
-            run_experiment(*args, **options)
+def interrupted(step, *args, number=signal.SIGINT, **options):
+    """What :func:`run` raises when a signal comes in the middle of this step."""
+    with pytest.raises(TrainingStopped) as stopped:
+        run(*args, on_step=signal_at(step, number), **options)
     return stopped
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import signal
 
 import nnabla as nn
 import nnabla.functions as F
@@ -18,8 +17,8 @@ from nnabla_dqa.nnp_format.archive import Archive
 from nnabla_dqa.nnp_format.parameters import Parameter
 from nnabla_dqa.recipes.recipe import Recipe
 from nnabla_dqa.training.result import TrainingStopped
-from nnabla_dqa.training.tasks.nnp import train
-from nnabla_dqa.training.update import Updater
+from nnabla_dqa.training.run import train
+from tests.training.experiments import signal_at
 
 SAMPLE = (1, 4, 4)
 HEADS = {
@@ -214,26 +213,10 @@ def changed(recipe, **options):
     return Recipe.from_mapping({**recipe.to_json(), **options})
 
 
-def stop_at(monkeypatch, update):
-    """Ctrl-C in the middle of this update, counted from 1."""
-    count = [0]
-    original = Updater.__call__
-
-    def interrupted(self, *args):
-        count[0] += 1
-        if count[0] == update:
-            signal.raise_signal(signal.SIGINT)
-        return original(self, *args)
-
-    monkeypatch.setattr(Updater, "__call__", interrupted)
-
-
-def interrupted(monkeypatch, update, *args, **options):
-    """What :func:`train` raises when Ctrl-C comes in the middle of this update."""
-    with monkeypatch.context() as patch:
-        stop_at(patch, update)
-        with pytest.raises(TrainingStopped) as stopped:
-            train(*args, **options)
+def interrupted(step, *args, **options):
+    """What :func:`train` raises when Ctrl-C comes in the middle of this step."""
+    with pytest.raises(TrainingStopped) as stopped:
+        train(*args, on_step=signal_at(step), **options)
     return stopped
 
 

@@ -20,33 +20,32 @@ import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
 from nnabla_dqa.data import ArrayData
 from nnabla_dqa.distributed import open_communicator
-from nnabla_dqa.recipes.settings import Settings
+from nnabla_dqa.recipes.recipe import Recipe
 from nnabla_dqa.training import loop as loops
-from nnabla_dqa.training.trainable import Job, Scores
-from nnabla_dqa.training.update import Updater
+from nnabla_dqa.training.trainable import Scores, Trainable
 
 
-class Smooth(Job):
+class Smooth(Trainable):
     """Two convolutions and an affine layer under tanh: 434 weights in three mixtures."""
 
     source = "random numbers"
 
     def __init__(self, comm):
         self.communicator = comm
-        self.settings = Settings(
-            None,
+        self.recipe = Recipe(
+            "-",
             epochs=10,
             batch_size=32,
             solver="Momentum",
             learning_rate=0.05,
             weight_decay=1e-3,
-            hard=0.2,
+            hard_fraction=0.2,
         )
         rng = np.random.RandomState(7)
         x = rng.randn(160, 2, 6, 6)
         self.data = ArrayData({"x": x, "y": (x.mean((1, 2, 3)) > 0).astype(np.int64)})
         self.scope = {}
-        batch = self.settings.batch_size // comm.size
+        batch = self.recipe.batch_size // comm.size
         self.x, self.t = nn.Variable((batch, 2, 6, 6)), nn.Variable((batch, 1))
         # What a process makes of its own must not matter: rank 0 is the one to begin with.
         rng = np.random.RandomState(3)
@@ -59,9 +58,9 @@ class Smooth(Job):
             y = PF.dqa_affine(h, 2, name="last", rng=rng)
             self.loss = F.add2(F.mean(F.softmax_cross_entropy(y, self.t)), dqa.regularizer(20))
             schedule = dqa.TemperatureSchedule(
-                self.steps, start=10, hard_fraction=self.settings.hard
+                self.steps, start=10, hard_fraction=self.recipe.hard_fraction
             )
-            self.solver = dqa.attach(self.settings.make_solver(), schedule)
+            self.solver = dqa.attach(self.recipe.make_solver(), schedule)
             self.solver.set_parameters(nn.get_parameters())
 
     def fill(self, batch):
@@ -70,12 +69,8 @@ class Smooth(Job):
     def evaluate(self):
         return Scores()
 
-    def parameters(self):
-        with nn.parameter_scope("", self.scope):
-            return dict(nn.get_parameters(grad_only=False))
-
     def identity(self):
-        return {"recipe": self.settings.to_json()}
+        return {"recipe": self.recipe.to_json()}
 
 
 def write_slowly():
@@ -91,15 +86,13 @@ def write_slowly():
 
 
 def signal_at(step, rank, number):
-    """Send one process a signal in the middle of an update."""
-    original = Updater.__call__
+    """An ``on_step`` that sends one process a signal in the middle of a step."""
 
-    def signalled(self, batch, rate, done, shared):
-        if done == step and self.job.communicator.rank == rank:
+    def on_step(trainable, done):
+        if done == step and trainable.communicator.rank == rank:
             os.kill(os.getpid(), number)
-        return original(self, batch, rate, done, shared)
 
-    Updater.__call__ = signalled
+    return on_step
 
 
 def main(case: str, folder: Path) -> None:
@@ -108,8 +101,9 @@ def main(case: str, folder: Path) -> None:
         loop = loops.Loop(
             job, folder / "checkpoint", save_seconds=0.0 if case == "killed" else 600.0
         )
+        on_step = None
         if case in ("killed", "stopped"):
-            signal_at(20, 1, signal.SIGKILL if case == "killed" else signal.SIGTERM)
+            on_step = signal_at(20, 1, signal.SIGKILL if case == "killed" else signal.SIGTERM)
         if case == "stopped":
             write_slowly()
         if case == "unequal" and comm.rank == 1:
@@ -122,7 +116,7 @@ def main(case: str, folder: Path) -> None:
 
         if case == "resumed":
             loop.resume()
-        loop.run(on_epoch)
+        loop.run(on_epoch, on_step=on_step)
         np.savez(folder / f"rank{comm.rank}.npz", **{k: v.d for k, v in job.parameters().items()})
 
 

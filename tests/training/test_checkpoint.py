@@ -24,7 +24,7 @@ from nnabla_dqa.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
-from nnabla_dqa.training.tasks.nnp import train
+from nnabla_dqa.training.run import train
 from tests.training.files import (
     assert_same_parameters,
     changed,
@@ -33,7 +33,6 @@ from tests.training.files import (
     make,
     one_line,
     parameters_of,
-    stop_at,
     write_console,
     write_samples,
 )
@@ -237,7 +236,7 @@ SETS = ("minmax:2,4,8", "bwn/twn/float", "sawb:2")
 @pytest.mark.slow
 @pytest.mark.parametrize("rules", SETS)
 @pytest.mark.parametrize("kind", SOLVERS)
-def test_a_training_stopped_at_ten_steps_equals_one_in_one_go(rules, kind, tmp_path, monkeypatch):
+def test_a_training_stopped_at_ten_steps_equals_one_in_one_go(rules, kind, tmp_path):
     """Of 40 updates in 4 epochs, the last 20 hard; every stop is resumed from its checkpoint."""
     source, recipe = make(tmp_path, rules, dropout=0.3, solver=kind, weight_decay=1e-3)
     straight = train(source, recipe, tmp_path / "straight.nnp")
@@ -245,9 +244,9 @@ def test_a_training_stopped_at_ten_steps_equals_one_in_one_go(rules, kind, tmp_p
     stops = np.random.RandomState(len(kind) + len(rules)).permutation(np.arange(1, 40))[:10]
     done = 0
     for stop in sorted(int(s) for s in stops):
-        stopped = interrupted(monkeypatch, stop - done, source, recipe, target, resume=done > 0)
+        stopped = interrupted(stop - done, source, recipe, target, resume=done > 0)
         message = one_line(stopped)
-        assert message.startswith(f"stopped after {stop} of 40 updates; {stop} kept in ")
+        assert message.startswith(f"stopped after {stop} of 40 steps; {stop} kept in ")
         assert stopped.value.checkpoint == checkpoint_path(target)
         assert not target.exists()
         done = stop
@@ -258,17 +257,19 @@ def test_a_training_stopped_at_ten_steps_equals_one_in_one_go(rules, kind, tmp_p
 
 
 @pytest.mark.slow
-def test_a_checkpoint_is_written_within_an_epoch(tmp_path, monkeypatch):
+def test_a_checkpoint_is_written_within_an_epoch(tmp_path):
     """A process that is killed outright loses no more than save_seconds."""
     source, recipe = make(tmp_path)
     target = tmp_path / "out.nnp"
-    with monkeypatch.context() as patch:
-        stop_at(patch, 13)
-        patch.setattr("signal.raise_signal", lambda _: os._exit(9))
-        child = os.fork()
-        if child == 0:
-            train(source, recipe, target, save_seconds=0.0)
-        assert os.waitpid(child, 0)[1] == 9 << 8
+
+    def die(_, step):
+        if step == 12:
+            os._exit(9)
+
+    child = os.fork()
+    if child == 0:
+        train(source, recipe, target, save_seconds=0.0, on_step=die)
+    assert os.waitpid(child, 0)[1] == 9 << 8
     assert read_checkpoint(checkpoint_path(target)).notes["step"] == 12
     train(source, recipe, target, resume=True)
     straight = train(source, recipe, tmp_path / "straight.nnp").path

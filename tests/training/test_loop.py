@@ -12,8 +12,8 @@ from nnabla_dqa.recipes.recipe import Recipe
 from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training.checkpoint import CheckpointError, checkpoint_path, read_checkpoint
 from nnabla_dqa.training.result import TrainingStopped
-from nnabla_dqa.training.tasks.nnp import train
-from nnabla_dqa.training.update import Updater
+from nnabla_dqa.training.run import train
+from tests.training.experiments import signal_at
 from tests.training.files import (
     assert_same_parameters,
     changed,
@@ -22,7 +22,6 @@ from tests.training.files import (
     one_line,
     parameters_of,
     samples,
-    stop_at,
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
@@ -50,9 +49,8 @@ def test_two_bits_learn_a_separable_problem(tmp_path):
     assert file.kind == CONVERTED
     assert file.is_trained
     assert file.steps == 40
-    kept = recipe.to_json()
-    kept["data"].update(train="train.npz", validation="test.npz")
-    assert file.archive.metadata["training"]["recipe"] == kept
+    assert file.archive.metadata["training"]["recipe"] == recipe.decisive()
+    assert recipe.decisive()["data"]["train"] == "train.npz"
     old, new = parameters_of(source), parameters_of(result.path)
     for layer in ("Convolution/conv", "Affine/affine"):
         assert new[f"{layer}/dqa/hard"].tolist() == [1, 0, 0]
@@ -94,32 +92,31 @@ def test_two_mixing_rules_in_one_file_are_refused(tmp_path):
     assert str(source) in one_line(error)
 
 
-def test_attention_follows_the_schedule(tmp_path, monkeypatch):
-    options = dict(hard=0.25, temperature={"start": 50, "end": 0.1}, attention_lr=3.0)
+def test_attention_follows_the_schedule(tmp_path):
+    options = dict(hard_fraction=0.25, temperature={"start": 50, "end": 0.1}, attention_lr=3.0)
     source, recipe = make(tmp_path, epochs=2, **options)
     found = []
-    original = Updater.__call__
 
-    def recorded(self, batch, rate, *rest):
-        parameters = self.job.parameters()
+    def record(trainable, step):
+        parameters = trainable.parameters()
         state = parameters["Affine/affine/dqa/temperature"].d[0]
         hard = parameters["Affine/affine/dqa/hard"].d.tolist()
         alpha = parameters["Affine/affine/dqa/alpha"].d.copy()
-        solver = self.job.solver
-        value = original(self, batch, rate, *rest)
-        rates = (solver.solver.learning_rate(), solver.attention_solver.learning_rate())
-        found.append((state, hard, alpha, rate, rates))
-        return value
+        solver = trainable.solver
+        rates.append((solver.solver.learning_rate(), solver.attention_solver.learning_rate()))
+        found.append((state, hard, alpha))
 
-    monkeypatch.setattr(Updater, "__call__", recorded)
-    train(source, recipe, tmp_path / "out.nnp")
+    rates = []
+    train(source, recipe, tmp_path / "out.nnp", on_step=record)
     assert len(found) == 20
-    for i, (temperature, hard, _, rate, rates) in enumerate(found):
+    for i, (temperature, hard, _) in enumerate(found):
         b = min(i + 1, 15)
         assert temperature == pytest.approx(50 * (0.1 / 50) ** (b / 15), rel=1e-5)
         assert hard == ([1, 0, 0] if i >= 15 else [0, 0, 0])
-        assert rate == recipe.learning_rate_at(i / 20)
-        assert rates == pytest.approx((rate, 3 * rate))
+        # What the solvers have got from the step before.
+        if i:
+            rate = recipe.learning_rate_at((i - 1) / 20)
+            assert rates[i] == pytest.approx((rate, 3 * rate))
     alphas = [entry[2] for entry in found]
     assert (alphas[0] != alphas[15]).any()
     np.testing.assert_array_equal(alphas[15], alphas[-1])
@@ -162,7 +159,7 @@ def test_parameters_that_the_file_fixes_stay_bit_for_bit(tmp_path):
 def test_weight_decay_spares_attention(tmp_path):
     """With nothing but decay the weights shrink by the rate, and alpha stays."""
     options = {"lambda": 0, "solver": "Sgd", "lr_schedule": "constant", "learning_rate": 0.1}
-    source, recipe = make(tmp_path, epochs=1, data={"limit": 24}, hard=0, **options)
+    source, recipe = make(tmp_path, epochs=1, data={"limit": 24}, hard_fraction=0, **options)
     ends = {}
     for rate in (0.0, 0.5):
         train(source, changed(recipe, weight_decay=rate), tmp_path / "out.nnp")
@@ -217,13 +214,10 @@ def test_too_few_samples(tmp_path):
 
 
 @pytest.mark.parametrize("name", ["out.onnx", "nowhere/out.nnp"])
-def test_a_target_that_cannot_be_written_is_refused_before_the_first_update(
-    name, tmp_path, monkeypatch
-):
+def test_a_target_that_cannot_be_written_is_refused_before_the_first_update(name, tmp_path):
     source, recipe = make(tmp_path)
-    monkeypatch.setattr(Updater, "__call__", lambda *_: pytest.fail("trained"))
     with pytest.raises((NNPError, OSError)) as error:
-        train(source, recipe, tmp_path / name)
+        train(source, recipe, tmp_path / name, on_step=lambda *_: pytest.fail("trained"))
     message = one_line(error)
     assert ("must end in .nnp" if name == "out.onnx" else "there is no folder") in message
 
@@ -240,10 +234,10 @@ def test_seeds(dropout, tmp_path):
     assert (ends[0]["Affine/affine/W"] != ends[2]["Affine/affine/W"]).any()
 
 
-def test_monitors_of_a_resumed_training_hold_all_epochs(tmp_path, monkeypatch):
+def test_monitors_of_a_resumed_training_hold_all_epochs(tmp_path):
     source, recipe = make(tmp_path)
     options = dict(monitor=tmp_path / "m")
-    interrupted(monkeypatch, 25, source, recipe, tmp_path / "out.nnp", **options)
+    interrupted(25, source, recipe, tmp_path / "out.nnp", **options)
     train(source, recipe, tmp_path / "out.nnp", resume=True, **options)
     rows = (tmp_path / "m" / "loss.series.txt").read_text().splitlines()
     assert [int(row.split()[0]) for row in rows] == [1, 2, 3, 4]
@@ -257,13 +251,12 @@ def test_ctrl_c_at_any_moment(moment, tmp_path, monkeypatch):
     def interrupt(*_):
         raise KeyboardInterrupt
 
-    if moment == "first epoch":
-        stop_at(monkeypatch, 5)
+    on_step = signal_at(5) if moment == "first epoch" else None
     if moment == "first checkpoint":
         monkeypatch.setattr("os.replace", interrupt)
     on_epoch = interrupt if moment == "on_epoch" else None
     with pytest.raises(KeyboardInterrupt) as stopped:
-        train(source, recipe, target, on_epoch=on_epoch)
+        train(source, recipe, target, on_epoch=on_epoch, on_step=on_step)
     assert isinstance(stopped.value, TrainingStopped)
     kept = stopped.value.checkpoint
     assert kept == (None if moment == "first checkpoint" else checkpoint_path(target))
@@ -291,11 +284,11 @@ def test_a_training_that_blows_up_keeps_its_checkpoint(tmp_path, monkeypatch):
     assert_same_parameters(parameters_of(target), parameters_of(straight.path))
 
 
-def test_equal_trainings_write_equal_files(tmp_path, monkeypatch):
+def test_equal_trainings_write_equal_files(tmp_path):
     source, recipe = make(tmp_path)
     straight = train(source, recipe, tmp_path / "straight.nnp").path.read_bytes()
     target = tmp_path / "resumed.nnp"
-    interrupted(monkeypatch, 15, source, recipe, target)
+    interrupted(15, source, recipe, target)
     train(source, recipe, target, resume=True)
     assert target.read_bytes() == straight
 

@@ -12,7 +12,7 @@ from nnabla_dqa.training import loop as loops
 from nnabla_dqa.training.checkpoint import read_checkpoint
 from nnabla_dqa.training.loop import Loop
 from nnabla_dqa.training.result import TrainingStopped
-from nnabla_dqa.training.tasks.classifier import Classifier
+from nnabla_dqa.training.tasks.task import Task
 from tests.training.experiments import experiment
 from tests.training.files import one_line
 
@@ -43,7 +43,7 @@ class Echo(SingleProcess):
 
 
 def loop_with(folder, wish=lambda *_: None, **changes):
-    job = Classifier(experiment(folder, **changes), Echo(wish))
+    job = Task(experiment(folder, **changes), Echo(wish))
     return job, Loop(job, folder / "checkpoint")
 
 
@@ -52,15 +52,15 @@ def add(array, values):
 
 
 def test_each_process_takes_its_half_of_every_mini_batch(tmp_path, monkeypatch):
-    job, loop = loop_with(tmp_path, epochs=1, data={"augmentation": "none"})
+    job, loop = loop_with(tmp_path, epochs=1, data={"augment": "none"})
     seen = []
-    original = Classifier.fill
+    original = Task.fill
 
     def fill(self, batch):
         seen.append(batch["x"].copy())
         original(self, batch)
 
-    monkeypatch.setattr(Classifier, "fill", fill)
+    monkeypatch.setattr(Task, "fill", fill)
     (epoch,) = loop.run()
     expected = batches_of(48, 16, 0, 0, 0, (0, 2))
     assert [len(batch) for batch in seen] == [8, 8, 8]
@@ -75,7 +75,7 @@ def test_the_other_process_is_asked_to_stop(tmp_path):
             add(arrays[-1], [0.5, 0])
 
     _, loop = loop_with(tmp_path, wish, epochs=3)
-    with pytest.raises(TrainingStopped, match="stopped after 4 of 9 updates"):
+    with pytest.raises(TrainingStopped, match="stopped after 4 of 9 steps"):
         loop.run()
     assert read_checkpoint(tmp_path / "checkpoint").notes["step"] == 4
 
@@ -106,7 +106,7 @@ def test_the_loss_of_the_other_process_is_not_finite(tmp_path):
     _, loop = loop_with(tmp_path, wish, quantizers="minmax:2")
     with pytest.raises(NonFiniteError) as error:
         loop.run()
-    assert "the loss is nan after 1 updates" in one_line(error)
+    assert "the loss is nan after 1 steps" in one_line(error)
 
 
 @pytest.mark.parametrize(

@@ -15,11 +15,10 @@ from nnabla_dqa.recipes.checks import RecipeError
 from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training.checkpoint import CheckpointError, read_checkpoint
 from nnabla_dqa.training.result import TrainingStopped
-from nnabla_dqa.training.run import run_experiment
 from nnabla_dqa.training.run_folder import RunError, RunFolder
-from nnabla_dqa.training.tasks.classifier import Classifier
+from nnabla_dqa.training.tasks.task import Task
 from tests.data.files import write_image
-from tests.training.experiments import KINDS, experiment, interrupted, result_of
+from tests.training.experiments import KINDS, experiment, interrupted, result_of, run
 from tests.training.files import assert_same_parameters, one_line, parameters_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
@@ -42,28 +41,28 @@ def accuracy_of(path, data):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_method_learns_and_what_it_writes_scores_the_same(kind, tmp_path):
-    recipe = experiment(tmp_path, epochs=6, data={"augmentation": "none"}, **KINDS[kind])
+    recipe = experiment(tmp_path, epochs=6, data={"augment": "none"}, **KINDS[kind])
     seen = []
-    result = run_experiment(recipe, tmp_path / "run", on_epoch=seen.append)
+    result = run(recipe, tmp_path / "run", on_epoch=seen.append)
     network = "network.nnp" if kind == "Full precision" else "deployed.nnp"
     assert set(os.listdir(tmp_path / "run")) == FILES | {network}
     assert result.path == tmp_path / "run" / network
     assert tuple(seen) == result.epochs
     assert seen[-1].loss < 0.5 * seen[0].loss
-    assert result.accuracy > 0.8
+    assert result.deployed_score > 0.8
     # Of two quantizers the user has to know this; the build's warnings are not shown.
     expected = ["alpha does not learn"] if kind == "DQA" else []
     assert len(result.messages) == len(expected)
     assert all(text in message for text, message in zip(expected, result.messages))
 
-    validation = Classifier(recipe).validation
-    assert result.accuracy == seen[-1].score == accuracy_of(result.path, validation)
+    validation = Task(recipe).validation
+    assert result.deployed_score == seen[-1].score == accuracy_of(result.path, validation)
     told = result_of(tmp_path / "run")
-    assert (told["method"], told["accuracy"]) == (kind, result.accuracy)
+    assert (told["method"], told["accuracy"]) == (kind, result.deployed_score)
     assert told["file_bytes"] == result.path.stat().st_size
     assert told["validation_images"] == 16
     assert told["recipe"] == recipe.to_json()
-    assert told["data"] == Classifier(recipe).identity()["data"]
+    assert told["data"] == Task(recipe).identity()["data"]
     assert told["top5"] is None
     assert [epoch["score"] for epoch in told["epochs"]] == [epoch.score for epoch in seen]
     assert [(e.epoch, e.hard, e.metric) for e in seen] == [
@@ -90,7 +89,7 @@ def test_every_method_learns_and_what_it_writes_scores_the_same(kind, tmp_path):
 
 def test_the_deployed_file_takes_plain_pixels(tmp_path):
     """With the recipe's mean and std inside it."""
-    result = run_experiment(experiment(tmp_path, epochs=1, quantizers="minmax:2"), tmp_path / "r")
+    result = run(experiment(tmp_path, epochs=1, quantizers="minmax:2"), tmp_path / "r")
     parameters = parameters_of(result.path)
     spread = np.sqrt(parameters["pixels/bn/var"].astype(np.float64) + 1e-5).ravel()
     np.testing.assert_allclose(spread, [0.2, 0.25, 0.3], rtol=1e-6)
@@ -124,22 +123,18 @@ def assert_equal_runs(first, second):
         ("DQA", [4, 1, 2], signal.SIGINT),
     ],
 )
-def test_stopped_anywhere_and_resumed_it_ends_bit_for_bit(
-    kind, moments, number, tmp_path, monkeypatch
-):
+def test_stopped_anywhere_and_resumed_it_ends_bit_for_bit(kind, moments, number, tmp_path):
     """With augmentation, within epochs and at their ends, before the hard end and in it."""
     recipe = experiment(tmp_path, epochs=3, **KINDS[kind])
-    run_experiment(recipe, tmp_path / "straight")
+    run(recipe, tmp_path / "straight")
     done = 0
     for i, moment in enumerate(moments):
-        stopped = interrupted(
-            monkeypatch, moment, recipe, tmp_path / "run", resume=i > 0, number=number
-        )
+        stopped = interrupted(moment, recipe, tmp_path / "run", resume=i > 0, number=number)
         done += moment
-        assert f"stopped after {done} of 9 updates" in str(stopped.value)
+        assert f"stopped after {done} of 9 steps" in str(stopped.value)
         assert read_checkpoint(tmp_path / "run" / "checkpoint").notes["step"] == done
         assert not (tmp_path / "run" / "result.json").exists()
-    run_experiment(recipe, tmp_path / "run", resume=True)
+    run(recipe, tmp_path / "run", resume=True)
     assert_equal_runs(tmp_path / "straight", tmp_path / "run")
     starts = RunFolder(tmp_path / "run").starts()
     assert [start["from_step"] for start in starts] == [0, *np.cumsum(moments)]
@@ -150,24 +145,24 @@ def test_stopped_anywhere_and_resumed_it_ends_bit_for_bit(
 def test_other_numbers_of_workers_and_epochs_of_their_own_change_nothing(tmp_path):
     made = [experiment(tmp_path, quantizers="minmax:2", data={"workers": n}) for n in (0, 3)]
     for i, recipe in enumerate(made):
-        run_experiment(recipe, tmp_path / str(i), save_seconds=0.0 if i else 1e9)
+        run(recipe, tmp_path / str(i), save_seconds=0.0 if i else 1e9)
     results = [result_of(tmp_path / str(i)) for i in range(2)]
     for result in results:
         del result["recipe"]
     assert results[0] == results[1]
     files = [(tmp_path / str(i) / "deployed.nnp").read_bytes() for i in range(2)]
     assert files[0] == files[1]
-    other = run_experiment(experiment(tmp_path, quantizers="minmax:2", seed=1), tmp_path / "s")
+    other = run(experiment(tmp_path, quantizers="minmax:2", seed=1), tmp_path / "s")
     assert other.path.read_bytes() != files[0]
 
 
 def test_a_finished_run_can_be_resumed_and_stays_as_it_is(tmp_path):
     recipe = experiment(tmp_path, quantizers="minmax:2,4")
-    run_experiment(recipe, tmp_path / "run")
+    run(recipe, tmp_path / "run")
     folder = tmp_path / "run"
     before = (folder / "deployed.nnp").read_bytes(), result_of(folder)
     seen = []
-    result = run_experiment(recipe, folder, resume=True, on_epoch=seen.append)
+    result = run(recipe, folder, resume=True, on_epoch=seen.append)
     assert seen == []
     assert ((folder / "deployed.nnp").read_bytes(), result_of(folder)) == before
     assert [epoch.epoch for epoch in result.epochs] == [1, 2]
@@ -176,53 +171,53 @@ def test_a_finished_run_can_be_resumed_and_stays_as_it_is(tmp_path):
 
 def test_resumed_without_a_checkpoint_it_begins_at_the_start(tmp_path):
     recipe = experiment(tmp_path, quantizers="minmax:2")
-    run_experiment(recipe, tmp_path / "straight")
+    run(recipe, tmp_path / "straight")
     RunFolder(tmp_path / "run").begin(recipe)
-    run_experiment(recipe, tmp_path / "run", resume=True)
+    run(recipe, tmp_path / "run", resume=True)
     assert_equal_runs(tmp_path / "straight", tmp_path / "run")
 
 
 def test_nothing_is_overwritten(tmp_path):
     recipe = experiment(tmp_path, epochs=1)
-    run_experiment(recipe, tmp_path / "run")
+    run(recipe, tmp_path / "run")
     files = [p for p in (tmp_path / "run").rglob("*") if p.is_file()]
     before = {path: path.read_bytes() for path in files}
     for resume, seed, expected in ((False, 0, "holds a run"), (True, 4, "seed is 0 there and 4")):
         changed = experiment(tmp_path, epochs=1, seed=seed)
         with pytest.raises(RunError) as error:
-            run_experiment(changed, tmp_path / "run", resume=resume)
+            run(changed, tmp_path / "run", resume=resume)
         assert expected in one_line(error)
     with pytest.raises(RunError, match="holds no run"):
-        run_experiment(recipe, tmp_path / "gone", resume=True)
+        run(recipe, tmp_path / "gone", resume=True)
     assert {path: path.read_bytes() for path in files} == before
     assert not (tmp_path / "gone").exists()
 
 
 @pytest.mark.parametrize("has_checkpoint", [True, False])
-def test_another_recipe_does_not_go_on_with_a_run(has_checkpoint, tmp_path, monkeypatch):
+def test_another_recipe_does_not_go_on_with_a_run(has_checkpoint, tmp_path):
     """Without a checkpoint too: the folder's recipe would be that of another run."""
     recipe = experiment(tmp_path)
-    interrupted(monkeypatch, 2, recipe, tmp_path / "run")
+    interrupted(2, recipe, tmp_path / "run")
     if not has_checkpoint:
         (tmp_path / "run" / "checkpoint").unlink()
     with pytest.raises(RunError) as error:
-        run_experiment(experiment(tmp_path, learning_rate=0.5), tmp_path / "run", resume=True)
+        run(experiment(tmp_path, learning_rate=0.5), tmp_path / "run", resume=True)
     assert "recipe.learning_rate is 0.05 there and 0.5 here" in one_line(error)
 
 
-def test_other_images_do_not_go_on_with_a_run(tmp_path, monkeypatch):
+def test_other_images_do_not_go_on_with_a_run(tmp_path):
     recipe = experiment(tmp_path)
-    interrupted(monkeypatch, 2, recipe, tmp_path / "run")
+    interrupted(2, recipe, tmp_path / "run")
     arrays = dict(np.load(tmp_path / "images.npz"))
     np.savez(tmp_path / "images.npz", x=arrays["x"][::-1], y=arrays["y"][::-1])
     with pytest.raises(CheckpointError, match=r"images\.npz: data\.checksum is"):
-        run_experiment(recipe, tmp_path / "run", resume=True)
+        run(recipe, tmp_path / "run", resume=True)
 
 
 @pytest.mark.parametrize(
     ("changes", "kind"),
     [
-        ({"data": {"source": "gone"}}, DataError),
+        ({"data": {"train": "gone.npz"}}, DataError),
         ({"batch_size": 49}, DataError),
         ({"model": {"channel_last": True}}, RecipeError),
         ({"model": {"name": "resnet18_224"}}, ValueError),
@@ -231,14 +226,14 @@ def test_other_images_do_not_go_on_with_a_run(tmp_path, monkeypatch):
 def test_what_cannot_begin_leaves_no_folder_behind(changes, kind, tmp_path):
     """A second try with the right recipe would be told that there is a run."""
     with pytest.raises(kind) as error:
-        run_experiment(experiment(tmp_path, **changes), tmp_path / "run")
+        run(experiment(tmp_path, **changes), tmp_path / "run")
     one_line(error)
     assert not (tmp_path / "run").exists()
 
 
 BLOWN_UP = {
-    ("Full precision", "fc/affine/b"): "loss is nan after 4 updates; * parameter fc/affine/b;",
-    ("DQA", "fc/affine/b"): "loss is nan after 4 updates; * parameter fc/affine/b;",
+    ("Full precision", "fc/affine/b"): "loss is nan after 4 steps; * parameter fc/affine/b;",
+    ("DQA", "fc/affine/b"): "loss is nan after 4 steps; * parameter fc/affine/b;",
     ("DQA", "stem/conv/W"): "layer stem/conv: W is NaN or infinite",
     # The ReLU of NaN is 0: no loss tells of these two. Backward, NaN spreads.
     ("Full precision", "stage2/block1/conv1/conv/W"): "parameter stem/conv/W is NaN",
@@ -248,30 +243,23 @@ BLOWN_UP = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("kind", "name"), BLOWN_UP)
-def test_a_training_that_blows_up_names_the_place_and_keeps_its_checkpoint(
-    kind, name, tmp_path, monkeypatch
-):
+def test_a_training_that_blows_up_names_the_place_and_keeps_its_checkpoint(kind, name, tmp_path):
     """A parameter becomes NaN before the fifth update, the second of epoch 2."""
-    original, count = Classifier.fill, [0]
     recipe = experiment(tmp_path, **KINDS[kind])
 
-    def poisoned(self, batch):
-        count[0] += 1
-        if count[0] == 5:
-            self.parameters()[name].d = np.nan
-        original(self, batch)
+    def poison(trainable, step):
+        if step == 4:
+            trainable.parameters()[name].d = np.nan
 
-    with monkeypatch.context() as patch:
-        patch.setattr(Classifier, "fill", poisoned)
-        with pytest.raises(NonFiniteError) as error:
-            run_experiment(recipe, tmp_path / "run")
+    with pytest.raises(NonFiniteError) as error:
+        run(recipe, tmp_path / "run", on_step=poison)
     message = one_line(error)
     assert all(part in message for part in BLOWN_UP[kind, name].split("*")), message
     assert "learning" in message
     assert read_checkpoint(tmp_path / "run" / "checkpoint").notes["step"] == 3
     if kind == "Full precision":
-        run_experiment(recipe, tmp_path / "run", resume=True)
-        run_experiment(recipe, tmp_path / "straight")
+        run(recipe, tmp_path / "run", resume=True)
+        run(recipe, tmp_path / "straight")
         assert_equal_runs(tmp_path / "straight", tmp_path / "run")
 
 
@@ -279,7 +267,7 @@ def test_a_training_that_blows_up_names_the_place_and_keeps_its_checkpoint(
 def test_a_huge_learning_rate_is_one_line(kind, tmp_path):
     recipe = experiment(tmp_path, epochs=9, learning_rate=1e9, **KINDS[kind])
     with pytest.raises(NonFiniteError) as error:
-        run_experiment(recipe, tmp_path / "run")
+        run(recipe, tmp_path / "run")
     assert "learning" in one_line(error) or "output is NaN" in one_line(error)
     assert not (tmp_path / "run" / "result.json").exists()
     checkpoint = tmp_path / "run" / "checkpoint"
@@ -296,7 +284,7 @@ def test_photos_that_were_left_out_are_told(tmp_path):
     broken = [tmp_path / "p" / name for name in ("train/bee/1.png", "val/ant/0.png")]
     for path in broken:
         path.write_text("no image")
-    source = {"source": str(tmp_path / "p"), "augmentation": "random_resized_crop", "holdout": 0}
+    source = {"train": str(tmp_path / "p"), "augment": "random_resized_crop", "holdout": 0}
     recipe = experiment(
         tmp_path,
         data={**source, "corrupt": "skip"},
@@ -304,8 +292,8 @@ def test_photos_that_were_left_out_are_told(tmp_path):
         batch_size=4,
         quantizers="minmax:2",
     )
-    result = run_experiment(recipe, tmp_path / "run")
-    left_out = [message for message in result.messages if message.startswith("left out: ")]
+    result = run(recipe, tmp_path / "run")
+    left_out = [message for message in result.messages if message.startswith("skipped: ")]
     assert len(left_out) == 2
     assert all(str(path) in message for path, message in zip(broken, sorted(left_out)))
     told = result_of(tmp_path / "run")
@@ -321,9 +309,9 @@ def test_data_without_a_part_for_validation_are_refused(kind, tmp_path):
             (tmp_path / "p" / name).mkdir(parents=True)
             for i in range(8):
                 write_image(tmp_path / "p" / name / f"{i}.png", (32, 32, 3), seed=i)
-        keys.update(source=str(tmp_path / "p"))
+        keys.update(train=str(tmp_path / "p"))
     with pytest.raises(DataError, match=r"no part for validation; key 'data.holdout'") as error:
-        run_experiment(experiment(tmp_path, epochs=1, data=keys), tmp_path / "run")
+        run(experiment(tmp_path, epochs=1, data=keys), tmp_path / "run")
     one_line(error)
     assert not (tmp_path / "run").exists()
 
@@ -333,7 +321,7 @@ def test_data_without_a_part_for_validation_are_refused(kind, tmp_path):
 def test_ctrl_c_during_an_evaluation(last, tmp_path, monkeypatch):
     """The epoch is kept; after the last one there is nothing to stop."""
     recipe = experiment(tmp_path, quantizers="minmax:2")
-    original, count = Classifier.evaluate, [0]
+    original, count = Task.evaluate, [0]
 
     def evaluate(self):
         count[0] += 1
@@ -342,12 +330,12 @@ def test_ctrl_c_during_an_evaluation(last, tmp_path, monkeypatch):
         return original(self)
 
     with monkeypatch.context() as patch:
-        patch.setattr(Classifier, "evaluate", evaluate)
+        patch.setattr(Task, "evaluate", evaluate)
         if not last:
-            with pytest.raises(TrainingStopped, match="stopped after 3 of 6 updates; 3 kept"):
-                run_experiment(recipe, tmp_path / "run")
+            with pytest.raises(TrainingStopped, match="stopped after 3 of 6 steps; 3 kept"):
+                run(recipe, tmp_path / "run")
         else:
-            run_experiment(recipe, tmp_path / "run")
-    run_experiment(recipe, tmp_path / "run", resume=True)
-    run_experiment(recipe, tmp_path / "straight")
+            run(recipe, tmp_path / "run")
+    run(recipe, tmp_path / "run", resume=True)
+    run(recipe, tmp_path / "straight")
     assert_equal_runs(tmp_path / "straight", tmp_path / "run")

@@ -30,8 +30,8 @@ def test_a_new_folder_keeps_the_recipe(tmp_path):
         place.check_new()
         place.begin(made)
         assert os.listdir(place.path) == ["recipe.yaml"]
-        assert place.experiment() == made
-        place.check_same(made)
+        assert place.read_recipe() == made
+        place.check_may_begin(made, resume=True)
         assert place.starts() == []
         assert place.results() is None
 
@@ -54,27 +54,27 @@ def test_folders_that_are_taken(tmp_path):
 def test_folders_without_a_run(tmp_path):
     for name in ("", "gone"):
         place = RunFolder(tmp_path / name)
-        assert "holds no run: there is no recipe.yaml" in refused(place.experiment)
-        assert "holds no run" in refused(place.check_same, experiment(tmp_path))
+        assert "holds no run: there is no recipe.yaml" in refused(place.read_recipe)
+        assert "holds no run" in refused(place.check_may_begin, experiment(tmp_path), True)
 
 
 def test_another_run(tmp_path):
     place = RunFolder(tmp_path / "run")
     place.begin(experiment(tmp_path))
-    place.check_same(experiment(tmp_path, data={"workers": 0}, paper={"table": 1}))
+    place.check_may_begin(experiment(tmp_path, data={"workers": 0}, paper={"table": 1}), True)
     for changes, expected in (
         ({"seed": 3}, "recipe.seed is 0 there and 3 here"),
         ({"data": {"limit": 5}}, "recipe.data.limit is None there and 5 here"),
         ({"quantizers": "minmax:2"}, "recipe.quantizers is None there and 'minmax:2' here"),
     ):
-        message = refused(place.check_same, experiment(tmp_path, **changes))
+        message = refused(place.check_may_begin, experiment(tmp_path, **changes), True)
         assert message == f"{place.path}: holds another run: {expected}"
 
 
 @pytest.mark.parametrize("content", ["a: [", "- a", "", "data: x\nepochs: 0", "\x00"])
 def test_a_damaged_recipe(content, tmp_path):
     (tmp_path / "recipe.yaml").write_text(content)
-    assert str(tmp_path / "recipe.yaml") in refused(RunFolder(tmp_path).experiment)
+    assert str(tmp_path / "recipe.yaml") in refused(RunFolder(tmp_path).read_recipe)
 
 
 @pytest.mark.parametrize("content", ["{", "", "[]", "3"])

@@ -75,7 +75,7 @@ def test_two_processes_resume_bit_for_bit_and_others_but_for_rounding(single, do
 
 def test_a_signal_to_one_process_between_epochs_stops_both(tmp_path):
     stopped = start(2, "between", tmp_path)
-    assert "TrainingStopped: stopped after 5 of 50 updates; 5 kept" in stopped.stderr
+    assert "TrainingStopped: stopped after 5 of 50 steps; 5 kept" in stopped.stderr
     assert read_checkpoint(tmp_path / "checkpoint").notes["step"] == 5
 
 

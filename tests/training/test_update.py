@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import signal
 
 import nnabla as nn
 import numpy as np
@@ -14,9 +13,9 @@ from nnabla_dqa.training.checkpoint import read_checkpoint
 from nnabla_dqa.training.loop import Loop
 from nnabla_dqa.training.loss_scaler import LossScaler
 from nnabla_dqa.training.result import TrainingStopped
-from nnabla_dqa.training.tasks.classifier import Classifier
+from nnabla_dqa.training.tasks.task import Task
 from nnabla_dqa.training.update import Updater, step_seed
-from tests.training.experiments import KINDS, experiment, stop_at
+from tests.training.experiments import KINDS, experiment, signal_at
 from tests.training.files import assert_same_parameters, one_line
 
 pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
@@ -31,37 +30,21 @@ def update_once(job, scaler=None, step=0, rate=0.05):
     return Updater(job, scaler)(batch, rate, step, nn.NdArray((1,)))
 
 
-def overflow_in(monkeypatch, steps):
-    """A gradient is infinite after these calls of backward, counted from 0."""
-    count, call = [0], Updater.__call__
+class Overflowing:
+    """The loss of a task, whose backward makes a gradient infinite in some calls, from 0."""
 
-    def patched(self, *args):
-        job, loss = self.job, self.job.loss
+    def __init__(self, task, steps):
+        self._task, self._loss, self._steps, self._count = task, task.loss, steps, 0
+        task.loss = self
 
-        def backward(*arguments, **options):
-            loss.backward(*arguments, **options)
-            if count[0] in steps:
-                job.solver.get_parameters()["fc/affine/W"].g = np.inf
-            count[0] += 1
-
-        job.loss = Patched(loss, backward)
-        try:
-            return call(self, *args)
-        finally:
-            job.loss = loss
-
-    monkeypatch.setattr(Updater, "__call__", patched)
-
-
-class Patched:
-    """A variable with another ``backward``."""
-
-    def __init__(self, variable, backward):
-        self._variable = variable
-        self.backward = backward
+    def backward(self, *arguments, **options):
+        self._loss.backward(*arguments, **options)
+        if self._count in self._steps:
+            self._task.solver.get_parameters()["fc/affine/W"].g = np.inf
+        self._count += 1
 
     def __getattr__(self, name):
-        return getattr(self._variable, name)
+        return getattr(self._loss, name)
 
 
 def test_seeds_of_steps():
@@ -78,7 +61,7 @@ def test_a_scale_changes_nothing(kind, tmp_path):
     """In float32, by a power of two: no bit."""
     made = []
     for scaler in (None, LossScaler(scale=1024.0, interval=2)):
-        job = Classifier(experiment(tmp_path, **KINDS[kind]))
+        job = Task(experiment(tmp_path, **KINDS[kind]))
         losses = [update_once(job, scaler, step) for step in range(3)]
         made.append((losses, arrays_of(job)))
     assert scaler.scale == 2048
@@ -87,12 +70,12 @@ def test_a_scale_changes_nothing(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_overflow_updates_nothing_and_the_schedule_goes_on(kind, tmp_path, monkeypatch):
-    job = Classifier(experiment(tmp_path, weight_decay=0.1, **KINDS[kind]))
+def test_an_overflow_updates_nothing_and_the_schedule_goes_on(kind, tmp_path):
+    job = Task(experiment(tmp_path, weight_decay=0.1, **KINDS[kind]))
     update_once(job)
     before, solver = arrays_of(job), job.solver.get_states()
     counts = {name: state.t for name, state in solver.items()}
-    overflow_in(monkeypatch, [0])
+    Overflowing(job, [0])
     scaler = LossScaler(scale=64.0, good=7)
     assert np.isfinite(update_once(job, scaler, 1))
     assert (scaler.scale, scaler.good) == (32, 0)
@@ -111,9 +94,9 @@ def test_an_overflow_updates_nothing_and_the_schedule_goes_on(kind, tmp_path, mo
     assert (job.parameters()["fc/affine/W"].d != after["fc/affine/W"]).any()
 
 
-def test_gradients_that_overflow_at_every_scale_are_an_error(tmp_path, monkeypatch):
-    job = Classifier(experiment(tmp_path, quantizers="minmax:2"))
-    overflow_in(monkeypatch, range(10))
+def test_gradients_that_overflow_at_every_scale_are_an_error(tmp_path):
+    job = Task(experiment(tmp_path, quantizers="minmax:2"))
+    Overflowing(job, range(10))
     scaler = LossScaler(scale=2.0)
     update_once(job, scaler)
     before = arrays_of(job)["fc/affine/W"]
@@ -125,34 +108,30 @@ def test_gradients_that_overflow_at_every_scale_are_an_error(tmp_path, monkeypat
 
 def loop_of(folder, recipe, name, scaler):
     (folder / name).mkdir(exist_ok=True)
-    job = Classifier(recipe)
+    job = Task(recipe)
     return job, Loop(job, folder / name / "checkpoint", scaler=scaler)
 
 
 @pytest.mark.parametrize("kind", ["Full precision", "DQA"])
-def test_the_scale_is_in_the_checkpoint(kind, tmp_path, monkeypatch):
+def test_the_scale_is_in_the_checkpoint(kind, tmp_path):
     """Overflows before and after the stop; steps are counted with and without an update."""
     recipe = experiment(tmp_path, **KINDS[kind])
     job, loop = loop_of(tmp_path, recipe, "straight", LossScaler(scale=64.0, interval=2))
-    with monkeypatch.context() as patch:
-        overflow_in(patch, [0, 4])
-        loop.run()
+    Overflowing(job, [0, 4])
+    loop.run()
     straight = arrays_of(job)
     kept = read_checkpoint(tmp_path / "straight" / "checkpoint").notes["scaler"]
     # 64, 32 after the first, 64 after two more, 32 after the fifth.
     assert kept == {"scale": 32.0, "interval": 2, "good": 1}
 
-    _, loop = loop_of(tmp_path, recipe, "run", LossScaler(scale=64.0, interval=2))
-    with monkeypatch.context() as patch:
-        overflow_in(patch, [0])
-        stop_at(patch, 4, signal.SIGINT)
-        with pytest.raises(TrainingStopped):
-            loop.run()
+    job, loop = loop_of(tmp_path, recipe, "run", LossScaler(scale=64.0, interval=2))
+    Overflowing(job, [0])
+    with pytest.raises(TrainingStopped):
+        loop.run(on_step=signal_at(4))
     job, loop = loop_of(tmp_path, recipe, "run", LossScaler())
     loop.resume()
-    with monkeypatch.context() as patch:
-        overflow_in(patch, [0])
-        loop.run()
+    Overflowing(job, [0])
+    loop.run()
     assert read_checkpoint(tmp_path / "run" / "checkpoint").notes["scaler"] == kept
     assert_same_parameters(arrays_of(job), straight)
 
@@ -160,7 +139,7 @@ def test_the_scale_is_in_the_checkpoint(kind, tmp_path, monkeypatch):
 def test_weight_decay_is_added_to_the_unscaled_gradient(tmp_path):
     made = []
     for scaler in (None, LossScaler(scale=2.0**12)):
-        job = Classifier(experiment(tmp_path, weight_decay=0.5))
+        job = Task(experiment(tmp_path, weight_decay=0.5))
         update_once(job, scaler)
         made.append(arrays_of(job)["fc/affine/W"])
     np.testing.assert_allclose(made[0], made[1], rtol=1e-5, atol=1e-7)

@@ -1,94 +1,111 @@
-"""The score of a network on data."""
+"""The scores of networks on data."""
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from typing import NamedTuple, Optional
+from typing import List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
-from nnabla_dqa._util.files import PathLike
-from nnabla_dqa.data import Data, DataError, iterate, open_data
-from nnabla_dqa.nnp.file import NetworkFile
-from nnabla_dqa.nnp.live import Program
-from nnabla_dqa.recipes.recipe import DataRecipe, Recipe
+from nnabla_dqa.data import Data, DataError
+from nnabla_dqa.data.prefetch import Prefetcher
+from nnabla_dqa.distributed import Communicator, SingleProcess
+from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.solver.finite_check import NonFiniteError
-from nnabla_dqa.training.tasks.inputs import check_labels
-from nnabla_dqa.training.tasks.objective import Evaluation, make_evaluation
+from nnabla_dqa.training.tasks.inputs import Feed, check_labels, fill
 
 
-def evaluate(task: Evaluation, data: Data, batch_size: int) -> Optional[float]:
-    """The task's metric over all samples of ``data``; None if it has no target.
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A graph to evaluate: running statistics, and one quantizer a layer or the mixture.
 
-    It is that of the network with one quantizer a layer and running statistics.
+    ``metric`` is ``"accuracy"`` or ``"mean squared error"`` of ``output``
+    against the column ``target``; empty if there is no target. A single output
+    counts as class 1 above ``threshold``.
     """
-    if not task.metric:
-        return None
-    total = 0.0
-    # A network may have a fixed batch; what it does not need is filled up and not counted.
-    sizes = [variable.shape[0] for _, variable, _ in task.evaluation_feeds if variable.shape]
-    batch_size = min([*sizes, batch_size])
-    classes = max(2, math.prod(task.output.shape[1:]))
-    for batch in iterate(data, batch_size, 0, 0, shuffle=False, drop_last=False):
-        target = batch[task.target]
-        if task.metric == "accuracy":
-            check_labels(task.target, target, classes)
-        task.fill(task.evaluation_feeds, batch)
-        task.output.forward(clear_buffer=True)
-        if not np.isfinite(task.output.d).all():
-            raise NonFiniteError("the network's output is NaN or infinite on the data evaluated")
-        total += score_sum(task.metric, task.output.d, target, task.threshold)
-    return total / len(data)
 
-
-class Score(NamedTuple):
-    """What :func:`evaluate_file` measured."""
-
+    feeds: Tuple[Feed, ...]
+    output: Variable
     metric: str
+    target: str
+    threshold: float = 0.5
+
+    @property
+    def batch_size(self) -> int:
+        """Samples that the graph takes at once."""
+        return int(min(feed.variable.shape[0] for feed in self.feeds if feed.variable.shape))
+
+    @property
+    def classes(self) -> int:
+        """How many classes the output tells apart."""
+        return max(2, int(math.prod(self.output.shape[1:])))
+
+    def score(self, batch: Mapping[str, np.ndarray]) -> Tuple[float, float]:
+        """:func:`score_sums` of a mini-batch.
+
+        Raises:
+            DataError: A label is no class number.
+            NonFiniteError: The output is NaN or infinite.
+        """
+        target = batch[self.target]
+        if self.metric == "accuracy":
+            check_labels(self.target, target, self.classes)
+        fill(self.feeds, batch)
+        self.output.forward(clear_buffer=True)
+        return score_sums(self.metric, self.output.d, target, self.threshold)
+
+
+class Measured(NamedTuple):
+    """The metric over ``samples`` of them, and for accuracy that of the five highest outputs."""
+
     value: float
+    top5: float
     samples: int
 
 
-def evaluate_file(
-    path: PathLike,
-    data: DataRecipe,
-    batch_size: int = 100,
-    output: Optional[str] = None,
-) -> Score:
-    """Run an NNP, plain, converted or deployed, over the validation part of ``data``.
-
-    A converted file runs with the lowest bit width of each layer alone.
+def evaluate(
+    evaluations: Sequence[Evaluation],
+    data: Data,
+    communicator: Optional[Communicator] = None,
+    workers: int = 0,
+) -> List[Measured]:
+    """The scores of graphs with the same target over all samples of ``data``.
 
     Args:
-        path: The NNP; the network of its first executor is run.
-        data: ``data.train`` is where the samples are: a folder's validation
-            part, or the file itself.
-        batch_size: Samples at a time; does not change the result.
-        output: Which output; default: the first.
-
-    Returns:
-        Accuracy (0 to 1) against class numbers, mean squared error against
-        targets shaped like the output.
+        evaluations: The graphs; each sample is read once for all of them.
+        data: Samples that it leaves out (photos that cannot be read) are not counted.
+        communicator: Processes that share the samples.
+        workers: Threads that read ahead.
 
     Raises:
-        NNPError, DataError, RecipeError: One line that names file, key or column.
+        DataError: A label is no class number, or no sample can be read.
+        NonFiniteError: An output is NaN or infinite.
     """
-    recipe = Recipe(data, loss="distillation", output=output, batch_size=batch_size)
-    samples = open_data(data.train, "validation", data.scale, data.image_shape)
-    if data.limit is not None:
-        samples = samples.take(min(data.limit, len(samples)))
-    task = make_evaluation(Program(NetworkFile.read(path)), recipe, samples.shapes)
-    value = evaluate(task, samples, batch_size)
-    if value is None:
-        raise DataError(
-            f"{data.train}: no column to compare output of shape {task.output.shape[1:]} with; "
-            f"the data have {', '.join(f'{k} {v}' for k, v in samples.shapes.items())}"
-        )
-    return Score(task.metric, value, len(samples))
+    comm = communicator or SingleProcess()
+    first = evaluations[0]
+    rows = np.arange(len(data))[comm.rank :: comm.size]
+    parts = [rows[i : i + first.batch_size] for i in range(0, len(rows), first.batch_size)]
+    totals = np.zeros(1 + 2 * len(evaluations))
+    with Prefetcher(data.batch, parts, workers) as batches:
+        for batch in batches:
+            count = len(batch[first.target])
+            if count:
+                scores = [score for one in evaluations for score in one.score(batch)]
+                totals += [count, *scores]
+    samples, *sums = np.sum(comm.gather(totals.tolist()), axis=0).tolist()
+    if not samples:
+        raise DataError("no validation sample can be read")
+    return [Measured(a / samples, b / samples, int(samples)) for a, b in zip(sums[::2], sums[1::2])]
 
 
-def score_sum(metric: str, output: np.ndarray, target: np.ndarray, threshold: float = 0.5) -> float:
-    """The metric summed over the samples of a mini-batch.
+def score_sums(
+    metric: str, output: np.ndarray, target: np.ndarray, threshold: float = 0.5
+) -> Tuple[float, float]:
+    """The metric summed over the samples of a mini-batch, and that of the five highest outputs.
+
+    Of equal outputs the first counts as the highest, so that a network whose
+    output is constant gains nothing.
 
     Args:
         metric: ``"accuracy"`` or ``"mean squared error"``.
@@ -96,12 +113,21 @@ def score_sum(metric: str, output: np.ndarray, target: np.ndarray, threshold: fl
         target: (n, ...), n <= B; class numbers (n, 1) for accuracy, or 0 and 1
             where the output is a single number.
         threshold: A single output above it counts as class 1.
+
+    Raises:
+        NonFiniteError: An output is NaN or infinite.
     """
     count = len(target)
     output = output[:count].reshape(count, -1)
     target = target.reshape(count, -1)
-    if metric == "accuracy":
-        if output.shape[1] == 1:
-            return float(np.sum((output > threshold) == (target > 0.5)))
-        return float(np.sum(output.argmax(axis=1) == target[:, 0]))
-    return float(np.sum(np.mean((output - target) ** 2, axis=1)))
+    if not np.isfinite(output).all():
+        raise NonFiniteError("the network's output is NaN or infinite on the validation data")
+    if metric != "accuracy":
+        return float(np.sum(np.mean((output - target) ** 2, axis=1))), 0.0
+    if output.shape[1] == 1:
+        return float(np.sum((output > threshold) == (target > 0.5))), float(count)
+    label = target[:, :1].astype(np.int64)
+    own = np.take_along_axis(output, label, axis=1)
+    before = np.arange(output.shape[1]) < label
+    rank = ((output > own) | (before & (output == own))).sum(axis=1)
+    return float(np.sum(rank == 0)), float(np.sum(rank < 5))

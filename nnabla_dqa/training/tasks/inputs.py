@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import List, Mapping, NamedTuple, Optional, Tuple
+from typing import Iterable, List, Mapping, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from nnabla_dqa.data import DataError
-from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.quantization.graph_ops import Variable
-from nnabla_dqa.recipes.recipe import Recipe, RecipeError
+from nnabla_dqa.recipes.checks import RecipeError
+from nnabla_dqa.recipes.parts import DataRecipe
 
 Shape = Tuple[int, ...]
 SAMPLES = "x"
@@ -19,11 +19,37 @@ LABEL = "y"
 
 
 class Feed(NamedTuple):
-    """A variable to be filled from a column; ``classes`` > 0: it holds class numbers below that."""
+    """A variable to be filled from a column.
+
+    ``classes`` > 0: it holds class numbers below that. ``channel_last``: it
+    holds images (B, H, W, C), the column has them as (C, H, W).
+    """
 
     column: str
     variable: Variable
-    classes: int
+    classes: int = 0
+    channel_last: bool = False
+
+
+def fill(feeds: Iterable[Feed], batch: Mapping[str, np.ndarray]) -> None:
+    """Put a mini-batch into variables.
+
+    What a shorter one leaves free is filled with its last sample, which a
+    score must not count.
+
+    Raises:
+        DataError: A label is no class number.
+    """
+    for column, variable, classes, channel_last in feeds:
+        values = batch[column]
+        if classes:
+            check_labels(column, values, classes)
+        missing = variable.shape[0] - len(values)
+        if missing > 0:
+            values = np.concatenate([values, np.repeat(values[-1:], missing, 0)])
+        if channel_last:
+            values = values.transpose(0, 2, 3, 1)
+        variable.d = values.reshape(variable.shape)
 
 
 def check_labels(column: str, values: np.ndarray, classes: int) -> None:
@@ -41,26 +67,29 @@ class Columns:
 
     Args:
         shapes: Of one sample, for each column of the data.
-        recipe: Its ``data.inputs`` and ``data.target`` count.
-        file: Its optimizers say what feeds the labels.
+        recipe: Its ``inputs`` and ``target`` count.
+        variables: The names that inputs can have.
+        known: Which column feeds which variable, as the file says.
 
     Raises:
         RecipeError: ``data.inputs`` names an input that no network has.
         DataError: It names a column that is not there.
     """
 
-    def __init__(self, shapes: Mapping[str, Shape], recipe: Recipe, file: NetworkFile) -> None:
+    def __init__(
+        self,
+        shapes: Mapping[str, Shape],
+        recipe: DataRecipe,
+        variables: Iterable[str],
+        known: Mapping[str, str],
+    ) -> None:
         self._shapes = shapes
-        self._said = dict(recipe.data.inputs or {})
-        self._target = recipe.data.target
-        self._known = {
-            v.variable_name: v.data_name
-            for optimizer in file.archive.definition.optimizer
-            for v in optimizer.data_variable
-        }
+        self._given = dict(recipe.inputs or {})
+        self._target = recipe.target
+        self._known = known
         self._by_default: Optional[str] = None
-        variables = {v.name for n in file.archive.definition.network for v in n.variable}
-        for name, column in self._said.items():
+        variables = set(variables)
+        for name, column in self._given.items():
             if name not in variables:
                 raise RecipeError(f"key 'data.inputs': no network has an input {name!r}")
             self._shape(column, f"input {name}")
@@ -72,17 +101,13 @@ class Columns:
         """The column of targets if nothing else is known."""
         return self._target or LABEL
 
-    def add(self, known: Mapping[str, str]) -> None:
-        """Take over what another section of the file says."""
-        self._known.update(known)
-
     def feed(self, name: str, variable: Variable, classes: int, is_target: bool) -> Feed:
         """For an input of a network.
 
         ``classes`` > 0: it holds class numbers below that; ``is_target``: a
         loss compares something with it.
         """
-        column = self._said.get(name)
+        column = self._given.get(name)
         if column is None and is_target:
             column = self._target
         if column is None:
@@ -95,9 +120,9 @@ class Columns:
     def _by_order(self, name: str, is_target: bool) -> str:
         if is_target:
             return self.default_target
-        told = self._known.get(name)
+        known = self._known.get(name)
         if self._by_default not in (None, name):
-            wanted = f"column {told!r}, as the file says" if told else "a column of its own"
+            wanted = f"column {known!r}, as the file says" if known else "a column of its own"
             raise DataError(
                 f"input {name} needs {wanted}; the data have {', '.join(self._shapes)}; name one "
                 f"in the recipe: data: {{inputs: {{{name}: COLUMN}}}}"

@@ -1,74 +1,111 @@
-"""What a recipe trains on: its data, and for distillation its teacher."""
+"""What a recipe trains on: its samples for training and validation."""
 
 from __future__ import annotations
 
-import os
 import zlib
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
 from nnabla_dqa.data import Data, MissingSubsetError, open_data
-from nnabla_dqa.nnp.file import NetworkFile
-from nnabla_dqa.nnp.live import Program
-from nnabla_dqa.nnp_format.members import NNPError
-from nnabla_dqa.recipes.recipe import Recipe
+from nnabla_dqa.data.augment import CropFlip
+from nnabla_dqa.data.photos import open_photos
+from nnabla_dqa.data.photos.folders import SUBSETS, holds_class_folders
+from nnabla_dqa.recipes.parts import PHOTOS, DataRecipe
 
 ARCHIVES = (".tar.gz", ".tgz")
 """Files that hold subsets, as folders do."""
 _SAMPLED = 16
 
 
-def open_sources(recipe: Recipe) -> Tuple[Data, Optional[Data], List[str]]:
-    """Training data, validation data or None, and what the user should know.
+class Sources(NamedTuple):
+    """Training samples, validation samples if there are any, and what the user should know."""
 
-    Without ``data.validation``, the validation part of a folder or archive is used if it has one.
+    train: Data
+    validation: Optional[Data]
+    messages: List[str]
+
+
+def open_sources(recipe: DataRecipe, size: int = 0, seed: int = 0) -> Sources:
+    """Open the data of a recipe.
+
+    Args:
+        recipe: Where they are and what is done to them.
+        size: Of photos, in pixels, where the recipe names none.
+        seed: Of augmentation.
 
     Raises:
         DataError: Something named in the recipe cannot be read.
     """
-    options = recipe.data
-    shape = options.image_shape
-    data = open_data(options.train, "train", options.scale, shape)
-    # What training saw decides for the validation: class numbers and size of images.
-    classes = data.classes or None
-    if classes:
-        shape = data.shapes["x"]
-    if options.limit is not None:
-        data = data.take(min(options.limit, len(data)))
-    if options.validation is not None:
-        place = options.validation
-        return data, open_data(place, "validation", options.scale, shape, classes), []
-    if not os.path.isdir(options.train) and not options.train.lower().endswith(ARCHIVES):
-        return data, None, []
-    if classes and not os.path.isdir(os.path.join(options.train, "train")):
-        return data, None, [f"no validation data: {options.train} holds classes, not subsets"]
-    try:
-        place = options.train
-        return data, open_data(place, "validation", options.scale, shape, classes), []
-    except MissingSubsetError as error:
-        return data, None, [f"no validation data: {error}"]
+    photos = recipe.augment == PHOTOS
 
-
-def teacher_of(file: NetworkFile, recipe: Recipe) -> Program:
-    """The float networks that distillation compares with.
-
-    Raises:
-        NNPError: The recipe names no teacher and the file is trained already.
-    """
-    if recipe.teacher is not None:
-        return Program(NetworkFile.read(recipe.teacher), quantized=False)
-    if file.is_trained:
-        raise NNPError(
-            f"{file.archive.path}: is trained already, so its weights are no teacher; name the "
-            f"float file in the recipe: teacher: ..."
+    def opened(
+        place: str, subset: str, shape: Any, classes: Optional[Sequence[str]] = None
+    ) -> Data:
+        if not photos:
+            return open_data(place, subset, recipe.scale, shape, classes)
+        return open_photos(
+            place,
+            subset,
+            recipe.size or size,
+            seed,
+            corrupt=recipe.corrupt,
+            classes=classes,
+            scale=recipe.scale,
+            decoder=recipe.reader,
         )
-    return Program(file, quantized=False)
+
+    train = opened(recipe.train, "train", recipe.image_shape)
+    # What training saw decides for the validation: class numbers and size of images.
+    classes = train.classes or None
+    shape = train.shapes["x"] if classes else recipe.image_shape
+    if recipe.augment in ("crop", "crop_flip"):
+        train = CropFlip(
+            train, seed, recipe.pad, _image_column(train), flip=recipe.augment == "crop_flip"
+        )
+    validation: Optional[Data] = None
+    messages: List[str] = []
+    if recipe.holdout:
+        # The same subset for every seed, so that their scores can be compared.
+        train, validation = train.split(recipe.holdout, 0)
+    elif recipe.validation is not None:
+        validation = opened(recipe.validation, "validation", shape, classes)
+    elif holds_subsets(recipe.train):
+        try:
+            validation = opened(recipe.train, "validation", shape, classes)
+        except MissingSubsetError as error:
+            messages.append(f"no validation data: {error}")
+    elif Path(recipe.train).is_dir():
+        messages.append(f"no validation data: {recipe.train} holds classes, not subsets")
+    if recipe.limit is not None:
+        train = _limited(train, recipe.limit)
+    return Sources(train, validation, messages)
 
 
-def fingerprint(data: Data) -> Dict[str, Any]:
-    """Count, shapes and a checksum of some samples: to tell other data from these."""
+def holds_subsets(source: str) -> bool:
+    """Whether data have parts for training and validation of their own."""
+    path = Path(source)
+    if not path.is_dir():
+        return path.name.lower().endswith(ARCHIVES)
+    subsets = [name for names in SUBSETS.values() for name in names]
+    return any((path / name).is_dir() for name in subsets) or not holds_class_folders(path)
+
+
+def _image_column(data: Data) -> str:
+    images = [name for name, shape in data.shapes.items() if len(shape) == 3]
+    return "x" if "x" in data.shapes or not images else images[0]
+
+
+def _limited(data: Data, count: int) -> Data:
+    """The first so many samples; of class folders, which are sorted, a random subset."""
+    if count >= len(data):
+        return data
+    return data.split(count / len(data), 0)[1] if data.classes else data.take(count)
+
+
+def dataset_checksum(data: Data) -> Dict[str, Any]:
+    """Count, shapes and a checksum of some samples: by which a checkpoint recognises its data."""
     rows = np.unique(np.linspace(0, len(data) - 1, _SAMPLED).astype(np.int64))
     batch = data.batch(rows)
     checksum = 0
@@ -76,17 +113,3 @@ def fingerprint(data: Data) -> Dict[str, Any]:
         checksum = zlib.crc32(np.ascontiguousarray(batch[name]).tobytes(), checksum)
     shapes = {name: list(shape) for name, shape in data.shapes.items()}
     return {"samples": len(data), "shapes": shapes, "checksum": checksum}
-
-
-def without_folders(recipe: Recipe) -> Dict[str, Any]:
-    """The recipe as JSON, its paths cut to names.
-
-    A file to be passed on need not tell folders, and a training that is
-    resumed may have been moved.
-    """
-    values = recipe.to_json()
-    for place in (values["data"], values):
-        for key in ("train", "validation", "teacher"):
-            if key in place:
-                place[key] = Path(place[key]).name
-    return values

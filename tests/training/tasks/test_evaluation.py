@@ -15,10 +15,12 @@ from nnabla_dqa.nnp.deploy import deploy_file
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
 from nnabla_dqa.recipes.recipe import DataRecipe, RecipeError
-from nnabla_dqa.training.tasks.evaluation import evaluate, evaluate_file, score_sum
-from nnabla_dqa.training.tasks.nnp import train
-from nnabla_dqa.training.tasks.objective import make_task
-from nnabla_dqa.training.update import Updater
+from nnabla_dqa.training.run import train
+from nnabla_dqa.training.tasks.evaluation import evaluate, score_sums
+from nnabla_dqa.training.tasks.file_scores import evaluate_file
+from nnabla_dqa.training.tasks.inputs import fill
+from nnabla_dqa.training.tasks.objective import make_objective
+from nnabla_dqa.training.tasks.plan import resolve
 from tests.training.files import changed, make, one_line, samples
 
 pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
@@ -53,7 +55,8 @@ def task_of(folder, head, **options):
     program = Program(NetworkFile.read(path))
     x, y = samples(50, head, seed=3)
     data = ArrayData({"x": x, "y": y})
-    return make_task(program, recipe, data.shapes), program, data
+    plan = resolve(program.file, recipe)
+    return make_objective(program, plan, recipe, data.shapes).hard, program, data
 
 
 @pytest.mark.slow
@@ -72,15 +75,15 @@ def test_the_score_of_all_samples(head, batch_size, tmp_path):
     if head == "binary":
         output = 1 / (1 + np.exp(-output))
     expected = numpy_score(head, output, batch["y"])
-    assert evaluate(task, data, batch_size) == pytest.approx(expected, rel=1e-5)
+    assert evaluate([task], data)[0].value == pytest.approx(expected, rel=1e-5)
 
 
 def test_evaluation_changes_nothing(tmp_path):
     task, program, data = task_of(tmp_path, "softmax", batch_size=16)
     before = {k: (v.d.copy(), v.need_grad) for k, v in program.parameters().items()}
     root = list(nn.get_parameters(grad_only=False))
-    first = evaluate(task, data, 16)
-    assert evaluate(task, data, 16) == first
+    first = evaluate([task], data)
+    assert evaluate([task], data) == first
     after = program.parameters()
     assert list(after) == list(before)
     for name, (value, need_grad) in before.items():
@@ -94,12 +97,16 @@ def test_no_target_no_score(tmp_path):
     program = Program(NetworkFile.read(path))
     data = ArrayData({"x": samples(20)[0]})
     teacher = Program(NetworkFile.read(path), quantized=False)
-    task = make_task(program, recipe, data.shapes, teacher)
+    plan = resolve(program.file, recipe)
+    task = make_objective(program, plan, recipe, data.shapes, teacher).hard
     assert (task.metric, task.target) == ("", "")
-    assert evaluate(task, data, 10) is None
 
 
-def test_score_sum_counts_only_the_rows_of_the_target():
+def score_sum(*arguments):
+    return score_sums(*arguments)[0]
+
+
+def test_score_sums_counts_only_the_rows_of_the_target():
     rng = np.random.RandomState(0)
     output, labels = rng.randn(8, 5), rng.randint(0, 5, (6, 1))
     expected = np.sum(output[:6].argmax(axis=1) == labels[:, 0])
@@ -116,10 +123,10 @@ def test_the_score_does_not_depend_on_the_order_of_batches(tmp_path):
     task, _, data = task_of(tmp_path, "softmax", batch_size=16)
     right = 0.0
     for batch in iterate(data, 16, 5, 2, drop_last=False):
-        task.fill(task.evaluation_feeds, batch)
+        fill(task.feeds, batch)
         task.output.forward()
-        right += score_sum(task.metric, task.output.d, batch["y"])
-    assert evaluate(task, data, 16) == right / 50
+        right += score_sums(task.metric, task.output.d, batch["y"])[0]
+    assert evaluate([task], data)[0].value == right / 50
 
 
 def test_the_written_file_scores_the_same_in_plain_nnabla(tmp_path):
@@ -153,15 +160,17 @@ def bad_validation(kind):
 
 
 @pytest.mark.parametrize("kind", ["missing", "shape", "target"])
-def test_validation_data_that_do_not_fit_are_refused_before_the_first_update(
-    kind, tmp_path, monkeypatch
-):
+def test_validation_data_that_do_not_fit_are_refused_before_the_first_update(kind, tmp_path):
     source, recipe = make(tmp_path)
     np.savez(tmp_path / "bad.npz", **bad_validation(kind))
     data = {**recipe.to_json()["data"], "validation": str(tmp_path / "bad.npz")}
-    monkeypatch.setattr(Updater, "__call__", lambda *_: pytest.fail("trained"))
     with pytest.raises(DataError) as error:
-        train(source, changed(recipe, data=data), tmp_path / "out.nnp")
+        train(
+            source,
+            changed(recipe, data=data),
+            tmp_path / "out.nnp",
+            on_step=lambda *_: pytest.fail("trained"),
+        )
     one_line(error)
 
 

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from nnabla_dqa.recipes.checks import RecipeError
-from nnabla_dqa.recipes.parts import ImageRecipe
-from nnabla_dqa.training.tasks import images
+from nnabla_dqa.recipes.parts import DataRecipe
+from nnabla_dqa.training.tasks import sources
 
 
 class OpenCV:
@@ -32,17 +32,15 @@ def test_reader_of_both_subsets(tmp_path, monkeypatch, options, holdout):
         for i in range(4):
             Image.fromarray(np.full((8, 8, 3), i, np.uint8)).save(place / f"{i}.png")
     readers = []
-    own = images.open_photos
+    own = sources.open_photos
 
     def open_photos(*arguments, decoder, **others):
         readers.append(decoder)
         return own(*arguments, **others)
 
-    monkeypatch.setattr(images, "open_photos", open_photos)
-    recipe = ImageRecipe(
-        str(tmp_path), augmentation="random_resized_crop", holdout=holdout, **options
-    )
-    images.open_images(recipe, 8, 0)
+    monkeypatch.setattr(sources, "open_photos", open_photos)
+    recipe = DataRecipe(str(tmp_path), augment="random_resized_crop", holdout=holdout, **options)
+    sources.open_sources(recipe, 8)
     assert readers == [options.get("reader", "pillow")] * (1 if holdout else 2)
 
 
@@ -50,12 +48,12 @@ def test_reader_of_both_subsets(tmp_path, monkeypatch, options, holdout):
 def test_no_other_reader(reader):
     message = rf"key 'data\.reader' must be one of pillow, opencv, auto; got '{reader}'"
     with pytest.raises(RecipeError, match=message) as caught:
-        ImageRecipe("folder", augmentation="random_resized_crop", reader=reader)
+        DataRecipe("folder", augment="random_resized_crop", reader=reader)
     assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(("found", "reader"), [(None, "pillow"), (OpenCV(), "opencv")])
 def test_auto_is_opencv_where_it_is_installed(monkeypatch, found, reader):
     monkeypatch.setitem(sys.modules, "cv2", found)
-    recipe = ImageRecipe("folder", augmentation="random_resized_crop", reader="auto")
+    recipe = DataRecipe("folder", augment="random_resized_crop", reader="auto")
     assert recipe.resolved().reader == reader

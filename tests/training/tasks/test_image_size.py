@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from nnabla_dqa.recipes.checks import RecipeError
-from nnabla_dqa.recipes.experiment import Experiment
-from nnabla_dqa.training.tasks.images import open_images
+from nnabla_dqa.recipes.recipe import Recipe
+from nnabla_dqa.training.tasks.sources import open_sources
 
 
 def photos(folder):
@@ -22,21 +22,21 @@ def photos(folder):
 
 
 def recipe(source, **data):
-    data = {"source": source, "augmentation": "random_resized_crop", **data}
-    return Experiment.from_mapping({"data": data, "model": {"name": "resnet18_224", "classes": 2}})
+    data = {"train": source, "augment": "random_resized_crop", **data}
+    return Recipe.from_mapping({"data": data, "model": {"name": "resnet18_224", "classes": 2}})
 
 
 @pytest.mark.parametrize(("size", "wanted"), [(16, 16), (None, 224)])
 def test_crops_have_the_size(tmp_path, size, wanted):
     experiment = recipe(photos(tmp_path), **({"size": size} if size else {}))
-    for part in open_images(experiment.data, experiment.model.image_size, 0):
+    for part in open_sources(experiment.data, experiment.model.image_size)[:2]:
         assert part.shapes["x"] == (3, wanted, wanted)
         assert part.batch(np.array([0]))["x"].shape == (1, 3, wanted, wanted)
 
 
 def test_size_survives_the_folder_of_a_run_and_splits_rows():
     small, plain = recipe("d", size=96), recipe("d")
-    assert Experiment.from_mapping(small.to_json()) == small
+    assert Recipe.from_mapping(small.to_json()) == small
     assert "size" not in plain.to_json()["data"]
     assert small.decisive() != plain.decisive()
 
@@ -48,5 +48,7 @@ def test_sizes_that_are_none(size):
 
 
 def test_only_crops_have_a_size():
-    with pytest.raises(RecipeError, match=r"'data\.size' is for augmentation random_resized_crop"):
-        recipe("d", size=16, augmentation="crop_flip")
+    with pytest.raises(
+        RecipeError, match=r"'data\.size' is for photos, augment: random_resized_crop"
+    ):
+        recipe("d", size=16, augment="crop_flip")

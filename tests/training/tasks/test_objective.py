@@ -14,7 +14,9 @@ from nnabla_dqa.nnp.live import Program
 from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.recipes.recipe import Recipe, RecipeError
 from nnabla_dqa.training.tasks.evaluation import evaluate
-from nnabla_dqa.training.tasks.objective import check_labels, make_task
+from nnabla_dqa.training.tasks.inputs import check_labels, fill
+from nnabla_dqa.training.tasks.objective import make_objective
+from nnabla_dqa.training.tasks.plan import resolve
 from tests.training.files import (
     SAMPLE,
     classifier,
@@ -39,7 +41,13 @@ def columns(count=8, head="softmax", names=("x", "y")):
 def task_of(path, arrays, inputs=None, **options):
     data = {"train": "-", **({} if inputs is None else {"inputs": inputs})}
     recipe = Recipe.from_mapping({"data": data, "batch_size": 8, **options})
-    return make_task(Program(NetworkFile.read(path)), recipe, ArrayData(arrays).shapes)
+    program = Program(NetworkFile.read(path))
+    plan = resolve(program.file, recipe)
+    return make_objective(program, plan, recipe, ArrayData(arrays).shapes)
+
+
+def plan_of(path, **options):
+    return resolve(NetworkFile.read(path), Recipe.from_mapping({"data": "-", **options}))
 
 
 def fed(task):
@@ -59,8 +67,8 @@ def test_the_files_own_loss_is_the_mean_of_its_loss_variable(head, tmp_path):
     arrays = columns(8, head)
     batch = ArrayData(arrays).batch(np.arange(8))
     task = task_of(path, arrays)
-    assert task.plan[:2] == ("Main", "file")
-    task.fill(task.feeds, batch)
+    assert plan_of(path)[:2] == ("Main", "file")
+    fill(task.feeds, batch)
     task.loss.forward()
 
     graph = nn.graph_def.load(str(path), batch_size=8)
@@ -79,8 +87,8 @@ def test_columns_by_the_files_optimizer_and_executor(tmp_path):
     path = write_console(tmp_path / "net.nnp", x="image", y="kind")
     task = task_of(path, columns(names=("image", "kind")))
     assert fed(task) == {"image": ((8, *SAMPLE), 0), "kind": ((8, 1), 3)}
-    assert [feed.column for feed in task.evaluation_feeds] == ["image"]
-    assert (task.target, task.metric) == ("kind", "accuracy")
+    assert [feed.column for feed in task.hard.feeds] == ["image"]
+    assert (task.hard.target, task.hard.metric) == ("kind", "accuracy")
     task = task_of(path, columns(names=("image", "kind")), loss="softmax_cross_entropy")
     assert list(fed(task)) == ["image", "kind"]
 
@@ -91,7 +99,7 @@ def test_columns_by_the_recipe(tmp_path):
     arrays = {**columns(names=("a", "b")), "x": np.zeros((8, 16)), "y": np.zeros(8)}
     task = task_of(path, arrays, inputs)
     assert fed(task) == {"a": ((8, *SAMPLE), 0), "b": ((8, 1), 3)}
-    assert (task.target, task.evaluation_feeds[0].column) == ("b", "a")
+    assert (task.hard.target, task.hard.feeds[0].column) == ("b", "a")
 
 
 def test_columns_by_name_and_by_order(tmp_path):
@@ -163,7 +171,7 @@ def test_shapes_that_fit(given, wanted, fits, tmp_path):
         assert str(wanted) in message
         return
     task = task_of(path, arrays, loss="softmax_cross_entropy")
-    task.fill(task.feeds, ArrayData(arrays).batch(np.arange(8)))
+    fill(task.feeds, ArrayData(arrays).batch(np.arange(8)))
     np.testing.assert_allclose(task.feeds[0].variable.d.ravel(), arrays["x"].ravel(), rtol=1e-6)
 
 
@@ -182,7 +190,7 @@ def test_labels_that_are_no_class(loss, wrong, tmp_path):
     batch = ArrayData(columns()).batch(np.arange(8))
     batch["y"][5] = wrong
     with pytest.raises(DataError) as error:
-        task.fill(task.feeds, batch)
+        fill(task.feeds, batch)
     message = one_line(error)
     assert f"'y' has the label {wrong:g}" in message
     assert "from 0 to 2" in message
@@ -201,7 +209,7 @@ def test_files_without_a_loss_need_one_in_the_recipe(tmp_path):
 @pytest.mark.parametrize("loss", [None, "file", "softmax_cross_entropy"])
 def test_a_network_that_is_not_there_lists_those_that_are(loss, tmp_path):
     path = write_console(tmp_path / "net.nnp")
-    message = error_of((RecipeError, NNPError), path, columns(), loss=loss, network="Mian")
+    message = error_of((RecipeError, NNPError), path, columns(), loss=loss, train_network="Mian")
     assert "'Mian'" in message
     assert "Main, MainValidation, MainRuntime" in message
 
@@ -216,15 +224,15 @@ def test_an_output_that_is_not_there_lists_those_that_are(loss, tmp_path):
 
 def test_a_chosen_network_and_output(tmp_path):
     path = write_console(tmp_path / "net.nnp")
-    task = task_of(path, columns(), network="MainValidation")
-    assert task.plan.network == "MainValidation"
+    assert plan_of(path, train_network="MainValidation").network == "MainValidation"
     options = dict(loss="softmax_cross_entropy", output="Affine")
-    task = task_of(path, columns(), network="MainRuntime", **options)
-    assert (task.plan.network, task.output.shape) == ("MainRuntime", (8, 3))
+    task = task_of(path, columns(), train_network="MainRuntime", **options)
+    assert plan_of(path, train_network="MainRuntime", **options).network == "MainRuntime"
+    assert task.hard.output.shape == (8, 3)
     batch = ArrayData(columns()).batch(np.arange(8))
     both = [task, task_of(path, columns(), loss="softmax_cross_entropy", output="Softmax")]
     for made in both:
-        made.fill(made.feeds, batch)
+        fill(made.feeds, batch)
         made.loss.forward()
     assert float(both[0].loss.d) == pytest.approx(float(both[1].loss.d), rel=1e-6)
 
@@ -235,8 +243,8 @@ def test_metrics_of_named_losses(kind, tmp_path):
     head = {3: "softmax", 1: "binary", 2: "regression"}[size]
     path = write_plain(tmp_path / "n.nnp", build)
     task = task_of(path, columns(8, head), loss=kind)
-    assert task.metric == ("mean squared error" if size == 2 else "accuracy")
-    assert task.target == "y"
+    assert task.hard.metric == ("mean squared error" if size == 2 else "accuracy")
+    assert task.hard.target == "y"
     # The output is no probability: a logit says yes above 0.
     data = ArrayData(columns(64, head))
     batch = data.batch(np.arange(64))
@@ -248,7 +256,7 @@ def test_metrics_of_named_losses(kind, tmp_path):
         1: np.mean((out.d > 0) == (batch["y"] > 0.5)),
         2: np.mean((out.d.astype(np.float64) - batch["y"]) ** 2),
     }[size]
-    assert evaluate(task, data, 8) == pytest.approx(expected, rel=1e-5)
+    assert evaluate([task.hard], data)[0].value == pytest.approx(expected, rel=1e-5)
 
 
 def test_no_metric_where_none_fits(tmp_path):
@@ -258,7 +266,7 @@ def test_no_metric_where_none_fits(tmp_path):
     path = write_plain(tmp_path / "n.nnp", build)
     arrays = {"x": samples(8)[0], "y": np.zeros((8, 1, 4, 4))}
     task = task_of(path, arrays, loss="softmax_cross_entropy")
-    assert task.metric == ""
+    assert task.hard.metric == ""
     assert task.feeds[-1].classes == 3
 
 
@@ -268,8 +276,8 @@ def test_one_network_that_holds_its_loss_is_not_scored_by_its_loss(tmp_path):
 
     path = write_plain(tmp_path / "n.nnp", build, {"x": (8, *SAMPLE), "y": (8, 1)}, executor=False)
     task = task_of(path, columns())
-    assert task.plan.kind == "file"
-    assert task.metric in ("", "accuracy")
+    assert plan_of(path).kind == "file"
+    assert task.hard.metric in ("", "accuracy")
 
 
 def test_distillation_compares_all_outputs_of_the_executor(tmp_path):
@@ -282,11 +290,12 @@ def test_distillation_compares_all_outputs_of_the_executor(tmp_path):
     teacher = Program(NetworkFile.read(path), quantized=False)
     teacher.variable("c/affine/b").d = 1.0
     recipe = Recipe("-", batch_size=8, loss="distillation", distillation_temperature=1.0)
-    task = make_task(program, recipe, {"x": SAMPLE}, teacher)
-    task.fill(task.feeds, ArrayData(columns()).batch(np.arange(8)))
+    plan = resolve(program.file, recipe)
+    task = make_objective(program, plan, recipe, {"x": SAMPLE}, teacher)
+    fill(task.feeds, ArrayData(columns()).batch(np.arange(8)))
     task.loss.forward()
-    task.fill(task.evaluation_feeds, {"x": task.feeds[0].variable.d})
-    task.output.forward()
-    p = task.output.d.astype(np.float64)
+    fill(task.hard.feeds, {"x": task.feeds[0].variable.d})
+    task.hard.output.forward()
+    p = task.hard.output.d.astype(np.float64)
     expected = 1.0 - np.mean(np.sum(p * np.log(p), axis=1))
     assert float(task.loss.d) == pytest.approx(expected, rel=1e-5)

@@ -125,11 +125,11 @@ def test_nothing_that_is_read_is_overwritten(tmp_path):
     assert source.read_bytes() == before
 
 
-def test_too_few_updates_for_a_hard_end_are_told(tmp_path):
+def test_too_few_steps_for_a_hard_phase_are_told(tmp_path):
     source = two_inputs(tmp_path)
     place = data(tmp_path, a=noise(4, 5), b=noise(4, 5))
     training = dqa.train(source, recipe(place), tmp_path / "t.nnp")
-    assert any("too few for a hard end" in message for message in training.messages)
+    assert any("too few for a hard phase" in message for message in training.messages)
 
 
 def test_a_training_that_was_moved_goes_on(tmp_path):

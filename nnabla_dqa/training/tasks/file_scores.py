@@ -1,0 +1,86 @@
+"""The score of an NNP of any kind, and mini-batches for it."""
+
+from __future__ import annotations
+
+import itertools
+from typing import Dict, Iterator, NamedTuple, Optional
+
+import nnabla as nn
+import numpy as np
+
+from nnabla_dqa._util.files import PathLike
+from nnabla_dqa.data import Data, DataError, iterate, open_data
+from nnabla_dqa.nnp.file import NetworkFile
+from nnabla_dqa.nnp.inspect import target_inputs
+from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.recipes.parts import DataRecipe
+from nnabla_dqa.training.tasks.evaluation import evaluate
+from nnabla_dqa.training.tasks.objective import make_evaluation
+from nnabla_dqa.training.tasks.plan import columns_of, find_run, network_inputs
+
+
+class Score(NamedTuple):
+    """What :func:`evaluate_file` measured."""
+
+    metric: str
+    value: float
+    samples: int
+
+
+def evaluate_file(
+    path: PathLike, data: DataRecipe, batch_size: int = 100, output: Optional[str] = None
+) -> Score:
+    """Run an NNP, plain, converted or deployed, over the validation part of ``data``.
+
+    A converted file runs with the target quantizer of each layer alone.
+
+    Args:
+        path: The NNP; the network of its first executor is run.
+        data: ``data.train`` is where the samples are: a folder's validation
+            part, or the file itself.
+        batch_size: Samples at a time; does not change the result.
+        output: Which output; default: the first.
+
+    Returns:
+        Accuracy (0 to 1) against class numbers, mean squared error against
+        targets shaped like the output.
+
+    Raises:
+        NNPError, DataError, RecipeError: One line that names file, key or column.
+    """
+    samples = open_data(data.train, "validation", data.scale, data.image_shape)
+    if data.limit is not None:
+        samples = samples.take(min(data.limit, len(samples)))
+    file = NetworkFile.read(path)
+    run = find_run(file, output=output)
+    task = make_evaluation(Program(file), run, data, samples.shapes, batch_size)
+    if not task.metric:
+        raise DataError(
+            f"{data.train}: no column to compare output of shape {task.output.shape[1:]} with; "
+            f"the data have {', '.join(f'{k} {v}' for k, v in samples.shapes.items())}"
+        )
+    return Score(task.metric, evaluate([task], samples)[0].value, len(samples))
+
+
+def input_batches(
+    file: NetworkFile, recipe: DataRecipe, data: Data, batch_size: int, count: int
+) -> Iterator[Dict[str, np.ndarray]]:
+    """``count`` mini-batches for the inputs of the network that is run, shuffled.
+
+    Raises:
+        DataError: No column for an input, or one of another shape.
+    """
+    run = find_run(file)
+    columns = columns_of(file, recipe, data.shapes, run.columns)
+    proto = file.network(run.network)
+    labels = target_inputs(proto)
+    inputs = network_inputs(proto, buffers=True)
+    feeds = {
+        name: columns.feed(name, nn.Variable((1, *shape)), 0, name in labels)
+        for name, shape in inputs.items()
+    }
+    for batch in itertools.islice(iterate(data, batch_size, 0, 0), count):
+        yield {
+            name: batch[feed.column].reshape(batch_size, *inputs[name])
+            for name, feed in feeds.items()
+        }

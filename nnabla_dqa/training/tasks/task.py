@@ -1,0 +1,227 @@
+"""A recipe as something to train: its network, data, loss and solver."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, List, Mapping, Optional
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+
+from nnabla_dqa._util.devices import float_context, in_float32
+from nnabla_dqa.data import DataError
+from nnabla_dqa.data.sampler import batches_of
+from nnabla_dqa.distributed import Communicator, SingleProcess
+from nnabla_dqa.graph.traverse import LiveGraph
+from nnabla_dqa.mixing import Mixture
+from nnabla_dqa.nnp_format.members import NNPError
+from nnabla_dqa.quantization.graph_ops import Variable
+from nnabla_dqa.recipes.recipe import DISTILLATION, Recipe, RecipeError
+from nnabla_dqa.regularization import regularizer, total_weights
+from nnabla_dqa.schedules import Schedule
+from nnabla_dqa.solver.attached import attach
+from nnabla_dqa.training.tasks.evaluation import evaluate
+from nnabla_dqa.training.tasks.inputs import fill
+from nnabla_dqa.training.tasks.model import ModelNetwork
+from nnabla_dqa.training.tasks.network import Network
+from nnabla_dqa.training.tasks.nnp import FileNetwork
+from nnabla_dqa.training.tasks.sources import dataset_checksum, open_sources
+from nnabla_dqa.training.tasks.statistics import estimate, moving
+from nnabla_dqa.training.trainable import Scores, Trainable
+
+PULL = 0.02
+"""The default strength of the regularizer: this times the number of weights."""
+MANY_CLASSES = 100
+"""From so many classes on, top-5 accuracy is measured too."""
+
+
+class Task(Trainable):
+    """What a recipe trains.
+
+    Args:
+        recipe: Names a network or a model.
+        communicator: The processes that train together; each takes its part
+            of every mini-batch.
+
+    Raises:
+        RecipeError, NNPError, DataError: What the recipe names is not there or
+            does not fit; one line that names the key, file or column.
+    """
+
+    def __init__(self, recipe: Recipe, communicator: Optional[Communicator] = None) -> None:
+        self.recipe = recipe
+        self.communicator = communicator or SingleProcess()
+        self.source, self.workers = recipe.data.train, recipe.data.workers
+        if recipe.network is None and recipe.model is None:
+            raise RecipeError("keys 'network' and 'model': name an NNP or a model to train")
+        network: Network = (
+            FileNetwork(recipe) if recipe.model is None else ModelNetwork(recipe, self.communicator)
+        )
+        self.network, self.scope = network, network.scope
+        self.data, self.validation, messages = open_sources(
+            recipe.data, network.image_size, recipe.seed
+        )
+        self._check_sizes()
+        # Initial weights and dropout draw from here, augmentation and order do not.
+        nn.seed(recipe.seed)
+        with nn.parameter_scope("", self.scope), nn.auto_forward(False):
+            self.objective = network.objective(
+                self.data.shapes,
+                recipe.batch_size // self.communicator.size,
+                len(self.validation) if self.validation is not None else 0,
+            )
+            self._check_columns()
+            with in_float32():
+                self.loss = self._with_regularizer(self.objective.loss)
+                self.solver = self._solver()
+        self.messages = [*network.messages, *messages, *self._unused_keys()]
+        self._checksum = dataset_checksum(self.data)
+        self._statistics = moving(self.loss)
+
+    @property
+    def mixed(self) -> Dict[str, Mixture]:
+        """The mixtures of more than one quantizer, by the names of their layers."""
+        return {k: m for k, m in self.network.mixtures.items() if len(m.quantizers) > 1}
+
+    def _check_sizes(self) -> None:
+        size, processes = self.recipe.batch_size, self.communicator.size
+        if self.recipe.model is not None and self.validation is None:
+            raise DataError(
+                f"{self.source}: has no part for validation; key 'data.holdout', such as 0.1, "
+                f"keeps some of its images for that"
+            )
+        if size % processes:
+            raise RecipeError(
+                f"key 'batch_size' must be a multiple of the number of processes, {processes}; got "
+                f"{size}"
+            )
+        if size > len(self.data):
+            raise DataError(
+                f"{self.source}: has {len(self.data)} samples, fewer than batch_size={size}"
+            )
+
+    def _check_columns(self) -> None:
+        """Raise DataError unless classes fit and the validation data have what evaluating needs."""
+        hard = self.objective.hard
+        if hard.metric == "accuracy" and len(self.data.classes) > hard.classes:
+            raise DataError(
+                f"{self.source}: has {len(self.data.classes)} classes, the network has "
+                f"{hard.classes} (key 'model.classes')"
+            )
+        if self.validation is None:
+            return
+        shapes = self.data.shapes
+        for column in [*(f.column for f in hard.feeds), *([hard.target] if hard.metric else [])]:
+            found = self.validation.shapes.get(column)
+            if found != shapes[column]:
+                what = "no such column" if found is None else f"samples of shape {found}"
+                raise DataError(
+                    f"{self.recipe.data.validation or self.source}: validation has {what} for "
+                    f"{column!r}, training has shape {shapes[column]}"
+                )
+
+    def _with_regularizer(self, loss: Variable) -> Variable:
+        if not any(mixture.mixing.penalised for mixture in self.mixed.values()):
+            return loss
+        strength = self.recipe.strength
+        strength = PULL * total_weights() if strength is None else strength
+        return F.add2(loss, regularizer(strength)) if strength else loss
+
+    def _solver(self) -> Any:
+        solver = self.recipe.make_solver()
+        if self.network.mixtures:
+            solver = attach(
+                solver, self._schedule(), attention_lr=self.recipe.attention_lr, restart=True
+            )
+        used = LiveGraph.of({"loss": self.loss}).leaves
+        solver.set_parameters({k: v for k, v in nn.get_parameters().items() if v.data in used})
+        return solver
+
+    def _schedule(self) -> Optional[Schedule]:
+        """The schedule of the layers' mixing rule; None if nothing is mixed.
+
+        Raises:
+            NNPError: Layers have mixing rules with different schedules.
+        """
+        made = {
+            name: self.recipe.make_schedule(mixture, self.steps, self.steps_per_epoch)
+            for name, mixture in self.mixed.items()
+        }
+        first = next(iter(made), "")
+        for name, schedule in made.items():
+            if schedule != made[first]:
+                labels = [type(self.mixed[key].mixing).__name__ for key in (first, name)]
+                raise NNPError(
+                    f"{self.recipe.network or 'the model'}: layer {first} is mixed by {labels[0]}, "
+                    f"layer {name} by {labels[1]}; one training has one schedule: use one mixing "
+                    f"rule"
+                )
+        return made.get(first)
+
+    def _unused_keys(self) -> List[str]:
+        """Messages for keys that have no effect here, and what the mixing rules warn of."""
+        unused = []
+        if self.recipe.loss != DISTILLATION:
+            unused += ["teacher", "distillation_temperature"]
+        if not any(mixture.mixing.penalised for mixture in self.mixed.values()):
+            unused += ["temperature", "lambda", "attention_lr"]
+        plain, own = Recipe(self.recipe.data).to_json(), self.recipe.to_json()
+        # Recipes of models share a base or preset, whose keys not all of them need.
+        needless = [] if self.recipe.model else [k for k in unused if own.get(k) != plain.get(k)]
+        messages = [f"key {key!r} of the recipe has no effect here" for key in needless]
+        warnings: Dict[str, List[str]] = {}
+        for name, mixture in self.network.mixtures.items():
+            warning = mixture.mixing.check(mixture.quantizers)
+            if warning:
+                warnings.setdefault(warning, []).append(name)
+        for text, names in warnings.items():
+            every = len(names) == len(self.network.mixtures)
+            messages.append(f"{'all layers' if every else 'layer ' + ', '.join(names)}: {text}")
+        return messages
+
+    def fill(self, batch: Mapping[str, np.ndarray]) -> None:
+        fill(self.objective.feeds, batch)
+
+    def correct(self) -> Optional[int]:
+        if self.objective.scores is None:
+            return None
+        labels = self.objective.feeds[-1].variable.d[:, 0]
+        return int(np.sum(self.objective.scores.d.argmax(1) == labels))
+
+    def evaluate(self) -> Scores:
+        hard, soft = self.objective.hard, self.objective.soft
+        if self.validation is None or not hard.metric:
+            return Scores()
+        if all(layer.is_hard for layer in self.layers):
+            soft = None
+        evaluations = [hard, *([soft] if soft else [])]
+        found = evaluate(evaluations, self.validation, self.communicator, self.workers)
+        top5 = hard.metric == "accuracy" and hard.classes >= MANY_CLASSES
+        return Scores(
+            hard.metric,
+            found[0].value,
+            found[1].value if soft else None,
+            found[0].top5 if top5 else None,
+        )
+
+    def update_normalization(self) -> None:
+        """Running statistics as the network with the target quantizers sees the training data."""
+        size = min(self.recipe.batch_size, len(self.data))
+        count = max(1, min(self.recipe.update_normalization, len(self.data)) // size)
+        rows = batches_of(len(self.data), size, self.recipe.seed, 0)[:count]
+        with nn.parameter_scope("", self.scope), nn.auto_forward(False):
+            feeds, output = self.network.to_estimate(self.data.shapes, size)
+        estimate(output, feeds, map(self.data.batch, rows))
+
+    def identity(self) -> Dict[str, Any]:
+        context = nn.get_current_context()
+        half = context.backend != float_context(context).backend
+        return {
+            "recipe": self.recipe.decisive(),
+            "type_config": "half" if half else "float",
+            "source": self.network.identity,
+            "data": self._checksum,
+        }
+
+    def statistics(self) -> List[Any]:
+        return self._statistics
