@@ -67,6 +67,8 @@ class FileNetwork(Network):
             file = dataclasses.replace(made.file, archive=archive)
         elif rules is not None:
             raise RecipeError(f"key 'quantizers': {path} is {file.kind}; name the float file")
+        if file.kind == CONVERTED:
+            file.check_quantizers()
         if file.kind != CONVERTED or not file.rewritten:
             raise NNPError(f"{path}: is {_UNTRAINABLE[file.kind]}")
         return file
