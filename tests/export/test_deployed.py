@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import ClassVar, Optional
 
 import nnabla as nn
 import nnabla.functions as F
@@ -13,7 +14,6 @@ import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
 from nnabla_dqa.export.deployed import Deployed, Deployment
 from nnabla_dqa.export.nnp import read_nnp, write_nnp
-from nnabla_dqa.export.tensor import DeployedTensor
 from nnabla_dqa.graph.deploy import deploy_graph
 from nnabla_dqa.nnp.check import check_file
 from nnabla_dqa.nnp.convert import convert_file
@@ -22,7 +22,9 @@ from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp_format.archive import Archive
 from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.nnp_format.parameters import Parameter
-from nnabla_dqa.quantization import Encoded
+from nnabla_dqa.quantization import Quantizer
+from nnabla_dqa.quantization.base import Levels
+from nnabla_dqa.quantization.registry import QUANTIZERS
 from tests.nnp.networks import small
 
 
@@ -144,18 +146,43 @@ def test_any_set_of_levels(tmp_path):
     assert "weights off the grid, the first at" in check_file(tmp_path / "w.nnp").faults[0]
 
 
-def test_levels_as_a_quantizer_encodes_them():
-    class OfLevels(Encoded):
-        levels = np.array([[0.0, 1.0, 4.0, 9.0]], np.float32)
+@dataclasses.dataclass(frozen=True)
+class Powers(Quantizer):
+    """The nearest of -m, -m/4, m/4 and m, where m is the largest magnitude."""
 
-        def decode(self):
-            return self.levels[0][self.codes]
+    bits: ClassVar[int] = 2
+    channel_axis: Optional[int] = None
 
-    codes = np.array([[0, 1], [2, 3]], np.uint8)
-    encoded = OfLevels(codes, None, None)
-    tensor = DeployedTensor.of("W", "Affine", dqa.MinMax(2), {}, (1.0,), encoded.decode(), encoded)
-    np.testing.assert_array_equal(tensor.levels[0], encoded.levels[0])
-    np.testing.assert_array_equal(tensor.codes, codes)
+    def grid(self, statistics):
+        absmax = F.max(F.abs(statistics.w), axis=1, keepdims=True)
+        levels = F.concatenate(*[F.mul_scalar(absmax, c) for c in (-1, -0.25, 0.25, 1)], axis=1)
+        small = F.less(F.abs(statistics.w), F.mul_scalar(absmax, 0.625))
+        size = F.where(small, F.mul_scalar(absmax, 0.25) + statistics.w * 0, absmax + 0 * small)
+        return Levels(F.mul2(size, F.sign(statistics.w)), levels)
+
+
+@pytest.mark.parametrize("axis", [None, 0])
+@pytest.mark.parametrize("fold", [False, True])
+def test_a_quantizer_without_a_grid(axis, fold, tmp_path, monkeypatch):
+    """From conversion to the check, also where its class is not known any more."""
+    with monkeypatch.context() as known:
+        known.setattr(QUANTIZERS, "_types", dict(QUANTIZERS._types))
+        dqa.register_quantizer(Powers)
+        net = small()
+        convert_file(
+            net.save(tmp_path / "m.nnp"),
+            tmp_path / "c.nnp",
+            dqa.Rules([Powers(axis)], [dqa.Rule("fc*", "float")]),
+        )
+        deploy_file(tmp_path / "c.nnp", tmp_path / "d.nnp", fold=fold, allow_untrained=True)
+    tensor = read_nnp(tmp_path / "d.nnp").tensors["c/conv/W"]
+    assert tensor.scale is None
+    assert len(tensor.levels) == (3 if fold or axis == 0 else 1)
+    assert tensor.codes.max() <= 3
+    assert check_file(tmp_path / "d.nnp").ok
+    if not fold:
+        weights = net.parameters["c/conv/W"].array
+        np.testing.assert_array_equal(tensor.decode(), Powers(axis).quantize(weights))
 
 
 def test_only_deployed_files_are_read_back(tmp_path):
