@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Optional
+from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 import nnabla as nn
 import nnabla.functions as F
@@ -12,6 +12,7 @@ from nnabla_dqa._util.devices import float_context, in_float32
 from nnabla_dqa.data import DataError
 from nnabla_dqa.data.sampler import batches_of
 from nnabla_dqa.distributed import Communicator, SingleProcess
+from nnabla_dqa.graph.bn_statistics import estimate, moving
 from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.nnp_format.members import NNPError
@@ -26,7 +27,6 @@ from nnabla_dqa.training.tasks.model import ModelNetwork
 from nnabla_dqa.training.tasks.network import Network
 from nnabla_dqa.training.tasks.nnp import FileNetwork
 from nnabla_dqa.training.tasks.sources import dataset_checksum, open_sources
-from nnabla_dqa.training.tasks.statistics import estimate, moving
 from nnabla_dqa.training.trainable import Scores, Trainable
 
 PULL = 0.02
@@ -211,7 +211,13 @@ class Task(Trainable):
         rows = batches_of(len(self.data), size, self.recipe.seed, 0)[:count]
         with nn.parameter_scope("", self.scope), nn.auto_forward(False):
             feeds, output = self.network.to_estimate(self.data.shapes, size)
-        estimate(output, feeds, map(self.data.batch, rows))
+
+        def filled() -> Iterator[None]:
+            for part in rows:
+                fill(feeds, self.data.batch(part))
+                yield
+
+        estimate(output, filled())
 
     def identity(self) -> Dict[str, Any]:
         context = nn.get_current_context()

@@ -2,19 +2,43 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterable, List, Mapping, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterable, List, Optional, Tuple
 
 import numpy as np
 
 from nnabla_dqa.graph.traverse import LiveGraph
-from nnabla_dqa.nnp.bn_reestimate import _Moments
-from nnabla_dqa.nnp.live import NORMALIZATION
 from nnabla_dqa.quantization.graph_ops import Variable
-from nnabla_dqa.training.tasks.inputs import Feed, fill
+
+NORMALIZATION = ("BatchNormalization", "FusedBatchNormalization", "SyncBatchNormalization")
+
+
+class _Moments:
+    """Mean and sum of squared deviations, merged batch by batch (Chan et al., 1979)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.mean: np.ndarray = np.zeros(())
+        self.deviation: np.ndarray = np.zeros(())
+
+    def add(self, values: np.ndarray, axis: int) -> None:
+        """``values`` with the channels on ``axis``."""
+        rows = np.moveaxis(values.astype(np.float64), axis, 0).reshape(values.shape[axis], -1)
+        count, mean = rows.shape[1], rows.mean(axis=1)
+        deviation = ((rows - mean[:, None]) ** 2).sum(axis=1)
+        total = self.count + count
+        gap = mean - self.mean
+        self.deviation = self.deviation + deviation + gap**2 * (self.count * count / total)
+        self.mean = self.mean + gap * (count / total)
+        self.count = total
+
+    @property
+    def variance(self) -> np.ndarray:
+        """Unbiased, as NNabla's running variance."""
+        return self.deviation / max(1, self.count - 1)
 
 
 def running_statistics(function: Any) -> Optional[Tuple[Variable, Variable]]:
-    """Mean and variance that a function moves; None if it moves none."""
+    """Mean and variance that a function moves when it is computed; None if it moves none."""
     arguments: Dict[str, Any] = function.arguments
     if function.info.type_name not in NORMALIZATION or not arguments.get("batch_stat", True):
         return None
@@ -30,9 +54,7 @@ def moving(loss: Variable) -> List[Any]:
     return list(dict.fromkeys(arrays))
 
 
-def estimate(
-    output: Variable, feeds: Sequence[Feed], batches: Iterable[Mapping[str, np.ndarray]]
-) -> None:
+def estimate(output: Variable, batches: Iterable[object]) -> List[Variable]:
     """Set running statistics to mean and variance of what every normalization sees.
 
     Running statistics follow weights that jump from grid point to grid point
@@ -40,8 +62,10 @@ def estimate(
 
     Args:
         output: Of a graph on batch statistics with one quantizer a layer.
-        feeds: Its inputs.
-        batches: Mini-batches as large as the inputs.
+        batches: Each step of it puts a mini-batch into the inputs of the graph.
+
+    Returns:
+        The statistics that were set.
 
     Raises:
         ValueError: A normalization has more than one channel axis.
@@ -63,10 +87,12 @@ def estimate(
             axis = function.arguments["axes"][0]
             moments[function][0].add(function.inputs[0].d, axis)
 
-    for batch in batches:
-        fill(feeds, batch)
+    for _ in batches if moments else ():
         output.forward(function_pre_hook=note)
+    changed = []
     for moment, mean, variance in moments.values():
         if moment.count:
-            mean.d = moment.mean.reshape(mean.shape)
-            variance.d = moment.variance.reshape(variance.shape)
+            mean.d = moment.mean.reshape(mean.shape).astype(np.float32)
+            variance.d = moment.variance.reshape(variance.shape).astype(np.float32)
+            changed += [mean, variance]
+    return changed
