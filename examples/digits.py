@@ -160,7 +160,7 @@ def summarise(
 def format_results(table: Sequence[Dict[str, Any]]) -> str:
     """The table in the form of the paper's Table 1."""
     head = (
-        "method", "quantizers", "bits/weight", "hard end", "lambda", "rate", "accuracy %",
+        "method", "quantizers", "bits/weight", "hard phase", "lambda", "rate", "accuracy %",
         "off target", "file bytes",
     )  # fmt: skip
     rows = [

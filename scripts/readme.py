@@ -7,6 +7,7 @@ python scripts/readme.py --check    # what `make lint` runs: fails where a page 
 from __future__ import annotations
 
 import argparse
+import ast
 import json
 import re
 import sys
@@ -50,6 +51,34 @@ def short_results(entries: List[Dict[str, Any]]) -> str:
         accuracy = f"{e['mean']:.1f} ± {e['sd']:.1f}"
         rows.append([e["method"], e["quantizer"], str(e["bits"]), accuracy, f"{e['file_bytes']:,}"])
     return markdown(["method", "quantizers", "bits / weight", "accuracy %", "file bytes"], rows)
+
+
+def modules() -> str:
+    """Every module of the package and the first line of its docstring, by folder."""
+    lines: List[str] = []
+    for folder in ("", *ROOMS):
+        paths = sorted((ROOT / "nnabla_dqa" / folder).glob("*.py"))
+        paths = [path for path in paths if path.stem not in ("__init__", "__main__")]
+        if lines:
+            lines.append("")
+        about = [] if not folder else [first_line(ROOT / "nnabla_dqa" / folder / "__init__.py")]
+        lines.append(f"**`{folder or 'nnabla_dqa'}/`** {' '.join(about)}".rstrip())
+        lines.append("")
+        lines += [f"- `{path.name}`: {first_line(path)}" for path in paths]
+    return "\n".join(lines)
+
+
+def first_line(path: Path) -> str:
+    docstring = ast.get_docstring(ast.parse(path.read_text("utf-8"))) or ""
+    return docstring.splitlines()[0].rstrip(".") if docstring else ""
+
+
+ROOMS = (
+    *("_util", "quantization", "mixing", "backends", "backends/cuda", "layers", "solver"),
+    *("nnp_format", "export", "graph", "nnp", "data", "data/cifar", "data/nnabla_csv"),
+    *("data/photos", "distributed", "models", "recipes", "training", "training/tasks"),
+    *("reporting", "commands"),
+)
 
 
 def caption(meta: Dict[str, Any], entries: List[Dict[str, Any]]) -> str:
@@ -182,6 +211,7 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/digits.md", "size", sizes(entries, meta)
     sweep, meta = load("digits_validation.json"), load("digits_validation.meta.json")
     yield "docs/digits.md", "validation", f"{results(sweep, True)}\n\n{caption(meta, sweep)}"
+    yield "docs/architecture.md", "modules", modules()
     yield "docs/cifar.md", "narrow", narrow(load("cifar_narrow.json"))
     yield "docs/compiling.md", "compiled", compiled(load("compiled.json"))
     published = format_nnp(load("nnp.json"))

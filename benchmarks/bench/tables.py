@@ -16,7 +16,7 @@ METHODS = {
     "portable": "DQA `minmax:2,4,8`, portable",
     "fused": "DQA `minmax:2,4,8`, fused",
 }
-PHASES = {"start": "start", "late": "late (T = 0.03)", "hard": "hard end"}
+PHASES = {"start": "start", "late": "late (T = 0.03)", "hard": "hard phase"}
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -33,7 +33,7 @@ MARKS = {
     "s": "fewer seeds than the paper",
     "w": "narrower model than the paper's, or another one",
     "d": "other data than the paper's: limit, holdout or size in the recipe, or other images",
-    "r": "recipe differs from the paper's: hard end, or half precision",
+    "r": "recipe differs from the paper's: hard phase, or half precision",
 }
 """How a row can differ from the paper's, by the letter that says so."""
 # Models and number of validation images by table of the paper, then the order of its rows.

@@ -26,7 +26,7 @@ def plot_attention(
         history: With at least one record.
         path: A PNG file; replaced atomically.
         title: Printed above the picture.
-        soft_steps: Where the hard end begins; it is shaded.
+        soft_steps: Where the hard phase begins; it is shaded.
 
     Raises:
         ValueError: The history is empty.
@@ -81,7 +81,7 @@ def _shares(axis: Any, history: AttentionHistory, soft_steps: Optional[int]) -> 
         axis.text(
             (soft_steps + history.steps[-1]) / 2,
             0.5,
-            "hard end",
+            "hard phase",
             ha="center",
             fontsize=9,
             color="0.4",
