@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,7 +19,10 @@ import numpy as np
 import pytest
 from nnabla.utils.save import save
 
+import nnabla_dqa as dqa
 from nnabla_dqa.cli import main
+from nnabla_dqa.nnp.file import NetworkFile
+from nnabla_dqa.nnp.live import Program
 
 COMMANDS = ("convert", "train", "summary", "deploy", "check", "evaluate")
 COMMAND = [sys.executable, "-c", "import nnabla_dqa_command as c, sys; sys.exit(c.main())"]
@@ -370,3 +374,34 @@ def test_rules_with_options_of_the_quantizers(rule, folder, capsys):
     error = refused(capsys, "convert", "float.nnp", "-o", "e.nnp", "--mixing", "even")
     assert "mixing 'even' is none of Attention" in error
     assert "'nnabla_dqa.mixing_rules'" in error
+
+
+@pytest.mark.parametrize("quantizers", ["lsq:2", "lsq:2,4,8", "minmax:2/lsq:2/lsq:4@channel"])
+def test_a_quantizer_with_state_goes_all_the_way(quantizers, folder, capsys):
+    """Converted, trained, resumed, deployed, checked; its step moves, and plain NNabla agrees."""
+    assert run(capsys, "convert", "float.nnp", "-o", "d.nnp", "--quantizers", quantizers)[0] == 0
+    assert run(capsys, "train", "d.nnp", "--recipe", "r.yaml", "-o", "t.nnp")[0] == 0
+    state = nn.graph_def.load("t.nnp", parameter_only=False).get_parameters(grad_only=False)
+    steps = {name: v.d for name, v in state.items() if re.search(r"/dqa/\d/step$", name)}
+    assert len(steps) == {"lsq:2": 2, "lsq:2,4,8": 6}.get(quantizers, 4)
+    assert all((step > 0).all() for step in steps.values())
+    assert run(capsys, "deploy", "t.nnp", "-o", "s.nnp")[0] == 0
+    code, out, _ = run(capsys, "check", "s.nnp")
+    assert (code, out[-1].endswith("no NaN or infinity")) == (0, True)
+    scores = []
+    for name in ("t.nnp", "s.nnp"):
+        code, out, _ = run(capsys, "evaluate", name, "--data", "data.npz")
+        assert code == 0
+        scores.append([line.replace(name, "") for line in out if "accuracy" in line])
+    assert scores[0] == scores[1] != []
+    x = np.load("data.npz")["x"][:4]
+    outputs = []
+    for hard in (NetworkFile.read("t.nnp"), NetworkFile.read("s.nnp")):
+        with dqa.hard():
+            built = Program(hard).build("net", 4)
+        (name,) = built.inputs
+        built.inputs[name].d = x
+        (y,) = built.outputs.values()
+        y.forward()
+        outputs.append(y.d.copy())
+    np.testing.assert_array_equal(*outputs)

@@ -21,7 +21,6 @@ from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.nnp.layers import FileLayer
 from nnabla_dqa.nnp_format.archive import keep_only
 from nnabla_dqa.nnp_format.parameters import Parameter
-from nnabla_dqa.quantization import FullPrecision
 
 _SCOPE = "@layer@"
 _WEIGHT = "@weight@"
@@ -40,7 +39,7 @@ def mixed_name(weight: str) -> str:
 
 def is_rewritten(mixture: Mixture) -> bool:
     """Whether the mixture needs functions at all: full precision alone does not."""
-    return not all(isinstance(q, FullPrecision) for q in mixture.quantizers)
+    return not all(q.is_float for q in mixture.quantizers)
 
 
 def definition_text(
