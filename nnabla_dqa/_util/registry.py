@@ -131,7 +131,7 @@ class Registry(Generic[T]):
                 f"{self.kind} {cls.__name__} has no field {unknown[0]!r}; its fields: {fit}"
             )
         try:
-            return constructor(**fields)
+            return constructor(**{name: frozen(value) for name, value in fields.items()})
         except TypeError as error:
             raise ValueError(f"{self.kind} {cls.__name__}: {error}") from None
 
@@ -168,6 +168,11 @@ class Registry(Generic[T]):
         return next(
             (cls for known, cls in self._types.items() if _plain(known) == _plain(name)), None
         )
+
+
+def frozen(value: Any) -> Any:
+    """``value`` with JSON's lists as tuples, so that a dataclass which holds it can be hashed."""
+    return tuple(frozen(v) for v in value) if isinstance(value, list) else value
 
 
 def _plain(name: str) -> str:

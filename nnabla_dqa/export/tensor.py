@@ -13,7 +13,7 @@ from nnabla_dqa._util.warn import warn
 from nnabla_dqa.export.quantizer_info import QuantizerInfo
 from nnabla_dqa.layers.tensors import layer_name
 from nnabla_dqa.quantization import Encoded, Quantizer
-from nnabla_dqa.quantization.base import RowLayout
+from nnabla_dqa.quantization.base import RowLayout, code_type, codes_of
 
 
 class _Report(NamedTuple):
@@ -114,13 +114,13 @@ class DeployedTensor:
         layout = RowLayout.of(self.shape, self.channel_axis)
         if self.levels is not None:
             rows = zip(self.levels, layout.to_rows(self.array))
-            return layout.from_rows(np.stack([_nearest(levels, row) for levels, row in rows]))
+            return layout.from_rows(np.stack([codes_of(levels, row) for levels, row in rows]))
         assert self.scale is not None
         assert self.offset is not None
         safe = np.where(self.scale == 0, 1.0, self.scale.astype(np.float64))
         codes = np.rint((self.array.astype(np.float64) - self.offset) / safe)
         codes = np.clip(np.nan_to_num(codes), 0, self.quantizer.levels - 1)
-        whole: np.ndarray = codes.astype(np.uint8 if self.bits <= 8 else np.uint32)
+        whole: np.ndarray = codes.astype(code_type(self.quantizer.levels))
         return whole
 
     @property
@@ -206,10 +206,3 @@ class DeployedTensor:
 def distinct_values(weights: np.ndarray, axis: Optional[int]) -> int:
     """The largest number of distinct values in the tensor, or in a channel on ``axis``."""
     return max(len(np.unique(row)) for row in RowLayout.of(weights.shape, axis).to_rows(weights))
-
-
-def _nearest(levels: np.ndarray, row: np.ndarray) -> np.ndarray:
-    order = np.argsort(levels)
-    above = np.clip(np.searchsorted(levels[order], row), 0, levels.size - 1)
-    codes: np.ndarray = order[above].astype(np.uint8 if levels.size <= 256 else np.uint32)
-    return codes

@@ -7,6 +7,9 @@ holds a hash of it::
 
 A checkpoint of another net that is loaded over a layer therefore leaves two of
 them there, whichever came first, and whoever uses the layer's state sees it.
+What cannot be seen is a file without them that is loaded over layers built
+before: ``nn.save_parameters`` given ``nn.get_parameters()``, which leaves out what
+has no gradient, writes one.
 """
 
 from __future__ import annotations
@@ -38,7 +41,7 @@ class TensorConfig(NamedTuple):
         """Path in the state scope, and the array."""
         content = json.dumps(self.to_json(), sort_keys=True).encode()
         name = hashlib.sha256(content).hexdigest()[:16]
-        _READ.setdefault(name, self)
+        _READ[name] = self
         return f"{CONFIG}/{name}", np.frombuffer(content, np.uint8).astype(np.float32)
 
 
@@ -107,12 +110,19 @@ def check_config(state: Mapping[str, Any], config: TensorConfig) -> None:
         ValueError: It does.
     """
     name, _ = config.entry()
+    remedy = (
+        "load the right checkpoint, or, after nn.clear_parameters(), its weights alone by "
+        "dqa.load_weights(path); a new layer needs another name"
+    )
+    if state and not state.get(CONFIG):
+        raise ValueError(
+            f"its state ({', '.join(state)}) does not say to which quantizers it belongs; {remedy}"
+        )
     for other, array in state.get(CONFIG, {}).items():
         if f"{CONFIG}/{other}" != name:
             raise ValueError(
                 f"its state belongs to other quantizers ({_described(read_config(other, array))}) "
-                f"than {_described(config)}; load the right checkpoint, or its weights alone with "
-                f"dqa.load_weights(path); a new layer needs another name or nn.clear_parameters()"
+                f"than {_described(config)}; {remedy}"
             )
 
 

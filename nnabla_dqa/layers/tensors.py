@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cached_property
-from typing import Any, Dict, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterable, Iterator, List, Mapping, Optional, Set, Tuple
 
 import nnabla as nn
 import nnabla.parameter
@@ -71,7 +71,7 @@ class QuantizedTensor:
         return weight_name(self.name, self.key)
 
     @cached_property
-    def layout(self) -> Dict[str, StateEntry]:
+    def layout(self) -> Mapping[str, StateEntry]:
         """What the arrays of its state are, by their paths in the state scope."""
         return self.mixture.state_layout(self.weight.shape)
 
@@ -119,11 +119,11 @@ class QuantizedTensor:
         if not mixture.has_quantizer_state:
             return
         for q, state in zip(mixture.quantizers, mixture.quantizer_states(self.state)):
-            unset = {name: v for name, v in state.items() if not v.d.any()}
-            if unset:
-                values = initial_values(q, self.weight.d)
-                for name in set(unset) & set(values):
-                    unset[name].d = values[name]
+            arrays = {name: v.data.get_data("r") for name, v in state.items()}
+            if all(array.all() for array in arrays.values()):
+                continue
+            for name, value in initial_values(q, self.weight.d).items():
+                state[name].d = np.where(arrays[name] == 0, value, arrays[name])
 
     def attention(self) -> np.ndarray:
         """The rule's coefficients, shape (K,), as if the layer were not hard; reads only."""
@@ -198,19 +198,17 @@ def find_quantized(scope: Any = None) -> List[QuantizedTensor]:
 
 def _keys(node: Any) -> List[str]:
     """The names of the quantized weights in a scope, in building order."""
-    suffix = f".{STATE_SCOPE}"
-    found = []
-    for name, child in node.items():
-        key = "W" if name == STATE_SCOPE else name[: -len(suffix)] if name.endswith(suffix) else ""
-        if key and key in node and isinstance(child, dict) and child.get(CONFIG):
-            found.append(key)
-    return found
+    return [
+        _weights_of(name)
+        for name, child in node.items()
+        if _is_state_of(node, name, child) and child.get(CONFIG)
+    ]
 
 
 def _walk(scope: Any, path: str) -> Iterator[Tuple[str, Any]]:
     yield path, scope
     for name, child in scope.items():
-        if isinstance(child, dict) and not (_is_state(name) and CONFIG in child):
+        if isinstance(child, dict) and not _is_state_of(scope, name, child):
             yield from _walk(child, f"{path}/{name}" if path else name)
 
 
@@ -218,19 +216,34 @@ def _is_state(name: str) -> bool:
     return name == STATE_SCOPE or name.endswith(f".{STATE_SCOPE}")
 
 
+def _is_state_of(scope: Any, name: str, child: Any) -> bool:
+    """Whether an entry of a scope is the state of weights in it."""
+    return isinstance(child, dict) and _is_state(name) and _weights_of(name) in scope
+
+
 def state_paths(names: Iterable[str]) -> List[str]:
-    """Those of a net's parameters that are state of this package, not of the network."""
+    """Those of a net's parameters that are state of this package, not of the network.
+
+    State lies in a scope beside the weights whose name it bears; the number of
+    steps in a scope of its own.
+    """
     names = list(names)
-    marker = f"{STATE_SCOPE}/{CONFIG}/"
-    scopes = {name[: name.index(marker)] + STATE_SCOPE for name in names if marker in name}
-    steps = {f"{STATE_SCOPE}/step"}
-    return [
-        name
-        for name in names
-        if name in steps
-        or name.endswith(f"/{STATE_SCOPE}/step")
-        or any(name.startswith(f"{scope}/") for scope in scopes)
-    ]
+    known = set(names)
+    return [name for name in names if _is_state_path(name.split("/"), known)]
+
+
+def _is_state_path(parts: List[str], names: Set[str]) -> bool:
+    if parts[-2:] == [STATE_SCOPE, "step"]:
+        return True
+    return any(
+        _is_state(part) and "/".join([*parts[:i], _weights_of(part)]) in names
+        for i, part in enumerate(parts[:-1])
+    )
+
+
+def _weights_of(state: str) -> str:
+    """The inverse of :func:`state_scope`."""
+    return "W" if state == STATE_SCOPE else state[: -len(f".{STATE_SCOPE}")]
 
 
 def scopes_around(scope: Any) -> List[Any]:

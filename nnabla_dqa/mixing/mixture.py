@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache, cached_property
+from types import MappingProxyType
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import nnabla.functions as F
 import numpy as np
 
+from nnabla_dqa._util.checks import is_int
 from nnabla_dqa.mixing.base import MixingRule
 from nnabla_dqa.mixing.registry import mixing_rule_from_json
 from nnabla_dqa.quantization import Quantizer, StateEntry, quantizer_from_json
@@ -50,20 +52,26 @@ class Mixture:
         bits = [q.bits for q in self.quantizers]
         if sorted(bits) != bits:
             raise ValueError(
-                f"quantizers must go from the lowest to the highest bit width, because the first "
-                f"is the one that remains; got {bits}, write {sorted(bits)}"
+                f"quantizers must go from the lowest to the highest bit width, because the penalty "
+                f"rises with their order; got {bits}, write {sorted(bits)}"
             )
         twice = [q for k, q in enumerate(self.quantizers) if q in self.quantizers[:k]]
         if twice:
             raise ValueError(f"quantizers must differ; got {twice[0]} twice")
         if not isinstance(self.mixing, MixingRule):
             raise ValueError(f"mixing={self.mixing!r} is not a mixing rule such as Attention()")
+        for value in (*self.quantizers, self.mixing):
+            try:
+                hash(value)
+            except TypeError as error:
+                raise ValueError(f"{value}: {error}; use tuples for its fields") from None
         count = len(self.quantizers)
-        if isinstance(self.target, bool) or self.target not in range(count):
+        if not is_int(self.target) or self.target not in range(count):
             raise ValueError(
                 f"target={self.target!r} is not the index of one of {count} quantizers, "
                 f"0 to {count - 1}"
             )
+        object.__setattr__(self, "target", int(self.target))
         common_axis(self.quantizers)
         self.mixing.check(self.quantizers)
 
@@ -85,7 +93,7 @@ class Mixture:
         row: np.ndarray = np.eye(len(self.quantizers), dtype=np.float32)[index]
         return row
 
-    def state_layout(self, shape: Sequence[int]) -> Dict[str, StateEntry]:
+    def state_layout(self, shape: Sequence[int]) -> Mapping[str, StateEntry]:
         """The arrays beside a tensor of this shape, by their paths in its state scope.
 
         The rule's arrays and ``hard`` have plain names; those of quantizer k
@@ -140,12 +148,15 @@ class Mixture:
 
 
 @cache
-def _layout(mixture: Mixture, shape: Tuple[int, ...]) -> Dict[str, StateEntry]:
+def _layout(mixture: Mixture, shape: Tuple[int, ...]) -> Mapping[str, StateEntry]:
     count = len(mixture.quantizers)
     layout = dict(mixture.mixing.state(mixture.quantizers)) if count > 1 else {}
+    for name in layout:
+        if name in (HARD, "config") or "/" in name:
+            raise ValueError(f"{mixture.mixing} may not call an array of its state {name!r}")
     if count > 1:
         layout[HARD] = StateEntry(np.zeros(count, np.float32), "schedule")
     for k, q in enumerate(mixture.quantizers):
         rows = RowLayout.of(shape, q.axis).rows
         layout.update({f"{k}/{name}": entry for name, entry in q.state(rows).items()})
-    return layout
+    return MappingProxyType(layout)

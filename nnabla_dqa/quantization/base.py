@@ -84,7 +84,7 @@ QuantizedForm = Union[Grid, Levels]
 class Encoded(NamedTuple):
     """What :meth:`Quantizer.encode` returns; ``decode`` turns it back into weights.
 
-    ``codes`` is uint8 and shaped like the weights. On an even grid ``scale`` and
+    ``codes`` is shaped like the weights; uint8 for up to 256 levels. On an even grid ``scale`` and
     ``offset`` are float32 and have one element per tensor, or one per channel
     with all other axes of size 1, so that they broadcast against ``codes``.
     For any other set of levels they are None, and ``levels`` is (C, L): a row
@@ -203,7 +203,7 @@ class Quantizer(abc.ABC):
         if isinstance(form, Levels):
             return _encode_levels(self, layout, form)
         return Encoded(
-            layout.from_rows(form.codes.d).astype(np.uint8),
+            layout.from_rows(form.codes.d).astype(code_type(self.levels)),
             layout.broadcastable(form.scale.d),
             layout.broadcastable(form.offset.d),
         )
@@ -261,10 +261,23 @@ def _variables(
 
 def _encode_levels(quantizer: Quantizer, layout: RowLayout, form: Levels) -> Encoded:
     levels, quantized = form.levels.d.copy(), form.quantized.d
-    codes = np.abs(quantized[:, :, None] - levels[:, None, :]).argmin(axis=2)
-    if not np.array_equal(np.take_along_axis(levels, codes, axis=1), quantized):
+    codes = np.stack([codes_of(own, row) for own, row in zip(levels, quantized)])
+    if not np.array_equal(np.take_along_axis(levels, codes.astype(np.intp), axis=1), quantized):
         raise ValueError(f"{quantizer}: its quantized weights are not all among its levels")
-    return Encoded(layout.from_rows(codes.astype(np.uint8)), levels=levels, axis=layout.axis)
+    return Encoded(layout.from_rows(codes), levels=levels, axis=layout.axis)
+
+
+def code_type(levels: int) -> Any:
+    """The smallest type of NumPy's that holds the codes of so many levels."""
+    return np.uint8 if levels <= 256 else np.uint16 if levels <= 65536 else np.uint32
+
+
+def codes_of(levels: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """For each number of ``row``, the index of the level that it equals (if it equals one)."""
+    order = np.argsort(levels)
+    above = np.clip(np.searchsorted(levels[order], row), 0, levels.size - 1)
+    codes: np.ndarray = order[above].astype(code_type(levels.size))
+    return codes
 
 
 def common_axis(quantizers: Sequence[Quantizer]) -> Optional[int]:

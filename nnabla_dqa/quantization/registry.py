@@ -6,7 +6,7 @@ import dataclasses
 import functools
 from typing import Any, Dict, Optional, Tuple, Type
 
-from nnabla_dqa._util.registry import Registry, UnknownTypeError
+from nnabla_dqa._util.registry import Registry, UnknownTypeError, frozen
 from nnabla_dqa.quantization.base import Grid, Quantizer
 from nnabla_dqa.quantization.statistics import Statistics
 
@@ -53,7 +53,7 @@ def quantizer_or_stand_in(data: Any, bits: Optional[int] = None) -> Quantizer:
         bits = data.get("bits", bits)
         if not isinstance(name, str) or not name.isidentifier() or not isinstance(bits, int):
             raise
-        fields = {key: _frozen(value) for key, value in data.items() if key != "type"}
+        fields = {key: frozen(value) for key, value in data.items() if key != "type"}
         stand_in: Quantizer = _stand_in(name, tuple(sorted(fields)), bits)(**fields)
         return stand_in
 
@@ -65,7 +65,3 @@ def _stand_in(name: str, fields: Tuple[str, ...], bits: int) -> Type[Any]:
     return dataclasses.make_dataclass(
         name, fields, bases=(UnknownQuantizer,), namespace=own, frozen=True
     )
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
