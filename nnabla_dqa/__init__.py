@@ -5,6 +5,7 @@ Importing this package also makes the ``dqa_`` layers available from
 """
 
 import importlib
+import sys
 from typing import TYPE_CHECKING, Any, List
 
 # First, because it imports NNabla in silence for `python -m nnabla_dqa`.
@@ -100,7 +101,9 @@ _RENAMED = {
 
 def __getattr__(name: str) -> Any:
     if name in _RENAMED:
-        warn_renamed(f"nnabla_dqa.{name}", f"nnabla_dqa.{_RENAMED[name]}")
+        # `from nnabla_dqa import Layer` asks twice, first whether it is there.
+        if sys._getframe(1).f_code.co_name != "_handle_fromlist":
+            warn_renamed(f"nnabla_dqa.{name}", f"nnabla_dqa.{_RENAMED[name]}")
         name = _RENAMED[name]
         if name in globals():
             return globals()[name]

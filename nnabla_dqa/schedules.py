@@ -9,7 +9,7 @@ import dataclasses
 import math
 from typing import Any, Dict, Protocol
 
-from nnabla_dqa._util.checks import is_int
+from nnabla_dqa._util.checks import is_int, is_number
 from nnabla_dqa._util.registry import Registry, to_json
 from nnabla_dqa._util.renamed import renamed
 
@@ -58,8 +58,9 @@ def _check_steps(schedule: Any) -> None:
             raise ValueError(f"{name}: {field}={value!r} is not a whole number above 0")
         object.__setattr__(schedule, field, int(value))
     fraction = schedule.hard_fraction
-    if not isinstance(fraction, (int, float)) or not 0 <= fraction < 1:
+    if not is_number(fraction) or not 0 <= fraction < 1:
         raise ValueError(f"{name}: hard_fraction={fraction!r} is not a number from 0 to below 1")
+    object.__setattr__(schedule, "hard_fraction", float(fraction))
     if schedule.steps >= 2**24:
         raise ValueError(f"{name}: steps={schedule.steps} is more than the 2^24 a run can count")
 
@@ -99,10 +100,11 @@ class TemperatureSchedule:
         _check_steps(self)
         for field in ("start", "end"):
             value = getattr(self, field)
-            if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            if not is_number(value) or value <= 0:
                 raise ValueError(
                     f"TemperatureSchedule: {field}={value!r} is not a temperature above 0"
                 )
+            object.__setattr__(self, field, float(value))
 
     @property
     def soft_steps(self) -> int:
@@ -150,8 +152,9 @@ class RelaxSchedule:
         _check_steps(self)
         for field in ("start", "rho"):
             value = getattr(self, field)
-            if not isinstance(value, (int, float)) or not 0 < value < math.inf:
+            if not is_number(value) or value <= 0:
                 raise ValueError(f"RelaxSchedule: {field}={value!r} is not a number above 0")
+            object.__setattr__(self, field, float(value))
 
     @classmethod
     def original(cls, steps: int, steps_per_epoch: int) -> RelaxSchedule:
@@ -168,7 +171,7 @@ class RelaxSchedule:
         380 is what 300 epochs of 1.02 come to, so that a short training sees
         the whole relaxation of the paper's long one.
         """
-        if not 1 <= growth < math.inf:
+        if not is_number(growth) or growth < 1:
             raise ValueError(f"RelaxSchedule: growth={growth!r} is not a number from 1 on")
         probe = cls(steps, steps_per_epoch, hard_fraction=hard_fraction)
         epochs = max(1, (probe.soft_steps - 1) // steps_per_epoch)

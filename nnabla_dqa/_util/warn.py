@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import copy
+import dataclasses
 import os
 import sys
 import warnings
@@ -18,7 +20,7 @@ _FOLDERS = tuple(f"{p}{os.sep}" for p in (Path(__file__).parents[1], Path(nnabla
 def warn(message: str, category: Type[Warning]) -> None:
     """Issue a warning at the innermost line of the stack that a user wrote.
 
-    Lines of this package, of NNabla and of ``contextlib`` are passed over, so
+    Lines of this package, of NNabla and of Python's own wrappers are passed over, so
     that the warning names the line which builds a layer or opens a block,
     however many functions lie between. Python shows a warning once for each
     such line.
@@ -42,5 +44,6 @@ def warn(message: str, category: Type[Warning]) -> None:
 def _is_others(frame: FrameType) -> bool:
     file = frame.f_code.co_filename
     # NNabla makes its layers of text, in a module without a name. A user's `python -c` has one.
-    made = file == "<string>" and "__name__" not in frame.f_globals
-    return made or file == contextlib.__file__ or file.startswith(_FOLDERS)
+    made = file.startswith("<frozen ") or (file == "<string>" and "__name__" not in frame.f_globals)
+    passed = (contextlib.__file__, copy.__file__, dataclasses.__file__)
+    return made or file in passed or file.startswith(_FOLDERS)

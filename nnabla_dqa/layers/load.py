@@ -15,8 +15,9 @@ def load_weights(path: PathLike) -> List[str]:
     """``nn.load_parameters`` without what belongs to quantizers, rules and schedules.
 
     For a net whose layers have other quantizers than the checkpoint's: weights,
-    biases and batch normalization are taken over, training begins anew. It may
-    be called before or after the model is built.
+    biases and batch normalization are taken over. It may be called before or
+    after the model is built; state that layers have already stays as it is, so
+    call it before a training has moved it.
 
     Args:
         path: What ``nn.save_parameters`` wrote, or an NNP.
@@ -26,8 +27,12 @@ def load_weights(path: PathLike) -> List[str]:
 
     Raises:
         ValueError: A parameter has another shape in the model that is built
-            already; names it, and nothing has been loaded then.
+            already, or none of its names is in that model; names it, and
+            nothing has been loaded then.
+        OSError: The file cannot be read.
     """
+    with open(path, "rb"):
+        pass
     loaded: Any = OrderedDict()
     with nn.parameter_scope("", loaded):
         nn.load_parameters(str(path))
@@ -35,6 +40,11 @@ def load_weights(path: PathLike) -> List[str]:
     present = nn.get_parameters(grad_only=False)
     state = state_paths(parameters)
     weights = {name: v for name, v in parameters.items() if name not in set(state)}
+    if present and not set(weights) & set(present):
+        raise ValueError(
+            f"{path}: none of its parameters ({next(iter(weights), 'it has none')}, ...) is in the "
+            f"model, whose first is {next(iter(present))}; call it in the scope of the model"
+        )
     for name, v in weights.items():
         if name in present and present[name].shape != v.shape:
             raise ValueError(

@@ -13,6 +13,7 @@ import numpy as np
 from nnabla_dqa._util.checks import is_int
 from nnabla_dqa.mixing.base import MixingRule
 from nnabla_dqa.mixing.registry import mixing_rule_from_json
+from nnabla_dqa.mixing.single import Single
 from nnabla_dqa.quantization import Quantizer, StateEntry, quantizer_from_json
 from nnabla_dqa.quantization.base import RowLayout, State, common_axis
 from nnabla_dqa.quantization.graph_ops import Variable
@@ -72,6 +73,9 @@ class Mixture:
                 f"0 to {count - 1}"
             )
         object.__setattr__(self, "target", int(self.target))
+        if count == 1:
+            # Whatever rule was named has nothing to decide; the layer is the same.
+            object.__setattr__(self, "mixing", Single())
         common_axis(self.quantizers)
         self.mixing.check(self.quantizers)
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
+import warnings
+from typing import ClassVar, Tuple
+
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.solvers as S
@@ -11,6 +15,8 @@ import pytest
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
 from nnabla_dqa.layers import config
+from nnabla_dqa.quantization import Levels
+from nnabla_dqa.quantization.registry import QUANTIZERS
 from nnabla_dqa.regularization import penalty_vector
 
 MINMAX = (dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8))
@@ -185,3 +191,111 @@ def test_weights_of_another_shape_load_nothing(tmp_path):
     with pytest.raises(ValueError, match=r"two/affine/W has shape \(5, 3\), in the model \(6, 3\)"):
         dqa.load_weights(str(tmp_path / "c.h5"))
     assert np.array_equal(nn.get_parameters()["one/affine/W"].d, before)
+
+
+def saved_graph(path):
+    """A training graph saved by NNabla itself: state without the layers' configuration."""
+    _, y = build(MINMAX)
+    for layer in dqa.find_quantized():
+        layer.set_hard(0)
+        layer.state["temperature"].d = 0.03
+    nn.graph_def.create_graph_from_variable("net", y).save(str(path))
+    nn.clear_parameters()
+
+
+def test_state_that_does_not_say_whose_it_is_is_refused(tmp_path):
+    saved_graph(tmp_path / "t.nnp")
+    nn.load_parameters(str(tmp_path / "t.nnp"))
+    with pytest.raises(ValueError, match=r"layer one/affine: its state .*hard.* does not say"):
+        build(SAWB)
+
+
+def test_weights_alone_come_from_a_saved_graph_too(tmp_path):
+    saved_graph(tmp_path / "t.nnp")
+    build(SAWB)
+    left = dqa.load_weights(tmp_path / "t.nnp")
+    assert {name.rpartition("/")[2] for name in left} == {"alpha", "temperature", "hard"}
+    assert not dqa.report().layers[0].hard
+
+
+@pytest.mark.parametrize("scope", ["dqa", "mydqa", "a.dqa"])
+def test_a_users_scope_may_have_such_a_name(scope, tmp_path):
+    with nn.parameter_scope(scope):
+        build(MINMAX)
+        with nn.parameter_scope("config"):
+            PF.affine(nn.Variable((2, 6)), 5, name="own")
+    assert [layer.name for layer in dqa.find_quantized()] == [
+        f"{scope}/one/affine",
+        f"{scope}/two/affine",
+    ]
+    nn.save_parameters(str(tmp_path / "c.h5"))
+    nn.clear_parameters()
+    dqa.load_weights(tmp_path / "c.h5")
+    names = set(nn.get_parameters(grad_only=False))
+    assert f"{scope}/config/own/affine/W" in names
+    assert not any(name.endswith("/alpha") for name in names)
+
+
+def test_weights_of_another_model_are_refused(tmp_path):
+    build(MINMAX)
+    nn.save_parameters(str(tmp_path / "c.h5"))
+    nn.clear_parameters()
+    PF.affine(nn.Variable((2, 6)), 5, name="other")
+    with pytest.raises(ValueError, match=r"none of its parameters \(one/affine/W"):
+        dqa.load_weights(tmp_path / "c.h5")
+    with pytest.raises(OSError, match=r"no\.h5"):
+        dqa.load_weights(tmp_path / "no.h5")
+
+
+@dataclasses.dataclass(frozen=True)
+class Book(dqa.Quantizer):
+    """The nearest of some points, for the tests of quantizers with a sequence."""
+
+    points: Tuple[float, ...]
+    bits: ClassVar[int] = 2
+
+    def grid(self, statistics):
+        points = F.constant(0.0, (1, len(self.points)))
+        w = statistics.w
+        steps = [
+            F.mul_scalar(F.add_scalar(F.sign(F.add_scalar(w, -(a + b) / 2)), 1.0), (b - a) / 2)
+            for a, b in zip(self.points, self.points[1:])
+        ]
+        levels = F.concatenate(
+            *[
+                F.add_scalar(F.slice(points, (0, i), (1, i + 1)), p)
+                for i, p in enumerate(self.points)
+            ]
+        )
+        first = F.add_scalar(F.mul_scalar(w, 0.0), self.points[0])
+        return Levels(F.add_n(first, *steps), levels)
+
+
+def test_a_quantizer_with_a_sequence_is_known_in_the_next_process(tmp_path, monkeypatch):
+    monkeypatch.setattr(QUANTIZERS, "_types", {**QUANTIZERS._types, "Book": Book})
+    book = Book((-1.0, -0.25, 0.0, 0.5))
+    build([book])
+    nn.save_parameters(str(tmp_path / "c.h5"))
+    nn.clear_parameters()
+    config._READ.clear()  # as in another process
+    nn.load_parameters(str(tmp_path / "c.h5"))
+    build([book])
+    (layer, _) = dqa.find_quantized()
+    assert layer.mixture.quantizers == (book,)
+    assert set(np.unique(layer.mixed_weights())) <= {-1.0, -0.25, 0.0, 0.5}
+    with pytest.raises(ValueError, match="use tuples for its fields"):
+        dqa.make_mixture(Book([-1.0, 1.0]))
+
+
+def test_one_quantizer_is_the_same_layer_whatever_the_rule():
+    build(MINMAX[:1])
+    build(MINMAX[:1], dqa.Attention())
+    assert isinstance(dqa.find_quantized()[0].mixture.mixing, dqa.Single)
+
+
+def test_old_names_warn_once_at_the_users_line():
+    for code in ("from nnabla_dqa import Layer", "import nnabla_dqa; nnabla_dqa.find_layers()"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            exec(compile(code, "users_file.py", "exec"), {"__name__": "user"})
+        assert [(w.category, w.filename) for w in caught] == [(DeprecationWarning, "users_file.py")]
