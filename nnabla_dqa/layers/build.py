@@ -13,6 +13,7 @@ from nnabla_dqa._util.warn import warn
 from nnabla_dqa.backends import BackendError
 from nnabla_dqa.backends import mixture as mix
 from nnabla_dqa.backends.dispatch import checks_before_saving
+from nnabla_dqa.layers.built import note_build
 from nnabla_dqa.layers.config import TensorConfig, check_config
 from nnabla_dqa.layers.scopes import current_mixture, current_selection, make_mixture
 from nnabla_dqa.layers.tensors import (
@@ -23,6 +24,7 @@ from nnabla_dqa.layers.tensors import (
     state_scope,
 )
 from nnabla_dqa.mixing import MixingRule, Mixture
+from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.quantization import Quantizer, StateEntry
 from nnabla_dqa.quantization.base import RowLayout
 from nnabla_dqa.quantization.graph_ops import Variable, lift
@@ -105,6 +107,8 @@ def mix_weights(
         lifted = {path: lift(v, inp) for path, v in state.items()}
         states = mixture.quantizer_states(lifted)
         coefficients = mixture.coefficients(lifted) if selection is None else None
+        if coefficients is not None:
+            note_build(state[HARD], lifted[HARD], coefficients)
         quantizers = mixture.quantizers
         if selection is not None:
             index = _selected(QuantizedTensor("", config, scope, key), selection)
