@@ -13,10 +13,10 @@ from typing import Optional
 
 import nnabla as nn
 
-from nnabla_dqa.backends.kernel_args import LayerSpec, QuantizerOp
+from nnabla_dqa.backends.kernel_args import AttentionArgs, LayerSpec, QuantizerOp
 
 _FOLDER = Path(__file__).resolve().parent
-_SOURCES = ("cpu.cpp", "cpu_kernels.h", "grid.h")
+_SOURCES = ("cpu.cpp", "cpu_kernels.h", "attention.h", "grid.h")
 
 
 class _Layer(ctypes.Structure):
@@ -27,6 +27,7 @@ class _Layer(ctypes.Structure):
         ("count", ctypes.c_int32),
         ("threads", ctypes.c_int32),
         ("ops", ctypes.POINTER(QuantizerOp)),
+        ("attention", AttentionArgs),
     ]
 
 
@@ -44,12 +45,25 @@ class CpuKernels:
         self._ops = spec.op_array()
         self._layer = _Layer(spec.outer, spec.rows, spec.inner, count, threads())
         self._layer.ops = ctypes.cast(self._ops, ctypes.POINTER(QuantizerOp))
+        self._layer.attention = spec.attention_args()
+        self._attention = self._layer.attention
         self._grids = (ctypes.c_float * (4 * spec.rows * count))()
 
     @property
     def grids(self) -> ctypes.Array:
         """``a, b, scale, offset`` of the last forward pass, for each row and quantizer."""
         return self._grids
+
+    def attend(
+        self, alpha: int, temperature: int, hard: int, a: Optional[int], da: Optional[int]
+    ) -> None:
+        """Where attention lies for the next call, which is then given no ``shares``.
+
+        The forward pass writes the coefficients to ``a``. The backward pass reads the
+        gradient that came to them from ``da``, if that is not None, and its
+        ``dshares`` are the gradients of ``alpha``.
+        """
+        self._attention.place(alpha, temperature, hard, a, da)
 
     def forward(self, w: int, shares: Optional[int], least: float, q: int) -> None:
         """``q = sum_k a_k Q_k(w)`` without the quantizers whose share is below ``least``."""

@@ -1,55 +1,55 @@
-"""The coefficients that graphs compute already, for those who need them too.
-
-A graph that mixes a layer's weights reads the layer's ``hard`` by a leaf variable
-of its own. Those leaves are kept here; they hold no more than their array, and
-NNabla knows which functions that still exist use them.
-"""
+"""The coefficients that graphs compute already, for those who need them too."""
 
 from __future__ import annotations
 
 import weakref
-from typing import Any, Dict, Iterator, List, Optional
+from typing import Any, Dict, List
 
 import nnabla as nn
 from nnabla.core.graph_def import current_graph_builder
 
+from nnabla_dqa.backends.fused import NAME as FUSED
 from nnabla_dqa.layers.tensors import QuantizedTensor
 from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.quantization.graph_ops import Variable
 
-_LEAVES: Dict[Any, List[Variable]] = {}
-"""By the array of ``hard``, in building order."""
+_BUILT: Dict[Any, List[Variable]] = {}
+"""The coefficients of each layer's graphs in building order, by the array of its ``hard``.
+
+What is kept of a graph that is gone, its mixture's inputs, goes with one of the next builds.
+"""
 _RECORDED: Dict[Any, weakref.ref[Any]] = {}
-"""Likewise, the coefficients in the graph definition that was recorded last."""
-_FEW = 64
+"""Likewise, those in the graph definition that was recorded last."""
 
 
-def note_build(hard: Variable, leaf: Variable, coefficients: Optional[Variable]) -> None:
-    """Keep in mind that a graph computes the coefficients of a layer.
+class _Purge:
+    """When all of :data:`_BUILT` was looked at last."""
 
-    Args:
-        hard: The layer's.
-        leaf: By which the graph reads it.
-        coefficients: Where a graph definition is recorded, what computes them.
-    """
+    notes = 0
+
+    @classmethod
+    def due(cls) -> bool:
+        cls.notes += 1
+        if 2 * cls.notes < len(_BUILT):
+            return False
+        cls.notes = 0
+        return True
+
+
+def note_build(hard: Variable, coefficients: Variable) -> None:
+    """Keep in mind that a graph computes the ``coefficients`` of the layer with this ``hard``."""
+    array = hard.data
     if isinstance(coefficients, nn.ProtoVariable):
-        _RECORDED[hard.data] = weakref.ref(coefficients)
+        _RECORDED[array] = weakref.ref(coefficients, lambda _: _RECORDED.pop(array, None))
         return
-    if len(_LEAVES) >= _FEW and hard.data not in _LEAVES:
-        _forget()
-    known = [v for v in _LEAVES.get(hard.data, ()) if v.function_references]
-    _LEAVES[hard.data] = [*known, leaf]
+    for key in list(_BUILT) if _Purge.due() else [array]:
+        _BUILT[key] = [a for a in _BUILT.get(key, ()) if _is_used(a)]
+        if not _BUILT[key]:
+            del _BUILT[key]
+    _BUILT.setdefault(array, []).append(coefficients)
 
 
-def _forget() -> None:
-    global _FEW
-    for array, leaves in list(_LEAVES.items()):
-        if not any(v.function_references for v in leaves):
-            del _LEAVES[array]
-    _FEW = 2 * len(_LEAVES) + 64
-
-
-def built_coefficients(layer: QuantizedTensor) -> Optional[Variable]:
+def built_coefficients(layer: QuantizedTensor) -> Variable | None:
     """The coefficients of shape (1, K) that a graph of this layer computes, None without one.
 
     They depend on the layer's state alone, so those of any graph have the same
@@ -67,27 +67,28 @@ def built_coefficients(layer: QuantizedTensor) -> Optional[Variable]:
     if nn.get_auto_forward():
         return None
     learned = any(v.need_grad for v in layer.learned("attention").values())
-    graphs = [a for leaf in _LEAVES.get(array, ()) for a in _computed(leaf)]
-    graphs = [a for a in graphs if a.need_grad == learned]
+    graphs = [a for a in _BUILT.get(array, ()) if a.need_grad == learned and _is_used(a)]
     training = [a for a in graphs if not _is_evaluated(a)]
-    return (training or graphs or [None])[-1]
+    found = training or graphs
+    return found[-1] if found else None
 
 
 def _is_in(variable: Any, network: Any) -> bool:
     return network.variables.get(variable.name) is variable
 
 
-def _computed(leaf: Variable) -> Iterator[Variable]:
-    """The sum ``(1 - sum(hard)) * rule + hard`` above ``leaf``; see ``Mixture.coefficients``."""
-    for shaped in leaf.function_references:
-        for function in shaped.outputs[0].function_references:
-            if function.info.type_name == "Add2":
-                yield function.outputs[0]
+def _is_used(a: Variable) -> bool:
+    """Whether the mixed weights that they belong to are still part of a graph."""
+    if a.parent.info.type_name == FUSED:
+        # NNabla gives the outputs of a function that nobody holds as new variables without it.
+        return a.parent.outputs[0].parent is not None
+    return bool(a.function_references)
 
 
-def _is_evaluated(v: Variable) -> bool:
-    """Whether the next normalization that uses ``v`` is one by running statistics."""
-    waiting, seen = [v], {v}
+def _is_evaluated(a: Variable) -> bool:
+    """Whether the next normalization in the graph of ``a`` is one by running statistics."""
+    waiting = list(a.parent.outputs) if a.parent.info.type_name == FUSED else [a]
+    seen = set(waiting)
     for current in waiting:
         for function in current.function_references:
             moving = function.info.args.get("batch_stat")

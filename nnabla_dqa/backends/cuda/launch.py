@@ -6,6 +6,8 @@ nothing waits for the GPU. The scratch memory of a layer (the grids, and sums
 of parts of the weights) comes from NNabla's allocator, is zeroed once and
 stays with the layer: backward needs the grids of forward. Which quantizers
 take part is found out by each block for itself, as the shares are on the GPU.
+Attention needs no launch of its own: the first block of the statistics makes
+the coefficients, the last block of the dots alpha's gradient.
 
 Launches per layer and step: 2 forward and 1 backward for min-max, BWN and the
 closed forms of SAWB; 1 more forward with TWN, whose scale needs the mean
@@ -103,13 +105,20 @@ class CudaKernels:
     ) -> None:
         self._plan = plan_launches(spec)
         self._params = self._plan.params
+        self._attention = self._params.attention
         self._device = device or Gpu(context)
         self._device.reserve(self._plan.scratch_bytes)
 
+    def attend(
+        self, alpha: int, temperature: int, hard: int, a: Optional[int], da: Optional[int]
+    ) -> None:
+        """See :meth:`nnabla_dqa.backends.cpu.CpuKernels.attend`; it launches nothing."""
+        self._attention.place(alpha, temperature, hard, a, da)
+
     def forward(self, w: int, shares: Optional[int], least: float, q: int) -> None:
         """``q = sum_k a_k Q_k(w)`` without the quantizers whose share is below ``least``."""
-        params = self._begin()
-        params.w, params.shares, params.least, params.q = w, shares, least, q
+        params = self._begin(shares)
+        params.w, params.least, params.q = w, least, q
         last = len(self._plan.passes) - 1
         for i, (name, blocks) in enumerate(self._plan.passes):
             params.makes_grids = int(i == last)
@@ -128,19 +137,20 @@ class CudaKernels:
         add_shares: bool,
     ) -> None:
         """``dw (+)= dq`` and ``dshares_k (+)= <dq, Q_k(w)>``; what is None is left out."""
-        params = self._begin()
+        params = self._begin(shares)
         params.dq, params.dw, params.add_w = dq, dw, int(add_w)
         if dshares is None:
             if dw is not None:
                 blocks = -(-params.size * params.rows // (THREADS * AT_ONCE))
                 self._launch("dqa_pass_on", blocks)
             return
-        params.w, params.shares, params.least = w, shares, least
+        params.w, params.least = w, least
         params.dshares, params.add_shares = dshares, int(add_shares)
         slots = 4 * THREADS * (params.count + 1)
         self._launch("dqa_dots", self._plan.blocks, slots)
 
-    def _begin(self) -> KernelParams:
+    def _begin(self, shares: Optional[int]) -> KernelParams:
+        self._params.shares = shares
         self._plan.place_scratch(self._device.address())
         return self._params
 

@@ -43,6 +43,7 @@ extern "C" size_t size_of(const char* name) {
     if (strcmp(name, "Summary") == 0) return sizeof(dqa::Summary);
     if (strcmp(name, "Stats") == 0) return sizeof(dqa::Stats);
     if (strcmp(name, "Grid") == 0) return sizeof(dqa::Grid);
+    if (strcmp(name, "Attention") == 0) return sizeof(dqa::Attention);
     return 0;
 }
 
@@ -54,6 +55,6 @@ extern "C" size_t offset_of(const char* name) {
     FIELD(pieces); FIELD(lanes); FIELD(groups); FIELD(across); FIELD(count); FIELD(needs);
     FIELD(makes_grids); FIELD(add_w); FIELD(add_shares); FIELD(least); FIELD(w); FIELD(shares);
     FIELD(dq); FIELD(q); FIELD(dw); FIELD(dshares); FIELD(counters); FIELD(summaries);
-    FIELD(stats); FIELD(grids); FIELD(parts); FIELD(sample); FIELD(ops);
+    FIELD(stats); FIELD(grids); FIELD(parts); FIELD(sample); FIELD(attention); FIELD(ops);
     return static_cast<size_t>(-1);
 }
