@@ -9,9 +9,10 @@ import os
 import sys
 import zlib
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Sequence
 
 import nnabla as nn
+import numpy as np
 
 from nnabla_dqa.backends.kernel_args import AttentionArgs, LayerSpec, QuantizerOp
 
@@ -97,6 +98,30 @@ class CpuKernels:
         )
 
 
+class CpuFinite:
+    """Whether all numbers of some arrays are finite, in one call.
+
+    Args:
+        context: In float32, with an array class.
+    """
+
+    def __init__(self, context: nn.Context) -> None:
+        self._context = context
+        self._found = True
+
+    def begin(self, arrays: Sequence[nn.NdArray]) -> None:
+        """Look at them."""
+        addresses = [array.data_ptr(np.float32, self._context) for array in arrays]
+        sizes = [array.size for array in arrays]
+        count = len(addresses)
+        given = (ctypes.c_void_p * count)(*addresses), (ctypes.c_int64 * count)(*sizes)
+        self._found = bool(library().dqa_finite(*given, count, threads()))
+
+    def read(self) -> bool:
+        """Whether they are."""
+        return self._found
+
+
 def threads() -> int:
     """Threads a layer may use: ``NNABLA_DQA_THREADS``, or all cores this process may run on.
 
@@ -172,6 +197,7 @@ def library() -> ctypes.CDLL:
         ctypes.c_int,
     ]
     loaded.dqa_backward.restype = None
+    loaded.dqa_finite.argtypes = [pointer, pointer, ctypes.c_int64, ctypes.c_int]
     loaded.dqa_encode.argtypes = [*[pointer] * 4, ctypes.c_int64]
     loaded.dqa_encode.restype = None
     return loaded
@@ -186,3 +212,4 @@ def sources() -> int:
 
 
 DEVICE_KERNELS = CpuKernels
+DEVICE_FINITE = CpuFinite

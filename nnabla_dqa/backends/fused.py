@@ -158,9 +158,7 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
     def _read(self, inputs: List[Any]) -> List[int]:
         """The addresses of the inputs, in float32 on the device."""
         self._check(inputs)
-        # All of them before an address is used, as one conversion may move another's array.
-        arrays = [self._float32(i, v.data) for i, v in enumerate(inputs)]
-        return [self._address(array) for array in arrays]
+        return [self._address(self._float32(i, v.data)) for i, v in enumerate(inputs)]
 
     def _check(self, inputs: List[Any]) -> None:
         """The kernels were made for these shapes and would touch foreign memory for others."""

@@ -142,7 +142,9 @@ class _StandIn(types.ModuleType):
     def __getattr__(self, name: str) -> Any:
         if name in ("__path__", "__file__"):
             raise AttributeError(name)
-        return getattr(self._real, name)
+        # Found at once from the second time on.
+        value = self.__dict__[name] = getattr(self._real, name)
+        return value
 
 
 def _spare_searches() -> None:

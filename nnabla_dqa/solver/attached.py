@@ -9,10 +9,11 @@ import nnabla as nn
 import nnabla.solvers as S
 
 from nnabla_dqa._util.devices import in_float32
-from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
+from nnabla_dqa.layers.tensors import QuantizedTensor
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.solver.annealer import Annealer
 from nnabla_dqa.solver.finite_check import Guard
+from nnabla_dqa.solver.known_layers import KnownLayers
 
 _DECAY_ARGUMENTS = ("wd",)
 
@@ -85,7 +86,8 @@ class AttachedSolver:
             if not 0 <= rate < float("inf"):
                 raise ValueError(f"attach: {name}={rate!r} is not a finite number >= 0")
         self._scope = nn.parameter.get_current_parameter_scope()
-        layers = find_quantized(self._scope)
+        self._known = KnownLayers(self._scope)
+        layers = self._known()
         if not layers:
             raise ValueError("attach: the current parameter scope has no DQA layer; build it first")
         mixed = [layer.name for layer in layers if layer.mixture.is_mixed]
@@ -95,6 +97,7 @@ class AttachedSolver:
                 f"schedule such as TemperatureSchedule(steps)"
             )
         self._guard = Guard()
+        self._checking = False
         self.annealer = Annealer(*schedules, restart=restart) if schedules else None
         self.solver = solver
         self.attention_solver = _twin(solver)
@@ -112,7 +115,7 @@ class AttachedSolver:
     @property
     def layers(self) -> List[QuantizedTensor]:
         """The DQA layers that this solver watches."""
-        return find_quantized(self._scope)
+        return self._known()
 
     @property
     def _parts(self) -> Tuple[Any, ...]:
@@ -130,8 +133,8 @@ class AttachedSolver:
         Raises:
             ValueError: No parameters were set.
             NonFiniteError: A weight, an alpha or a gradient of a DQA layer is
-                NaN or infinite; nothing has been updated then. Or the update
-                itself made a weight so.
+                NaN or infinite; nothing has been updated then. What an update itself
+                makes so is found by the next one, and by saving and deploying.
         """
         if not self.solver.get_parameters():
             raise ValueError(
@@ -139,7 +142,10 @@ class AttachedSolver:
                 "solver.set_parameters(nn.get_parameters()) first"
             )
         layers = self.layers
-        self._guard(layers)
+        if not self._checking:
+            self._guard.begin(layers)
+        self._checking = False
+        self._guard.finish(layers)
         for layer in layers:
             layer.set_initial_state()
         hard = self.annealer is not None and self.annealer.is_hard
@@ -150,8 +156,30 @@ class AttachedSolver:
         if self.annealer is not None:
             self.annealer.advance(layers)
 
+    def begin_check(self, every_gradient: bool = False) -> None:
+        """Have arrays looked at for the next :meth:`update`, before something waits for a GPU.
+
+        Args:
+            every_gradient: Also those of trained parameters beside the DQA layers.
+        """
+        others = [v.grad for v in self.get_parameters().values()] if every_gradient else []
+        self._guard.begin(self.layers, others)
+        self._checking = True
+
+    def gradients_overflowed(self) -> bool:
+        """Whether :meth:`begin_check` saw a gradient that is NaN or infinite.
+
+        Raises:
+            NonFiniteError: It is a weight or an alpha.
+        """
+        if self._guard.passed():
+            return False
+        self._guard.finish(self.layers, gradients=False)
+        return True
+
     def skip_update(self) -> None:
         """Advance the schedule by one step and update nothing: gradients overflowed."""
+        self._checking = False
         if self.annealer is not None:
             self.annealer()
 

@@ -11,7 +11,7 @@ import numpy as np
 from nnabla_dqa._util.devices import in_float32
 from nnabla_dqa.backends.release import release_mixtures
 from nnabla_dqa.solver.attached import AttachedSolver
-from nnabla_dqa.solver.finite_check import NonFiniteError
+from nnabla_dqa.solver.finite_check import FiniteFlag, NonFiniteError
 from nnabla_dqa.training.loss_scaler import LossScaler
 from nnabla_dqa.training.nan_trace import first_non_finite
 from nnabla_dqa.training.trainable import Job
@@ -30,6 +30,7 @@ class Updater:
         self.scaler = scaler
         self._statistics = job.statistics() if job.communicator.size > 1 else []
         self._release = release_mixtures(job.loss)
+        self._gradients = FiniteFlag()
 
     def __call__(
         self, batch: Mapping[str, np.ndarray], rate: float, step: int, shared: nn.NdArray
@@ -65,6 +66,7 @@ class Updater:
             # Each process normalized by its own part of the mini-batch. Averaged after every
             # update, their running statistics are equal whenever they are used or saved.
             comm.average([*gradients, *self._statistics, value, shared])
+        self._begin_check()
         loss = float(value.data)
         if not np.isfinite(loss):
             raise self._not_finite(loss, step)
@@ -76,10 +78,24 @@ class Updater:
         job.solver.update()
         return loss
 
+    def _begin_check(self) -> None:
+        """Look for NaN and infinity while the GPU is busy; read after the loss."""
+        solver = self.job.solver
+        if isinstance(solver, AttachedSolver):
+            solver.begin_check(every_gradient=self.scaler is not None)
+        elif self.scaler is not None:
+            self._gradients.begin([v.grad for v in solver.get_parameters().values()])
+
+    def _overflowed(self) -> bool:
+        solver = self.job.solver
+        if isinstance(solver, AttachedSolver):
+            return solver.gradients_overflowed()
+        return not self._gradients.read()
+
     def _unscale(self, scaler: LossScaler) -> bool:
         """Take the scale out of the gradients; False if one overflowed and nothing is updated."""
         solver = self.job.solver
-        if not solver.check_inf_or_nan_grad():
+        if not self._overflowed():
             solver.scale_grad(1 / scaler.scale)
             scaler.succeeded()
             return True

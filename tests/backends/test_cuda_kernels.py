@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from nnabla_dqa import BWN, SAWB, TWN, Attention, FullPrecision, MinMax
 from nnabla_dqa.backends import cpu, portable
-from nnabla_dqa.backends.cuda.plan import KernelParams, Kind, plan_launches
+from nnabla_dqa.backends.cuda.launch import CudaFinite
+from nnabla_dqa.backends.cuda.plan import MAX_ARRAYS, FiniteParams, KernelParams, Kind, plan_launches
 from nnabla_dqa.backends.kernel_args import MAX_QUANTIZERS, AttentionArgs, LayerSpec, QuantizerOp
-from tests.backends.emulation.device import library
+from tests.backends.emulation.device import OnCpu, library
 from tests.backends.emulation.layer import LEAST, Layer
 
 pytestmark = pytest.mark.slow
@@ -336,5 +337,33 @@ def test_layout_of_the_argument():
     for name, *_ in KernelParams._fields_:
         assert sizes.offset_of(name.encode()) == getattr(KernelParams, name).offset, name
     assert [sizes.size_of(name) for name in (b"Summary", b"Stats", b"Grid")] == [32, 32, 16]
+    assert sizes.size_of(b"Numbers") == ctypes.sizeof(FiniteParams) <= 4096
     assert sizes.size_of(b"Attention") == ctypes.sizeof(AttentionArgs)
     assert KernelParams.ops.size == MAX_QUANTIZERS * ctypes.sizeof(QuantizerOp)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_every_number_of_many_arrays_is_looked_at(bad):
+    """More arrays than one launch takes, one of them longer than all threads together."""
+    context = nn.Context(["cpu:float"], "CpuCachedArray", "0")
+    device = OnCpu()
+    flag = CudaFinite(context, device)
+    sizes = [1, 7, 700_000, *range(1, MAX_ARRAYS + 20)]
+    arrays = [nn.NdArray.from_numpy_array(np.full(n, 3e38, np.float32)) for n in sizes]
+    flag.begin(arrays[:3])
+    assert flag.read()
+    for which, place in ((0, 0), (2, 699_999), (2, 655_361)):
+        arrays[which].data[place] = bad
+        flag.begin(arrays[:3])
+        assert not flag.read()
+        arrays[which].data[place] = 0
+    assert device.launched == ["dqa_finite"] * 4
+    few = [*arrays[:2], *arrays[3:]]
+    flag.begin(few)
+    assert flag.read()
+    few[-1].data[-1] = bad
+    flag.begin(few)
+    assert not flag.read()
+    assert len(device.launched) == 8
+    flag.begin([])
+    assert flag.read()

@@ -27,14 +27,24 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from typing import Optional, Protocol
+from typing import Optional, Protocol, Sequence, Union
 
 import nnabla as nn
 import numpy as np
 
 from nnabla_dqa.backends.cuda import driver
-from nnabla_dqa.backends.cuda.plan import AT_ONCE, THREADS, KernelParams, plan_launches
+from nnabla_dqa.backends.cuda.plan import (
+    AT_ONCE,
+    MAX_ARRAYS,
+    THREADS,
+    FiniteParams,
+    KernelParams,
+    plan_launches,
+)
 from nnabla_dqa.backends.kernel_args import LayerSpec
+
+Params = Union[KernelParams, FiniteParams]
+_MANY_BLOCKS = 640
 
 
 class Device(Protocol):
@@ -46,9 +56,7 @@ class Device(Protocol):
     def address(self) -> int:
         """Where that memory lies."""
 
-    def launch(
-        self, name: str, blocks: int, threads: int, shared: int, params: KernelParams
-    ) -> None:
+    def launch(self, name: str, blocks: int, threads: int, shared: int, params: Params) -> None:
         """See :meth:`nnabla_dqa.backends.cuda.driver.Module.launch`."""
 
 
@@ -80,9 +88,7 @@ class Gpu:
         address: int = self._memory.data_ptr(np.float32, self._context)
         return address
 
-    def launch(
-        self, name: str, blocks: int, threads: int, shared: int, params: KernelParams
-    ) -> None:
+    def launch(self, name: str, blocks: int, threads: int, shared: int, params: Params) -> None:
         """See :class:`Device`."""
         self._module.launch(name, blocks, threads, shared, params)
 
@@ -158,6 +164,43 @@ class CudaKernels:
         self._device.launch(name, blocks, THREADS, shared, self._params)
 
 
+class CudaFinite:
+    """Whether all numbers of some arrays are finite, by one launch for up to 240 of them.
+
+    Args:
+        context: In float32, with the number of the GPU.
+        device: Where to run instead of that GPU, for tests.
+
+    Raises:
+        CudaError: See :class:`Gpu`.
+    """
+
+    def __init__(self, context: nn.Context, device: Optional[Device] = None) -> None:
+        self._context = context
+        self._device = device or Gpu(context)
+        self._flag = nn.NdArray((1,))
+        self._params = FiniteParams()
+
+    def begin(self, arrays: Sequence[nn.NdArray]) -> None:
+        """Have them looked at; nothing waits for it."""
+        self._flag.zero()
+        params = self._params
+        for start in range(0, len(arrays), MAX_ARRAYS):
+            some = arrays[start : start + MAX_ARRAYS]
+            for i, array in enumerate(some):
+                params.arrays[i] = array.data_ptr(np.float32, self._context)
+                params.sizes[i] = array.size
+            params.count = len(some)
+            params.flag = self._flag.data_ptr(np.float32, self._context)
+            largest = max(array.size for array in some)
+            blocks = min(max(1, -(-largest // (4 * THREADS))), _MANY_BLOCKS)
+            self._device.launch("dqa_finite", blocks, THREADS, 0, params)
+
+    def read(self) -> bool:
+        """Whether they are; waits for the GPU."""
+        return not self._flag.data[0]
+
+
 def expected() -> bool:
     """Whether a user has what makes him expect them: NNabla's CUDA extension."""
     try:
@@ -180,3 +223,4 @@ def describe() -> str:
 
 
 DEVICE_KERNELS = CudaKernels
+DEVICE_FINITE = CudaFinite

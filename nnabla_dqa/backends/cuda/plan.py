@@ -56,6 +56,21 @@ class KernelParams(ctypes.Structure):
     ]
 
 
+MAX_ARRAYS = 240
+"""``MAX_ARRAYS`` of kernels/layer.cuh: an argument has at most 4 KiB."""
+
+
+class FiniteParams(ctypes.Structure):
+    """``Numbers`` of kernels/layer.cuh: the argument of ``dqa_finite``."""
+
+    _fields_ = [
+        ("arrays", _POINTER * MAX_ARRAYS),
+        ("sizes", _I64 * MAX_ARRAYS),
+        ("flag", _POINTER),
+        ("count", _I64),
+    ]
+
+
 class LaunchPlan(NamedTuple):
     """The launches of a layer.
 

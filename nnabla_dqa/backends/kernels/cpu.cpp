@@ -49,6 +49,7 @@ struct Sample {
 
 struct Kernels {
     void (*extremes)(const float*, int64_t, Stats*);
+    bool (*finite)(const float*, int64_t);
     void (*means)(const float*, int64_t row, int64_t size, int needs, Stats*);
     void (*take_sample)(const float*, int64_t size, float scale, Sample*);
     float (*searched_clip)(const Sample&, int64_t row, const Stats&, float top);
@@ -538,6 +539,26 @@ void backward(const Layer& layer, const float* w, const float* dq, const float* 
         dshares[k] = static_cast<float>(all[k]) + (add_shares ? dshares[k] : 0.0f);
 }
 
+bool all_finite(const float* const* arrays, const int64_t* sizes, int64_t count, int threads) {
+    struct Piece {
+        const float* begin;
+        int64_t size;
+    };
+    std::vector<Piece> pieces;
+    int64_t total = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        total += sizes[i];
+        for (int64_t at = 0; at < sizes[i]; at += PIECE)
+            pieces.push_back({arrays[i] + at, std::min(PIECE, sizes[i] - at)});
+    }
+    std::atomic<bool> finite{true};
+    const int64_t worth = total / WORTH_A_THREAD + 1;
+    run(pieces.size(), static_cast<int>(std::min<int64_t>(threads, worth)), [&](int64_t i) {
+        if (finite && !kernels().finite(pieces[i].begin, pieces[i].size)) finite = false;
+    });
+    return finite;
+}
+
 }  // namespace
 }  // namespace dqa
 
@@ -576,6 +597,11 @@ DQA_API void dqa_backward(const dqa::Layer* layer, const float* w, const float* 
                           const float* shares, float least, const dqa::Grid* grids, float* dw,
                           int add_w, float* dshares, int add_shares) {
     dqa::backward(*layer, w, dq, shares, least, grids, dw, add_w != 0, dshares, add_shares != 0);
+}
+
+DQA_API int dqa_finite(const float* const* arrays, const int64_t* sizes, int64_t count,
+                       int threads) {
+    return dqa::all_finite(arrays, sizes, count, threads);
 }
 
 DQA_API void dqa_encode(const dqa::Op* op, const dqa::Grid* grid, const float* x, float* codes,

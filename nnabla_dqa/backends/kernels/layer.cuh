@@ -70,6 +70,15 @@ struct Work {
     Op ops[MAX_QUANTIZERS];
 };
 
+// The argument of dqa_finite; `FiniteParams` of backends/cuda/plan.py.
+const int MAX_ARRAYS = 240;
+struct Numbers {
+    const float* arrays[MAX_ARRAYS];
+    int64_t sizes[MAX_ARRAYS];
+    float* flag;
+    int64_t count;
+};
+
 __shared__ Summary shared_summaries[THREADS];
 __shared__ double shared_sums[THREADS];
 __shared__ bool shared_last;

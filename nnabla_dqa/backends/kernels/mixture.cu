@@ -247,3 +247,16 @@ DQA_KERNEL dqa_pass_on(const Work work) {
         if (j < size) work.dw[j] = work.add_w ? work.dw[j] + work.dq[j] : work.dq[j];
     }
 }
+
+// Writes 1 to the flag if not all numbers are finite.
+DQA_KERNEL dqa_finite(const Numbers work) {
+    const int64_t first = blockIdx.x * static_cast<int64_t>(THREADS) + threadIdx.x;
+    const int64_t step = gridDim.x * static_cast<int64_t>(THREADS);
+    bool finite = true;
+    for (int32_t a = 0; a < work.count; ++a) {
+        const float* x = work.arrays[a];
+#pragma unroll 4
+        for (int64_t i = first; i < work.sizes[a]; i += step) finite &= x[i] - x[i] == 0.0f;
+    }
+    if (!finite) *work.flag = 1.0f;
+}
