@@ -24,6 +24,7 @@ import types
 from typing import Any, Dict, List, Optional
 
 import nnabla as nn
+import nnabla.context
 import nnabla.functions as F
 from nnabla.backward_functions import registry
 from nnabla.core.graph_def import ProtoGraphGenerator
@@ -132,6 +133,24 @@ def mixture_gradient(
     return [dq, *nn.grad([total], [alpha]), None, None]
 
 
+class _ContextScope:
+    """``nnabla.context_scope`` without the generator; ten of them are entered for each mixture."""
+
+    __slots__ = ("_before", "_context")
+
+    def __init__(self, context: nn.Context) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        nnabla.context.context_level += 1
+        self._before = nnabla.context.current_ctx
+        nnabla.context.current_ctx = self._context
+
+    def __exit__(self, *_: object) -> None:
+        nnabla.context.context_level -= 1
+        nnabla.context.current_ctx = self._before
+
+
 class _StandIn(types.ModuleType):
     """A module that has what another one has, and no path to search below."""
 
@@ -163,3 +182,5 @@ def _spare_searches() -> None:
         modules: Dict[str, Any] = sys.modules
         known = importlib.util.find_spec(real) is not None
         modules[name] = _StandIn(name, importlib.import_module(real)) if known else None
+        if real == "nnabla":
+            modules[name].context_scope = _ContextScope

@@ -97,7 +97,7 @@ class AttachedSolver:
                 f"schedule such as TemperatureSchedule(steps)"
             )
         self._guard = Guard()
-        self._checking = False
+        self._checking = self._has_parameters = False
         self.annealer = Annealer(*schedules, restart=restart) if schedules else None
         self.solver = solver
         self.attention_solver = _twin(solver)
@@ -136,7 +136,8 @@ class AttachedSolver:
                 NaN or infinite; nothing has been updated then. What an update itself
                 makes so is found by the next one, and by saving and deploying.
         """
-        if not self.solver.get_parameters():
+        self._has_parameters = self._has_parameters or bool(self.solver.get_parameters())
+        if not self._has_parameters:
             raise ValueError(
                 "attach: the solver has no parameters to update; call "
                 "solver.set_parameters(nn.get_parameters()) first"
@@ -191,6 +192,7 @@ class AttachedSolver:
         self, param_dict: Dict[str, Any], reset: bool = True, retain_state: bool = False
     ) -> None:
         """NNabla's ``set_parameters``; learned state goes to the solvers without decay."""
+        self._has_parameters = False
         for part, parameters in zip(self._parts, self._split(param_dict)):
             part.set_parameters(parameters, reset=reset, retain_state=retain_state)
 
@@ -200,12 +202,14 @@ class AttachedSolver:
 
     def remove_parameters(self, keys: List[str]) -> None:
         """Stop training the parameters of these names."""
+        self._has_parameters = False
         for part in self._parts:
             known = part.get_parameters()
             part.remove_parameters([key for key in keys if key in known])
 
     def clear_parameters(self) -> None:
         """Stop training all parameters."""
+        self._has_parameters = False
         for part in self._parts:
             part.clear_parameters()
 

@@ -134,7 +134,7 @@ class Guard:
             _look_closely(layers, self._gradients and gradients)
 
 
-def _sum_of(arrays: List[Any]) -> Any:
+def _sum_of(arrays: Sequence[Any]) -> Any:
     leaves = [nn.Variable(array.shape) for array in arrays]
     for leaf, array in zip(leaves, arrays):
         leaf.data = array

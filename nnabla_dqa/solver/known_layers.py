@@ -38,9 +38,8 @@ class KnownLayers:
 
 
 def _collect(scope: Any, found: List[Any]) -> None:
-    """All names, scopes and variables below ``scope``."""
+    """All scopes and variables below ``scope``."""
     children = scope.values()
-    found += scope
     found += children
     for child in children:
         if isinstance(child, dict):

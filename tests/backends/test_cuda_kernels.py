@@ -14,7 +14,13 @@ from hypothesis import strategies as st
 from nnabla_dqa import BWN, SAWB, TWN, Attention, FullPrecision, MinMax
 from nnabla_dqa.backends import cpu, portable
 from nnabla_dqa.backends.cuda.launch import CudaFinite
-from nnabla_dqa.backends.cuda.plan import MAX_ARRAYS, FiniteParams, KernelParams, Kind, plan_launches
+from nnabla_dqa.backends.cuda.plan import (
+    MAX_ARRAYS,
+    FiniteParams,
+    KernelParams,
+    Kind,
+    plan_launches,
+)
 from nnabla_dqa.backends.kernel_args import MAX_QUANTIZERS, AttentionArgs, LayerSpec, QuantizerOp
 from tests.backends.emulation.device import OnCpu, library
 from tests.backends.emulation.layer import LEAST, Layer

@@ -37,9 +37,7 @@ def test_is_for_old_drivers_and_gpus():
 
 
 def test_has_every_kernel_with_one_argument():
-    defined = re.findall(
-        r"^DQA_KERNEL (\w+)\(const (\w+) work\)", "".join(TEXTS.values()), re.M
-    )
+    defined = re.findall(r"^DQA_KERNEL (\w+)\(const (\w+) work\)", "".join(TEXTS.values()), re.M)
     assert sorted(cuda_ptx.kernels(PTX)) == sorted(name for name, _ in defined)
     found = re.findall(r"\.param \.align 8 \.b8 (\w+)_param_0\[(\d+)\]\n\)", PTX)
     arguments = {"Work": KernelParams, "Numbers": FiniteParams}

@@ -304,6 +304,16 @@ def test_modules_that_do_not_exist_are_not_searched_for():
         "from nnabla.nnabla import Variable\n"
         "assert collect is gc.collect and Variable is nn.Variable\n"
         "assert not hasattr(sys.modules['nnabla.gc'], 'no such name')\n"
+        "from nnabla.nnabla import context_scope\n"
+        "outer, inner = nn.Context(['cpu:float'], '', '7'), nn.Context(['cpu:float'], '', '8')\n"
+        "with nn.context_scope(outer):\n"
+        "    try:\n"
+        "        with context_scope(inner):\n"
+        "            assert nn.get_current_context() is inner\n"
+        "            raise KeyError\n"
+        "    except KeyError:\n"
+        "        assert nn.get_current_context() is outer\n"
+        "assert nn.context.context_level == 0\n"
         "print('right')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
