@@ -14,6 +14,8 @@ from nnabla_dqa.backends.fused import with_array_class
 from nnabla_dqa.backends.select import current_backend, finite_checker
 from nnabla_dqa.layers.tensors import QuantizedTensor
 
+_GRADIENT = "the gradient of"
+
 
 class NonFiniteError(FloatingPointError):
     """A weight, an attention or a gradient of a layer is NaN or infinite."""
@@ -143,17 +145,19 @@ def _sum_of(arrays: Sequence[Any]) -> Any:
 
 
 def _look_closely(layers: List[QuantizedTensor], gradients: bool) -> None:
-    for layer in layers:
-        for name, array in _arrays(layer, gradients):
-            # Finite numbers times zero sum to zero, all others to NaN.
-            with in_float32():
-                total = F.sum(F.mul_scalar(array, 0.0))
-            if not np.isfinite(total.data):
-                raise NonFiniteError(
-                    f"layer {layer.name}: {name} is NaN or infinite; look for NaN in the data, the "
-                    f"loss and the other parameters; a smaller learning rate or gradient clipping "
-                    f"may help"
-                )
+    named = [(layer, *named) for layer in layers for named in _arrays(layer, gradients)]
+    # One weight that is NaN makes the gradients of all layers so. It is the one to name.
+    named.sort(key=lambda entry: entry[1].startswith(_GRADIENT))
+    for layer, name, array in named:
+        # Finite numbers times zero sum to zero, all others to NaN.
+        with in_float32():
+            total = F.sum(F.mul_scalar(array, 0.0))
+        if not np.isfinite(total.data):
+            raise NonFiniteError(
+                f"layer {layer.name}: {name} is NaN or infinite; look for NaN in the data, the "
+                f"loss and the other parameters; a smaller learning rate or gradient clipping "
+                f"may help"
+            )
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
@@ -182,5 +186,5 @@ def _arrays(layer: QuantizedTensor, gradients: bool) -> List[Tuple[str, Any]]:
     for name, variable in _variables(layer):
         arrays.append((name, variable.data))
         if gradients and variable.need_grad:
-            arrays.append((f"the gradient of {name}", variable.grad))
+            arrays.append((f"{_GRADIENT} {name}", variable.grad))
     return arrays

@@ -14,7 +14,8 @@ import numpy as np
 
 from nnabla_dqa._util.devices import float_context, is_half
 from nnabla_dqa._util.files import PathLike
-from nnabla_dqa.distributed import Communicator, SingleProcess, check_equal
+from nnabla_dqa.distributed import Communicator, check_equal, given_or_single
+from nnabla_dqa.distributed.nccl import check_device
 from nnabla_dqa.graph.deploy import deploy
 from nnabla_dqa.graph.save import save_network
 from nnabla_dqa.layers.report import Report, report
@@ -71,7 +72,8 @@ def run_experiment(
         context: NNabla's; default: the current one. In a half context the
             layers compute in half precision, the loss is scaled, and quantizers,
             attention and solver stay in float32.
-        communicator: The processes that train together.
+        communicator: The processes that train together; needed where a launcher
+            started several.
         on_epoch: Called after each epoch, in the first process.
         progress: Show a progress bar on stderr.
         save_seconds: Longest time without a checkpoint.
@@ -82,8 +84,9 @@ def run_experiment(
             TrainingStopped: With one line; the last checkpoint is kept.
     """
     experiment = experiment.resolved()
-    place, comm = RunFolder(folder), communicator or SingleProcess()
+    place, comm = RunFolder(folder), given_or_single(communicator)
     context = context or nn.get_current_context()
+    check_device(comm, context)
     if resume:
         place.check_same(experiment)
     elif comm.rank == 0:

@@ -10,6 +10,7 @@ import numpy as np
 
 from nnabla_dqa._util.devices import in_float32
 from nnabla_dqa.backends.release import release_mixtures
+from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.solver.attached import AttachedSolver
 from nnabla_dqa.solver.finite_check import FiniteFlag, NonFiniteError
 from nnabla_dqa.training.loss_scaler import LossScaler
@@ -31,6 +32,9 @@ class Updater:
         self._statistics = job.statistics() if job.communicator.size > 1 else []
         self._release = release_mixtures(job.loss)
         self._gradients = FiniteFlag()
+        # On a GPU a new seed costs a new generator, so it is given where something draws.
+        functions = LiveGraph.of({"loss": job.loss}).functions
+        self._draws = any("seed" in function.info.args for function in functions)
 
     def __call__(
         self, batch: Mapping[str, np.ndarray], rate: float, step: int, shared: nn.NdArray
@@ -52,7 +56,8 @@ class Updater:
         job, comm = self.job, self.job.communicator
         job.fill(batch)
         # Dropout too depends on seed and step alone, so that resuming changes nothing.
-        nn.seed(step_seed(job.settings.seed, step, comm.rank))
+        if self._draws:
+            nn.seed(step_seed(job.settings.seed, step, comm.rank))
         job.solver.zero_grad()
         job.loss.forward(clear_no_need_grad=True)
         # Copied, because backward may use its memory again, and where it is: a GPU is not

@@ -12,7 +12,7 @@ import numpy as np
 from nnabla_dqa._util.devices import float_context
 from nnabla_dqa.data import DataError
 from nnabla_dqa.data.prefetch import Prefetcher
-from nnabla_dqa.distributed import Communicator, SingleProcess
+from nnabla_dqa.distributed import Communicator, given_or_single
 from nnabla_dqa.distributed.nccl import synchronized_batch_normalization
 from nnabla_dqa.layers.scopes import hard
 from nnabla_dqa.models import build
@@ -46,7 +46,7 @@ class Classifier(Job):
     Args:
         experiment: What is trained, on what, and how.
         communicator: The processes that train together; each takes its part
-            of every mini-batch.
+            of every mini-batch. Needed where a launcher started several.
 
     With several processes each normalizes by the batch statistics of its own
     part of the mini-batch. The running statistics are averaged over the
@@ -62,7 +62,7 @@ class Classifier(Job):
 
     def __init__(self, experiment: Experiment, communicator: Optional[Communicator] = None) -> None:
         self.settings = self.experiment = experiment
-        self.communicator = communicator or SingleProcess()
+        self.communicator = given_or_single(communicator)
         self.source = experiment.data.source
         self.workers = experiment.data.workers
         size = experiment.model.image_size

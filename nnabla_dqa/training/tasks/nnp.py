@@ -13,7 +13,7 @@ import numpy as np
 from nnabla_dqa._util.devices import float_context
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.data import DataError
-from nnabla_dqa.distributed import SingleProcess
+from nnabla_dqa.distributed import given_or_single
 from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.layers.report import report
 from nnabla_dqa.layers.tensors import AttentionWarning
@@ -102,7 +102,7 @@ def train(
 class _FileJob(Job):
     def __init__(self, source: PathLike, recipe: Recipe, target: PathLike) -> None:
         self.settings = self.recipe = recipe
-        self.communicator = SingleProcess()
+        self.communicator = given_or_single(None)
         used = [source, recipe.data.train, recipe.data.validation, recipe.teacher]
         self.target = check_output(target, [path for path in used if path is not None])
         self.file = read_trainable(source)
