@@ -12,7 +12,7 @@ from nnabla_dqa._util.devices import in_float32
 from nnabla_dqa.layers.tensors import QuantizedTensor
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.solver.annealer import Annealer
-from nnabla_dqa.solver.finite_check import Guard
+from nnabla_dqa.solver.finite_check import FiniteFlag, Guard
 from nnabla_dqa.solver.known_layers import KnownLayers
 
 _DECAY_ARGUMENTS = ("wd",)
@@ -97,6 +97,7 @@ class AttachedSolver:
                 f"schedule such as TemperatureSchedule(steps)"
             )
         self._guard = Guard()
+        self._gradients = FiniteFlag()
         self._checking = self._has_parameters = False
         self.annealer = Annealer(*schedules, restart=restart) if schedules else None
         self.solver = solver
@@ -176,7 +177,7 @@ class AttachedSolver:
         if self._guard.passed():
             return False
         self._guard.finish(self.layers, gradients=False)
-        return True
+        return self.check_inf_or_nan_grad()
 
     def skip_update(self) -> None:
         """Advance the schedule by one step and update nothing: gradients overflowed."""
@@ -243,6 +244,10 @@ class AttachedSolver:
 
     def check_inf_or_nan_grad(self, *args: Any, **kwargs: Any) -> bool:
         """Whether a gradient is NaN or infinite."""
+        # NNabla looks at one parameter after the other and waits for a GPU each time.
+        self._gradients.begin([v.grad for v in self.get_parameters().values()])
+        if self._gradients.read():
+            return False
         return any(part.check_inf_or_nan_grad(*args, **kwargs) for part in self._parts)
 
     def get_states(self) -> Dict[str, Any]:
