@@ -12,6 +12,7 @@ from nnabla.utils.save import save
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
 from nnabla_dqa import regularization
+from nnabla_dqa.layers import built
 from tests import reference
 
 SET = (dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8))
@@ -272,3 +273,16 @@ def test_a_saved_training_graph_loads_and_is_equal(backend, tmp_path):
     for name, g in expected.items():
         found = parameters[name].variable_instance.g
         np.testing.assert_allclose(found, g, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_of_nets_that_are_gone_little_is_kept(backend):
+    """Their parameters and mixtures go when others are built."""
+    with dqa.backend(backend):
+        for _ in range(40):
+            nn.clear_parameters()
+            loss = net(names="abcdefgh")
+        dqa.regularizer(3)
+    assert len(built._BUILT) <= 3 * 8
+    assert all(len(graphs) == 1 for graphs in built._BUILT.values())
+    assert np.isfinite(loss_and_gradients(loss)["loss"])

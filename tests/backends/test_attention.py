@@ -323,3 +323,21 @@ def test_layers_in_auto_forward_mode():
         w.grad.zero()
         q.backward(w.d)
         np.testing.assert_array_equal(w.g, w.d)
+
+
+def test_a_gradient_of_the_coefficients_is_of_this_backward_alone():
+    """Once with a penalty, then without: nothing of the first one is left over."""
+    mixture = make(3, dqa.Attention(normalize="none"))
+    w, state = variables(mixture, [0.3, 0.1, -0.2], 1.0)
+    q, a = fused(mixture, w, state)
+    plain = F.sum(q)
+    both = F.add2(plain, F.mul_scalar(F.sum(F.mul2(a, a)), 100.0))
+    gradients = []
+    for loss in (plain, both, plain):
+        state["alpha"].grad.zero()
+        w.grad.zero()
+        loss.forward(clear_no_need_grad=True)
+        loss.backward(clear_buffer=True)
+        gradients.append(state["alpha"].g.copy())
+    np.testing.assert_array_equal(gradients[2], gradients[0])
+    assert np.abs(gradients[1] - gradients[0]).max() > 1

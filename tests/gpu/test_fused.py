@@ -213,7 +213,7 @@ def test_attention_is_that_of_the_equations(context, rule, temperature):
 
 @pytest.mark.parametrize("index", [0, 2])
 def test_a_hard_layer_is_one_quantizer(context, index):
-    q, dw, gradient, loss = attended(context, RULES[0], 1.0, hard=index)
+    q, _, gradient, _ = attended(context, RULES[0], 1.0, hard=index)
     expected = SETS["minmax"](None)[index].quantize(weights((40, 30)))
     np.testing.assert_allclose(q, expected, rtol=1e-6, atol=1e-7)
     np.testing.assert_array_equal(gradient, 0)
