@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import List
+from typing import Dict, List, Sequence, Tuple
 
 import nnabla as nn
 import nnabla.functions as F
@@ -11,6 +11,7 @@ import numpy as np
 from nnabla.core.graph_def import current_graph_builder
 
 from nnabla_dqa._util.devices import in_float32
+from nnabla_dqa.layers.built import built_coefficients
 from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
 from nnabla_dqa.quantization.graph_ops import Variable, lift
 
@@ -32,6 +33,12 @@ def regularizer(
         penalty: ``"powers_of_4"``, or ``"squared_bits"``: ``g_k = (bits_k / bits_1)^2``.
         weighting: ``"network"``: divide by S, as printed; ``"layer"``: multiply
             by the layer's part of the weights, M_l / S; ``"none"``: neither.
+
+    It uses the coefficients that the layers' graphs compute, so it costs some ten
+    functions for the whole network; where there are none (or in auto-forward mode) it
+    computes them anew, with the same result. Of several graphs of one layer it takes the
+    one built last, and rather one for training than one for evaluation (batch
+    normalization by running statistics).
 
     Returns:
         A scalar variable of shape () to be added to the loss, computed in float32
@@ -63,19 +70,33 @@ def _penalty(
     layers: List[QuantizedTensor], strength: float, penalty: str, weighting: str
 ) -> Variable:
     total = total_weights()
-    terms = [
-        F.mul_scalar(_penalised(layer, penalty), strength * _factor(layer, weighting, total))
-        for layer in layers
-        if layer.mixture.is_mixed
-    ]
-    constant = sum(
-        strength * _factor(layer, weighting, total)
-        for layer in layers
-        if not layer.mixture.is_mixed
-    )
-    if not terms:
+    groups: Dict[Tuple[float, ...], List[Tuple[Variable, float]]] = {}
+    constant = 0.0
+    for layer in layers:
+        factor = strength * _factor(layer, weighting, total)
+        if layer.mixture.is_mixed:
+            g = tuple(penalty_vector(layer, penalty))
+            groups.setdefault(g, []).append((_coefficients(layer), factor))
+        else:
+            constant += factor
+    if not groups:
         return nn.Variable.from_numpy_array(np.array(constant, np.float32))
+    terms = [_penalised(g, members) for g, members in groups.items()]
     return F.add_scalar(reduce(F.add2, terms), constant)
+
+
+def _penalised(g: Sequence[float], members: List[Tuple[Variable, float]]) -> Variable:
+    """``sum_l factor_l g^T a_l`` as a graph of shape (), for layers with the same g."""
+    factors = {factor for _, factor in members}
+    common = factors.pop() if len(factors) == 1 else 1.0
+    rows = [a if factor == common else F.mul_scalar(a, factor) for a, factor in members]
+    table = F.concatenate(*rows, axis=0) if len(rows) > 1 else rows[0]
+    # Scaling slices, not multiplying by a vector: a constant array would become a parameter.
+    columns = [
+        F.mul_scalar(F.slice(table, start=(0, k), stop=(len(rows), k + 1)), common * cost)
+        for k, cost in enumerate(g)
+    ]
+    return F.sum(F.concatenate(*columns, axis=1), axis=(0, 1))
 
 
 def total_weights() -> int:
@@ -102,18 +123,15 @@ def _factor(layer: QuantizedTensor, weighting: str, total: int) -> float:
     return (layer.weight.size if weighting == "layer" else 1) / total
 
 
-def _penalised(layer: QuantizedTensor, penalty: str) -> Variable:
-    """g^T a as a graph of shape ()."""
+def _coefficients(layer: QuantizedTensor) -> Variable:
+    """Those that the layer's own graph computes, or a graph of their own."""
+    built = built_coefficients(layer)
+    if built is not None:
+        return built
     # A graph definition is being recorded if something has been put into it.
     like = nn.ProtoVariable((1,)) if current_graph_builder().is_dirty() else None
     state = {
         path: lift(v.get_unlinked_variable(need_grad=v.need_grad), like)
         for path, v in layer.state.items()
     }
-    coefficients = layer.mixture.coefficients(state)
-    # Scaling slices, not multiplying by a vector: a constant array would become a parameter.
-    parts = [
-        F.mul_scalar(F.slice(coefficients, start=(0, k), stop=(1, k + 1)), g)
-        for k, g in enumerate(penalty_vector(layer, penalty))
-    ]
-    return F.sum(F.concatenate(*parts, axis=1), axis=(0, 1))
+    return layer.mixture.coefficients(state)

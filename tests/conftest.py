@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Iterator
 
 import nnabla as nn
 import pytest
-from hypothesis import HealthCheck, settings
 
-# The same examples in every run, fewer of them for `make check`; --hypothesis-profile=nightly
-# draws new ones and prints how a failure is repeated.
-COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck)}
-settings.register_profile("default", derandomize=True, **COMMON)
-settings.register_profile("check", derandomize=True, max_examples=20, **COMMON)
-settings.register_profile("nightly", derandomize=False, print_blob=True, **COMMON)
-settings.load_profile("default")
+with contextlib.suppress(ModuleNotFoundError):  # tests/gpu needs only pytest and numpy.
+    from hypothesis import HealthCheck, settings
+
+    # The same examples in every run, fewer of them for `make check`;
+    # --hypothesis-profile=nightly draws new ones and prints how a failure is repeated.
+    COMMON = {"deadline": None, "suppress_health_check": list(HealthCheck)}
+    settings.register_profile("default", derandomize=True, **COMMON)
+    settings.register_profile("check", derandomize=True, max_examples=20, **COMMON)
+    settings.register_profile("nightly", derandomize=False, print_blob=True, **COMMON)
+    settings.load_profile("default")
 
 CPU = nn.Context(["cpu:float"], "", "0")
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import nnabla as nn
+import nnabla.functions as F
 import nnabla.parametric_functions as NPF
 import numpy as np
 import pytest
+from nnabla.utils.save import save
 
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
+from nnabla_dqa import regularization
+from nnabla_dqa.layers import built
 from tests import reference
 
 SET = (dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8))
@@ -109,4 +113,176 @@ def test_records_with_proto_variables():
         PF.dqa_affine(nn.ProtoVariable((1, 4)), 5, name="fc", quantizers=SET)
         dqa.regularizer(3)
     types = [f.type for f in g.default_graph().functions.values()]
-    assert types.count("Softmax") == 2
+    assert types.count("Softmax") == 1
+
+
+def functions_of(y):
+    found = []
+    y.visit(found.append)
+    return found
+
+
+def loss_and_gradients(loss):
+    for v in nn.get_parameters().values():
+        v.grad.zero()
+    loss.forward(clear_no_need_grad=True)
+    loss.backward(clear_buffer=True)
+    return {"loss": loss.d.copy(), **{k: v.g.copy() for k, v in nn.get_parameters().items()}}
+
+
+def net(train=True, normalized=True, mixing=None, names="abc", **options):
+    """Some layers one after the other over random images; a scalar."""
+    mixing = mixing or dqa.Attention(normalize="none")
+    h = nn.Variable.from_numpy_array(np.random.RandomState(0).randn(2, 3, 6, 6))
+    for name in names:
+        rng = np.random.RandomState(ord(name))
+        h = PF.dqa_convolution(
+            h, 4, (3, 3), pad=(1, 1), name=name, rng=rng, quantizers=SET, mixing=mixing, **options
+        )
+        if normalized:
+            h = NPF.batch_normalization(h, batch_stat=train, name=name)
+    return F.mean(F.mul2(h, h))
+
+
+BACKENDS = ["portable", "fused"]
+
+
+@pytest.mark.parametrize(("weighting", "more"), [("network", 0), ("layer", 6)])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_costs_some_functions_however_many_layers_there_are(backend, weighting, more):
+    with dqa.backend(backend):
+        loss = net(names="abcdef")
+        r = dqa.regularizer(3, weighting=weighting)
+    # One of them adds it to the loss.
+    assert len(functions_of(F.add2(loss, r))) - len(functions_of(loss)) == 11 + more
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_is_what_a_graph_of_its_own_gives(backend, monkeypatch):
+    """Value and gradients, of the same parameters, after they were loaded too."""
+    results = {}
+    for own in (False, True):
+        nn.clear_parameters()
+        with dqa.backend(backend):
+            loss = net()
+            if own:
+                monkeypatch.setattr(regularization, "built_coefficients", lambda layer: None)
+            loss = F.add2(loss, dqa.regularizer(30, weighting="none"))
+        first = loss_and_gradients(loss)
+        for layer in dqa.find_quantized():
+            layer.state["alpha"].d = [0.3, -0.2, 0.5]
+            layer.state["temperature"].d = 0.5
+        results[own] = [first, loss_and_gradients(loss)]
+    for found, expected in zip(results[False], results[True]):
+        for name, value in expected.items():
+            np.testing.assert_allclose(found[name], value, rtol=2e-5, atol=2e-6, err_msg=name)
+            if name.endswith("alpha"):
+                assert np.abs(value).max() > 1e-3
+
+
+def mixtures_in(y):
+    """How often a graph computes the coefficients of layer a."""
+    hard = nn.get_parameters(grad_only=False)["a/conv/dqa/hard"].data
+    return len([f for f in functions_of(y) if any(v.data == hard for v in f.inputs)])
+
+
+@pytest.mark.parametrize("order", ["train, evaluate", "evaluate, train", "train, hard"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_takes_the_training_graph_whatever_was_built_when(backend, order):
+    graphs = {}
+    with dqa.backend(backend):
+        for kind in order.split(", "):
+            if kind == "hard":
+                with dqa.hard():
+                    graphs[kind] = net(train=False)
+            else:
+                graphs[kind] = net(train=kind == "train")
+        alone = mixtures_in(graphs["train"])
+        assert mixtures_in(F.add2(graphs["train"], dqa.regularizer(3))) == alone
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_of_two_alike_takes_the_later_one(backend):
+    with dqa.backend(backend):
+        first = net(normalized=False)
+        second = net(normalized=False)
+        r = dqa.regularizer(3)
+    assert mixtures_in(F.add2(second, r)) == mixtures_in(second)
+    assert mixtures_in(F.add2(first, r)) > mixtures_in(first)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_graphs_that_are_gone_are_not_used(backend):
+    with dqa.backend(backend):
+        loss = net()
+        del loss
+        r = dqa.regularizer(3)
+    assert not any(f.info.type_name == "BatchNormalization" for f in functions_of(r))
+    r.forward()
+    assert np.isfinite(r.d)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_graphs_with_fixed_parameters_are_not_used_for_trained_ones(backend):
+    with dqa.backend(backend):
+        trained = net()
+        fixed = net(fix_parameters=True)
+        r = dqa.regularizer(30, weighting="none")
+    assert mixtures_in(F.add2(trained, r)) == mixtures_in(trained)
+    gradients = loss_and_gradients(r)
+    assert np.abs(gradients["a/conv/dqa/alpha"]).max() > 1e-3
+    nn.clear_parameters()
+    with dqa.backend(backend):
+        fixed = net(fix_parameters=True)
+        r = F.add2(fixed, dqa.regularizer(30, weighting="none"))
+    assert mixtures_in(r) == mixtures_in(fixed)
+    assert np.isfinite(loss_and_gradients(r)["loss"])
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_follows_the_state_while_it_is_computed_step_by_step(backend):
+    """In auto-forward mode, where an earlier graph holds old numbers."""
+    with dqa.backend(backend), nn.auto_forward():
+        loss = net(normalized=False)
+        for layer in dqa.find_quantized():
+            layer.state["hard"].d = [1, 0, 0]
+        assert float(dqa.regularizer(2, weighting="none").d) == 2 * 3
+        del loss
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_saved_training_graph_loads_and_is_equal(backend, tmp_path):
+    with dqa.backend(backend):
+        loss = F.add2(net(), dqa.regularizer(30, weighting="none"))
+    expected = loss_and_gradients(loss)
+    contents = {
+        "networks": [{"name": "net", "batch_size": 2, "outputs": {"loss": loss}, "names": {}}],
+        "executors": [{"name": "e", "network": "net", "data": [], "output": ["loss"]}],
+    }
+    save(str(tmp_path / "net.nnp"), contents, include_params=True)
+    nn.clear_parameters()
+    graph = nn.graph_def.load(str(tmp_path / "net.nnp"))
+    x = nn.Variable.from_numpy_array(np.random.RandomState(0).randn(2, 3, 6, 6))
+    again = graph(*[x for _ in graph.default_graph().inputs])
+    parameters = graph.default_graph().parameters
+    for v in parameters.values():
+        v.variable_instance.grad.zero()
+    again.forward()
+    again.backward()
+    np.testing.assert_allclose(again.d, expected.pop("loss"), rtol=1e-6)
+    for name, g in expected.items():
+        found = parameters[name].variable_instance.g
+        np.testing.assert_allclose(found, g, rtol=1e-4, atol=1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_of_nets_that_are_gone_little_is_kept(backend):
+    """Their parameters and mixtures go when others are built."""
+    with dqa.backend(backend):
+        for _ in range(40):
+            nn.clear_parameters()
+            loss = net(names="abcdefgh")
+        dqa.regularizer(3)
+    assert len(built._BUILT) <= 3 * 8
+    assert all(len(graphs) == 1 for graphs in built._BUILT.values())
+    assert np.isfinite(loss_and_gradients(loss)["loss"])

@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 from nnabla_ext.cpu import clear_memory_cache  # noqa: E402
 
 import nnabla_dqa as dqa  # noqa: E402
-from benchmarks.bench import files, gpu, kernels, memory, steps, tables  # noqa: E402
+from benchmarks.bench import files, gpu, host, kernels, memory, steps, tables  # noqa: E402
 from benchmarks.bench.claims import claims  # noqa: E402
 from benchmarks.bench.plan import FULL, QUICK, Plan, estimate  # noqa: E402
 from nnabla_dqa._util.files import write_atomically  # noqa: E402
@@ -42,6 +42,7 @@ def sections_of(plan: Plan) -> Dict[str, Callable[[], Any]]:
     nets = {(n.model, n.width): n for n in plan.nets}
     return {
         "imports": lambda: files.import_times(plan.import_rounds),
+        "host": lambda: host.measure(*plan.host),
         "kernels": lambda: kernels.measure(plan.kernel_shape, plan.kernel_rounds, plan.beside),
         "alone": lambda: [steps.mixtures_alone(m, w, plan.alone_rounds) for m, w in nets],
         "steps": lambda: [steps.whole_steps(n) for n in plan.nets],

@@ -19,6 +19,7 @@ from benchmarks.bench.plan import BITS
 from benchmarks.step_time import Net
 from nnabla_dqa._util.devices import in_float32
 from nnabla_dqa.backends import mixture
+from nnabla_dqa.backends.dispatch import mixture_with_attention
 from nnabla_dqa.layers.scopes import make_mixture
 from nnabla_dqa.layers.tensors import Mixture
 from nnabla_dqa.models import build
@@ -90,7 +91,7 @@ def enter(annealer: Optional[dqa.Annealer], phase: str) -> None:
 
 
 class Mixtures:
-    """The mixtures of all layers of a net and the penalty on attention, without the net.
+    """The mixtures of all layers of a net, without the net.
 
     Args:
         model: One of ``nnabla_dqa.models.MODELS``.
@@ -110,7 +111,6 @@ class Mixtures:
     ) -> None:
         self.scope: Dict[str, Any] = {}
         self.annealer = None
-        self.penalty = None
         size = int(model.rsplit("_", 1)[1])
         x = nn.Variable((1, size, size, 3) if channel_last else (1, 3, size, size))
         rng = np.random.RandomState(0)
@@ -119,8 +119,6 @@ class Mixtures:
             if count > 1:
                 schedule = dqa.TemperatureSchedule(steps=1_000_000)
                 self.annealer = dqa.Annealer(schedule, restart=True)
-                with in_float32():
-                    self.penalty = dqa.regularizer(5.0)
             self.layers = dqa.find_quantized()
         self.trained = [v for e in self.layers for v in (e.weight, *e.learned().values())]
         self.smallest = min((e.weight for e in self.layers), key=lambda w: w.size)
@@ -147,15 +145,7 @@ class Mixtures:
                 self.graphs[backend] = [own_quantizer(e.weight) for e in self.layers]
             return
         with nn.auto_forward(False), in_float32(), dqa.backend(backend):
-            self.graphs[backend] = [
-                mixture(
-                    e.weight,
-                    e.mixture.quantizers,
-                    e.mixture.coefficients(e.state),
-                    e.mixture.mixing.prune_below,
-                )
-                for e in self.layers
-            ]
+            self.graphs[backend] = [_mixed(layer) for layer in self.layers]
 
     def update(self, backend: str, phase: str = "start") -> None:
         """Forward of all layers, then backward of all, as in an update of the net."""
@@ -164,13 +154,20 @@ class Mixtures:
             v.grad.zero()
         for q in graphs:
             q.forward(clear_no_need_grad=True)
-        if self.penalty is not None:
-            self.penalty.forward(clear_no_need_grad=True)
-            self.penalty.backward(1.0, clear_buffer=True)
         for q, gradient in zip(reversed(graphs), reversed(self.gradients)):
             q.backward(gradient, clear_buffer=True)
         # A GPU has finished when a gradient can be read.
         self.smallest.grad.get_data("r")
+
+
+def _mixed(layer: Any) -> Any:
+    """As a layer mixes its weights when it is built."""
+    attended = mixture_with_attention(layer.weight, layer.mixture, layer.state)
+    if attended is not None:
+        return attended[0]
+    a = layer.mixture.coefficients(layer.state)
+    least = layer.mixture.mixing.prune_below
+    return mixture(layer.weight, layer.mixture.quantizers, a, least)
 
 
 def own_quantizer(w: Any) -> Any:

@@ -83,6 +83,7 @@ class Plan:
         beside: Numbers that are written between two passes of the kernels.
         files: Model and width of nets that are converted and deployed.
         import_rounds: Processes that import.
+        host: Model, width and rounds for the time of the host.
         gpu: Model, width, batch, steps, those before them.
         reduced: Too small for its figures to mean anything.
     """
@@ -95,6 +96,7 @@ class Plan:
     beside: int
     files: Tuple[Tuple[str, float], ...]
     import_rounds: int
+    host: Tuple[str, float, int]
     gpu: Tuple[str, float, int, int, int]
     reduced: bool = False
 
@@ -128,6 +130,7 @@ FULL = Plan(
         ("resnet18_32", 1.0),
     ),
     import_rounds=5,
+    host=("resnet18_32", 0.03, 200),
     gpu=("resnet18_32", 1.0, 128, 30, 10),
 )
 
@@ -143,6 +146,7 @@ QUICK = Plan(
     beside=1 << 12,
     files=(("resnet8_32", 0.25),),
     import_rounds=1,
+    host=("resnet8_32", 0.05, 5),
     gpu=("resnet8_32", 0.5, 2, 2, 1),
     reduced=True,
 )
@@ -167,4 +171,5 @@ def estimate(plan: Plan) -> Dict[str, float]:
         "kernels": plan.kernel_rounds * 7 * fixed + 1,
         "files": 15 * fixed + 2,
         "imports": 2.5 * plan.import_rounds,
+        "host": 0.025 * plan.host[2] + 3,
     }

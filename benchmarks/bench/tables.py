@@ -78,6 +78,22 @@ def steps(content: Content) -> str:
     return "\n\n".join(parts)
 
 
+def host(content: Content) -> str:
+    """The host's time, of a net whose arrays are next to nothing."""
+    section = content["sections"]["host"]
+    head = [section["net"], "functions", "forward ms", "backward", "update", "step ms", "to float"]
+    rows = []
+    for name, parts in section["parts_ms"].items():
+        cells = [named(name), f"{section['functions'][name]:,}"]
+        cells += [f"{value:.2f}" for value in parts.values()]
+        cells += [
+            spread(section["ms"][name], "{:.2f}"),
+            spread(section["to_float"][name], "{:.2f}"),
+        ]
+        rows.append(cells)
+    return markdown(head, rows)
+
+
 def parts(content: Content) -> str:
     """The mixtures alone, and the solver, over the float net's update."""
     head = ["net", "method", "mixture alone / float step", "solver's part", "together"]
@@ -185,6 +201,7 @@ TABLES: Dict[str, Callable[[Content], str]] = {
     "claims": claims,
     "steps": steps,
     "own_parts": parts,
+    "host": host,
     "alone": weight,
     "memory": memory,
     "kernels": kernels,
@@ -201,6 +218,7 @@ def page_part(name: str, contents: List[Content]) -> str:
     Raises:
         ValueError: One is of a reduced or partial run.
     """
+    contents = [c for c in contents if name == "claims" or name in c["sections"]]
     if not contents:
         return "Unmeasured: `make bench` fills this in."
     for content in contents:

@@ -9,14 +9,15 @@ import os
 import sys
 import zlib
 from pathlib import Path
-from typing import Optional
+from typing import Optional, Sequence
 
 import nnabla as nn
+import numpy as np
 
-from nnabla_dqa.backends.kernel_args import LayerSpec, QuantizerOp
+from nnabla_dqa.backends.kernel_args import AttentionArgs, LayerSpec, QuantizerOp
 
 _FOLDER = Path(__file__).resolve().parent
-_SOURCES = ("cpu.cpp", "cpu_kernels.h", "grid.h")
+_SOURCES = ("cpu.cpp", "cpu_kernels.h", "attention.h", "grid.h")
 
 
 class _Layer(ctypes.Structure):
@@ -27,6 +28,7 @@ class _Layer(ctypes.Structure):
         ("count", ctypes.c_int32),
         ("threads", ctypes.c_int32),
         ("ops", ctypes.POINTER(QuantizerOp)),
+        ("attention", AttentionArgs),
     ]
 
 
@@ -44,12 +46,25 @@ class CpuKernels:
         self._ops = spec.op_array()
         self._layer = _Layer(spec.outer, spec.rows, spec.inner, count, threads())
         self._layer.ops = ctypes.cast(self._ops, ctypes.POINTER(QuantizerOp))
+        self._layer.attention = spec.attention_args()
+        self._attention = self._layer.attention
         self._grids = (ctypes.c_float * (4 * spec.rows * count))()
 
     @property
     def grids(self) -> ctypes.Array:
         """``a, b, scale, offset`` of the last forward pass, for each row and quantizer."""
         return self._grids
+
+    def attend(
+        self, alpha: int, temperature: int, hard: int, a: Optional[int], da: Optional[int]
+    ) -> None:
+        """Where attention lies for the next call, which is then given no ``shares``.
+
+        The forward pass writes the coefficients to ``a``. The backward pass reads the
+        gradient that came to them from ``da``, if that is not None, and its
+        ``dshares`` are the gradients of ``alpha``.
+        """
+        self._attention.place(alpha, temperature, hard, a, da)
 
     def forward(self, w: int, shares: Optional[int], least: float, q: int) -> None:
         """``q = sum_k a_k Q_k(w)`` without the quantizers whose share is below ``least``."""
@@ -81,6 +96,30 @@ class CpuKernels:
             dshares,
             add_shares,
         )
+
+
+class CpuFinite:
+    """Whether all numbers of some arrays are finite, in one call.
+
+    Args:
+        context: In float32, with an array class.
+    """
+
+    def __init__(self, context: nn.Context) -> None:
+        self._context = context
+        self._found = True
+
+    def begin(self, arrays: Sequence[nn.NdArray]) -> None:
+        """Look at them."""
+        addresses = [array.data_ptr(np.float32, self._context) for array in arrays]
+        sizes = [array.size for array in arrays]
+        count = len(addresses)
+        given = (ctypes.c_void_p * count)(*addresses), (ctypes.c_int64 * count)(*sizes)
+        self._found = bool(library().dqa_finite(*given, count, threads()))
+
+    def read(self) -> bool:
+        """Whether they are."""
+        return self._found
 
 
 def threads() -> int:
@@ -158,6 +197,7 @@ def library() -> ctypes.CDLL:
         ctypes.c_int,
     ]
     loaded.dqa_backward.restype = None
+    loaded.dqa_finite.argtypes = [pointer, pointer, ctypes.c_int64, ctypes.c_int]
     loaded.dqa_encode.argtypes = [*[pointer] * 4, ctypes.c_int64]
     loaded.dqa_encode.restype = None
     return loaded
@@ -172,3 +212,4 @@ def sources() -> int:
 
 
 DEVICE_KERNELS = CpuKernels
+DEVICE_FINITE = CpuFinite

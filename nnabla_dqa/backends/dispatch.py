@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, List, Optional, Sequence, Tuple
+from typing import TYPE_CHECKING, Any, Callable, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import nnabla as nn
 
 from nnabla_dqa.backends import portable
 from nnabla_dqa.backends.select import device_of, fused_kernels, unavailable, why_portable
+from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.quantization import FullPrecision, Quantizer
 from nnabla_dqa.quantization.base import State, common_axis
 from nnabla_dqa.quantization.graph_ops import Variable
+
+if TYPE_CHECKING:
+    from nnabla_dqa.backends.kernel_args import AttentionSpec
 
 checks_before_saving: List[Callable[[], object]] = []
 """Called once when a graph with fused mixtures is saved; what they raise stops it."""
@@ -55,8 +59,44 @@ def mixture(
         raise ValueError(f"the coefficients of {count} quantizers must be {wanted}; got {shape}")
     if isinstance(w, nn.ProtoVariable) or all(isinstance(q, FullPrecision) for q in quantizers):
         return portable.mixture(w, quantizers, coefficients, states)
-    fused = _fused(w, quantizers, coefficients, prune_below)
-    return portable.mixture(w, quantizers, coefficients, states) if fused is None else fused
+    found = _kernels(w.shape, quantizers)
+    if found is None:
+        return portable.mixture(w, quantizers, coefficients, states)
+    from nnabla_dqa.backends.fused import fused_mixture
+
+    return fused_mixture(w, quantizers, coefficients, *found, prune_below)
+
+
+def mixture_with_attention(
+    w: Variable, mixture: Mixture, state: Mapping[str, Variable]
+) -> Optional[Tuple[Variable, Variable]]:
+    """:func:`mixture` of a layer with the coefficients of its state, in one function.
+
+    Args:
+        w: Weights of any shape.
+        mixture: What they go through.
+        state: The layer's arrays, by their paths in its state scope.
+
+    Returns:
+        The mixed weights and the coefficients of shape (1, K); None where the latter have
+        to be a graph: by another rule than
+        :class:`~nnabla_dqa.Attention`, without kernels, with one quantizer, or while a
+        graph definition is recorded.
+
+    Raises:
+        BackendError: As of :func:`mixture`.
+    """
+    if not mixture.is_mixed or isinstance(w, nn.ProtoVariable):
+        return None
+    from nnabla_dqa.backends.kernel_args import AttentionSpec
+
+    attention = AttentionSpec.of(mixture.mixing)
+    found = _kernels(w.shape, mixture.quantizers, attention) if attention else None
+    if found is None:
+        return None
+    from nnabla_dqa.backends.fused import attended_mixture
+
+    return attended_mixture(w, mixture, state, *found)
 
 
 def backend_of(
@@ -92,28 +132,28 @@ def _device(context: nn.Context) -> Tuple[str, str]:
     return device_of(context), context.device_id
 
 
-def _fused(
-    w: nn.Variable,
+def _kernels(
+    shape: Tuple[int, ...],
     quantizers: Sequence[Quantizer],
-    coefficients: Optional[nn.Variable],
-    prune_below: float,
-) -> Optional[nn.Variable]:
+    attention: Optional[AttentionSpec] = None,
+) -> Optional[Tuple[Any, nn.Context]]:
+    """The kernels of a layer and the context for its arrays, None if there are none."""
     context = nn.get_current_context()
     kernels, _ = fused_kernels(context)
     if kernels is None:
         return None
     # Not before it is needed: importing the package takes no longer for it.
-    from nnabla_dqa.backends.fused import fused_mixture, with_array_class
+    from nnabla_dqa.backends.fused import with_array_class
     from nnabla_dqa.backends.kernel_args import LayerSpec, why_no_kernel
     from nnabla_dqa.backends.nnabla_hooks import install_hooks
 
-    spec = LayerSpec.of(w.shape, quantizers)
+    spec = LayerSpec.of(shape, quantizers, attention)
     if spec is None:
-        unavailable(why_no_kernel(w.shape, quantizers))
+        unavailable(why_no_kernel(shape, quantizers))
         return None
     install_hooks()
-    context = with_array_class(context)
     try:
+        context = with_array_class(context)
         made = kernels(spec, context)
     except (OSError, RuntimeError) as error:
         # They are there, and the device does not take them.
@@ -121,4 +161,4 @@ def _fused(
         unavailable(reason, surprising=True)
         return None
     _refusals.pop(_device(context), None)
-    return fused_mixture(w, quantizers, coefficients, made, context, prune_below)
+    return made, context

@@ -6,6 +6,11 @@ of ``q = sum_k a_k Q_k(w)`` has a closed form: every ``dQ_k/dw`` counts as 1
 (straight-through estimator) and the shares sum to 1, so ``dL/dw = dL/dq``, and
 ``dL/da_k = <dL/dq, Q_k(w)>`` (DQA, arXiv 2103.13322, eq. 2).
 
+Attention is part of it: the coefficients of a layer are computed with its
+mixture, and their gradient becomes alpha's in closed form. As functions of a
+graph they would be some fifty on arrays of K numbers. The coefficients are an
+output too, for the penalty. Those of other mixing rules are an input.
+
 A function written in Python is lost when NNabla saves a graph: the file is
 written and cannot be loaded. :mod:`nnabla_dqa.backends.nnabla_hooks` therefore
 writes the portable graph in its place.
@@ -13,20 +18,36 @@ writes the portable graph in its place.
 
 from __future__ import annotations
 
-from typing import Any, List, Optional, Protocol, Sequence, Tuple
+import math
+from typing import Any, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 import nnabla as nn
 import numpy as np
 from nnabla.function import PythonFunction
 
+from nnabla_dqa.backends import portable
+from nnabla_dqa.backends.select import device_of
+from nnabla_dqa.mixing import Mixture
+from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.quantization import Quantizer, quantizer_from_json
 
 NAME = "DQAMixture"
 """NNabla's name of the type of function."""
 
+STATE = ("alpha", "temperature", HARD)
+"""The inputs besides the weights where attention is computed too."""
+
+_SMALL = 2**16
+"""Mixed weights that may as well be kept until backward."""
+
 
 class Kernels(Protocol):
     """What runs on the device: :class:`nnabla_dqa.backends.cpu.CpuKernels` and its like."""
+
+    def attend(
+        self, alpha: int, temperature: int, hard: int, a: Optional[int], da: Optional[int]
+    ) -> None:
+        """See :meth:`nnabla_dqa.backends.cpu.CpuKernels.attend`."""
 
     def forward(self, w: int, shares: Optional[int], least: float, q: int) -> None:
         """See :meth:`nnabla_dqa.backends.cpu.CpuKernels.forward`."""
@@ -46,34 +67,40 @@ class Kernels(Protocol):
 
 
 class FusedMixture(PythonFunction):  # type: ignore[misc]
-    """``q = sum_k a_k Q_k(w)``; inputs are w and, for K > 1, the shares (1, K).
+    """``q = sum_k a_k Q_k(w)``.
+
+    Inputs are w and, for K > 1, the coefficients (1, K); or, with attention, w,
+    alpha (K,), temperature (1,) and hard (K,), and the coefficients are an output.
 
     Args:
         context: Of the device and with an array class, in float32.
-        quantizers: K of them. NNabla keeps their JSON as the arguments of the function.
-        kernels: What computes, made for weights of ``shape``.
-        shape: Of the weights.
-        negligible: A quantizer whose share is below this takes no part, which
-            changes q by less than this times its range. Its share gets the
+        arguments: ``quantizers`` as JSON, or that of the whole mixture where the
+            coefficients are computed here. They are NNabla's arguments of the function.
+        kernels: What computes, made for weights of this shape.
+        shapes: Of the inputs.
+        negligible: A quantizer whose coefficient is below this takes no part, which
+            changes q by less than this times its range. Its coefficient gets the
             mean of the other gradients, so that a softmax is not moved by it.
     """
 
     def __init__(
         self,
         context: nn.Context,
-        quantizers: Sequence[Quantizer],
+        arguments: Dict[str, Any],
         kernels: Kernels,
-        shape: Tuple[int, ...],
+        shapes: Sequence[Tuple[int, ...]],
         negligible: float = 0.0,
     ) -> None:
         super().__init__(context)
         self._context = context
         self._own_memory = outside_the_pool(context)
         self._kernels = kernels
-        self.args = {"quantizers": [q.to_json() for q in quantizers]}
-        self._shared = len(quantizers) > 1
-        self._shapes = [tuple(shape)] + ([(1, len(quantizers))] if self._shared else [])
+        self.args = arguments
+        self._attends = "mixing" in arguments
+        self._shapes = list(shapes)
         self._least = negligible
+        self._converted: Dict[int, nn.NdArray] = {}
+        self._is_small = math.prod(shapes[0]) < _SMALL
 
     @property
     def name(self) -> str:
@@ -81,39 +108,57 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
         return NAME
 
     def min_outputs(self) -> int:
-        return 1
+        return 2 if self._attends else 1
 
     def setup_impl(self, inputs: List[Any], outputs: List[Any]) -> None:
         outputs[0].reset_shape(inputs[0].shape, True)
+        if self._attends:
+            outputs[1].reset_shape((1, *inputs[1].shape), True)
 
     def forward_impl(self, inputs: List[Any], outputs: List[Any]) -> None:
-        self._check(inputs)
-        arrays = [self._float32(v.data) for v in inputs]
-        w, shares, *_ = [*(self._address(array) for array in arrays), None]
+        w, *others = self._read(inputs)
         q = outputs[0].data.data_ptr(np.float32, self._own_memory, True)
-        self._kernels.forward(w, shares, self._least, q)
+        if self._attends:
+            a = self._address(outputs[1].data, write_only=True)
+            self._kernels.attend(others[0], others[1], others[2], a, None)
+            others = []
+        self._kernels.forward(w, others[0] if others else None, self._least, q)
 
     def backward_impl(
         self, inputs: List[Any], outputs: List[Any], propagate_down: List[bool], accum: List[bool]
     ) -> None:
         """The closed form; see the module."""
-        self._check(inputs)
         dq = self._address(outputs[0].grad)
-        dw, add_w = self._target(inputs[0], propagate_down[0], accum[0])
-        if not (self._shared and propagate_down[1]):
+        if len(inputs) == 1 or not propagate_down[1]:
+            self._check(inputs)
+            dw, add_w = self._target(inputs[0], propagate_down[0], accum[0])
             if dw is not None:
                 self._kernels.backward(None, dq, None, 0.0, dw, add_w, None, False)
             return
-        dshares, add_shares = self._target(inputs[1], True, accum[1])
-        arrays = [self._float32(v.data) for v in inputs]
-        w, shares = (self._address(array) for array in arrays)
-        self._kernels.backward(w, dq, shares, self._least, dw, add_w, dshares, add_shares)
+        w, *others = self._read(inputs)
+        dw, add_w = self._target(inputs[0], propagate_down[0], accum[0])
+        da, add_a = self._target(inputs[1], True, accum[1])
+        if self._attends:
+            # Zeroed where nothing uses the coefficients.
+            upstream = outputs[1].grad
+            up = None if upstream.zeroing else self._address(upstream)
+            self._kernels.attend(others[0], others[1], others[2], None, up)
+            others = []
+        coefficients = others[0] if others else None
+        self._kernels.backward(w, dq, coefficients, self._least, dw, add_w, da, add_a)
 
     def grad_depends_output_data(self, i: int, o: int) -> bool:
-        return False
+        # They do not. But NNabla asks for each input and output until the answer is yes, which
+        # takes longer than small mixed weights are worth; large ones are not kept for it.
+        return self._attends and (o == 1 or self._is_small)
 
     def grad_depends_input_data(self, i: int, j: int) -> bool:
-        return self._shared
+        return len(self._shapes) > 1
+
+    def _read(self, inputs: List[Any]) -> List[int]:
+        """The addresses of the inputs, in float32 on the device."""
+        self._check(inputs)
+        return [self._address(self._float32(i, v.data)) for i, v in enumerate(inputs)]
 
     def _check(self, inputs: List[Any]) -> None:
         """The kernels were made for these shapes and would touch foreign memory for others."""
@@ -124,11 +169,19 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
                     f"now; build the layer again"
                 )
 
-    def _float32(self, array: nn.NdArray) -> nn.NdArray:
+    def _float32(self, i: int, array: nn.NdArray) -> nn.NdArray:
         """``array``, or a copy where it is kept in another type, which then stays its own."""
-        if array.dtype == np.float32:
+        try:
+            if array.dtype == np.float32:
+                return array
+        except RuntimeError:
+            # It was filled, or nothing was written yet: it becomes float32 where it is used.
             return array
-        return nn.NdArray.from_numpy_array(array.get_data("r", dtype=np.float32).copy())
+        copy = self._converted.setdefault(i, nn.NdArray(array.shape))
+        # On the device.
+        with nn.context_scope(self._context):
+            copy.copy_from(array)
+        return copy
 
     def _address(self, array: nn.NdArray, write_only: bool = False) -> int:
         address: int = array.data_ptr(np.float32, self._context, write_only)
@@ -146,14 +199,34 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
 def fused_mixture(
     w: nn.Variable,
     quantizers: Sequence[Quantizer],
-    shares: Optional[nn.Variable],
+    coefficients: Optional[nn.Variable],
     kernels: Kernels,
     context: nn.Context,
     negligible: float = 0.0,
 ) -> nn.Variable:
     """:func:`nnabla_dqa.backends.portable.mixture` as one function."""
-    function = FusedMixture(context, quantizers, kernels, w.shape, negligible)
-    return function(w) if shares is None else function(w, shares)
+    inputs = [w] if coefficients is None else [w, coefficients]
+    arguments = {"quantizers": [q.to_json() for q in quantizers]}
+    shapes = [v.shape for v in inputs]
+    return FusedMixture(context, arguments, kernels, shapes, negligible)(*inputs)
+
+
+def attended_mixture(
+    w: nn.Variable,
+    mixture: Mixture,
+    state: Mapping[str, nn.Variable],
+    kernels: Kernels,
+    context: nn.Context,
+) -> Tuple[nn.Variable, nn.Variable]:
+    """The mixed weights of a layer with :class:`~nnabla_dqa.Attention`, and its coefficients.
+
+    Whoever needs the coefficients later has to keep them: a function holds no output.
+    """
+    inputs = [w, *(state[name] for name in STATE)]
+    shapes = [v.shape for v in inputs]
+    least = mixture.mixing.prune_below
+    q, a = FusedMixture(context, mixture.to_json(), kernels, shapes, least)(*inputs)
+    return q, a
 
 
 def quantizers_of(function: Any) -> Optional[List[Quantizer]]:
@@ -162,6 +235,24 @@ def quantizers_of(function: Any) -> Optional[List[Quantizer]]:
     if info.type_name != NAME:
         return None
     return [quantizer_from_json(content) for content in info.args["quantizers"]]
+
+
+def mixture_of(arguments: Mapping[str, Any]) -> Optional[Mixture]:
+    """The mixture of a function with these arguments; None if its coefficients are given."""
+    return Mixture.from_json(arguments) if "mixing" in arguments else None
+
+
+def portable_outputs(
+    inputs: Sequence[nn.Variable], arguments: Mapping[str, Any]
+) -> List[nn.Variable]:
+    """What a fused mixture with these inputs and arguments gives, as a graph of NNabla's."""
+    w, *others = inputs
+    mixture = mixture_of(arguments)
+    if mixture is None:
+        quantizers = [quantizer_from_json(content) for content in arguments["quantizers"]]
+        return [portable.mixture(w, quantizers, others[0] if others else None)]
+    coefficients = mixture.coefficients(dict(zip(STATE, others)))
+    return [portable.mixture(w, mixture.quantizers, coefficients), coefficients]
 
 
 def outside_the_pool(context: nn.Context) -> nn.Context:
@@ -177,7 +268,18 @@ def outside_the_pool(context: nn.Context) -> nn.Context:
 
 
 def with_array_class(context: nn.Context) -> nn.Context:
-    """``context`` with the array class that NNabla takes where none is named."""
-    if context.array_class:
-        return context
-    return nn.Context(list(context.backend), "CpuCachedArray", context.device_id)
+    """``context`` with the array class that NNabla takes where none is named.
+
+    Raises:
+        RuntimeError: It names one of another device.
+    """
+    device = device_of(context)
+    wanted = "CudaCachedArray" if device == "cuda" else "CpuCachedArray"
+    if not context.array_class:
+        return nn.Context(list(context.backend), wanted, context.device_id)
+    if not context.array_class.lower().startswith(device):
+        raise RuntimeError(
+            f"array class {context.array_class} of the context is not one of {device}: leave it "
+            f"out, or take {wanted}"
+        )
+    return context

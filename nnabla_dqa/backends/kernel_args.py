@@ -12,6 +12,7 @@ import enum
 import math
 from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
+from nnabla_dqa.mixing import Attention, MixingRule
 from nnabla_dqa.quantization import BWN, SAWB, TWN, FullPrecision, MinMax, Quantizer
 from nnabla_dqa.quantization.base import RowLayout
 from nnabla_dqa.quantization.sawb import CLOSED_FORM
@@ -41,6 +42,24 @@ class QuantizerOp(ctypes.Structure):
     ]
 
 
+class AttentionArgs(ctypes.Structure):
+    """``Attention`` of kernels/attention.h. Without ``alpha`` the coefficients are given."""
+
+    _fields_ = [
+        *[(name, ctypes.c_void_p) for name in ("alpha", "temperature", "hard", "a", "da")],
+        ("eps", ctypes.c_double),
+        ("normalize", ctypes.c_int32),
+        ("ddof", ctypes.c_int32),
+    ]
+
+    def place(
+        self, alpha: int, temperature: int, hard: int, a: Optional[int], da: Optional[int]
+    ) -> None:
+        """Where the arrays lie."""
+        self.alpha, self.temperature, self.hard = alpha, temperature, hard
+        self.a, self.da = a, da
+
+
 MAX_QUANTIZERS = 32
 """``MAX_QUANTIZERS`` of the kernels."""
 
@@ -68,6 +87,28 @@ KERNELS: Dict[type, Callable[[Any], OpFields]] = {
 It has to be the very type, as a subclass may have another grid.
 """
 
+_NORMALIZE = {"none": 0, "project": 0, "std": 1, "detached_std": 2}
+"""``Normalize`` of kernels/attention.h; "project" changes alpha itself, outside of the graph."""
+
+
+class AttentionSpec(NamedTuple):
+    """How a layer's coefficients come from its alpha."""
+
+    normalize: int
+    ddof: int
+    eps: float
+
+    @classmethod
+    def of(cls, rule: MixingRule) -> Optional[AttentionSpec]:
+        """What the kernels are told of a mixing rule, None if it has to be a graph."""
+        if type(rule) is not Attention:
+            return None
+        return cls(_NORMALIZE[rule.normalize], rule.ddof, rule.eps)
+
+    def args(self) -> AttentionArgs:
+        """The same for the kernels; its arrays are placed at each call."""
+        return AttentionArgs(normalize=self.normalize, ddof=self.ddof, eps=self.eps)
+
 
 class LayerSpec(NamedTuple):
     """A layer's weights of shape (outer, rows, inner), with a range for each row."""
@@ -76,10 +117,18 @@ class LayerSpec(NamedTuple):
     rows: int
     inner: int
     ops: Tuple[OpFields, ...]
+    attention: Optional[AttentionSpec] = None
 
     @classmethod
-    def of(cls, shape: Tuple[int, ...], quantizers: Sequence[Quantizer]) -> Optional[LayerSpec]:
+    def of(
+        cls,
+        shape: Tuple[int, ...],
+        quantizers: Sequence[Quantizer],
+        attention: Optional[AttentionSpec] = None,
+    ) -> Optional[LayerSpec]:
         """What the kernels are told of a layer, None if they cannot compute it.
+
+        With ``attention`` they make the coefficients too.
 
         Raises:
             ValueError: The weights have no such channel axis.
@@ -90,7 +139,11 @@ class LayerSpec(NamedTuple):
         layout = RowLayout.of(shape, axes[0] if axes else None)
         outer = 1 if layout.axis is None else math.prod(shape[: layout.axis])
         ops = tuple(KERNELS[type(q)](q) for q in quantizers)
-        return cls(outer, layout.rows, math.prod(shape) // (outer * layout.rows), ops)
+        return cls(outer, layout.rows, math.prod(shape) // (outer * layout.rows), ops, attention)
+
+    def attention_args(self) -> AttentionArgs:
+        """How the coefficients are made, for the kernels."""
+        return AttentionArgs() if self.attention is None else self.attention.args()
 
     def op_array(self) -> ctypes.Array:
         """The quantizers as an array for the kernels."""

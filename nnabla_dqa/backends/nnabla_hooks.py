@@ -10,25 +10,28 @@ Read from the sources of NNabla 1.39.0 (``core/graph_def.py``, ``grad.py`` and
   over it with this class.
 - ``nnabla.backward_functions.registry`` gets the gradient of the fused mixture
   as a graph, for ``nn.grad``.
-- ``sys.modules`` gets None for three modules that NNabla's compiled code asks
-  for in vain at each call of a function made in Python.
+- ``sys.modules`` gets three modules that NNabla's compiled code asks for in
+  vain at each call of a function made in Python.
 """
 
 from __future__ import annotations
 
 import functools
+import importlib
 import importlib.util
 import sys
-from typing import Any, List
+import types
+from typing import Any, Dict, List, Optional
 
 import nnabla as nn
+import nnabla.context
 import nnabla.functions as F
 from nnabla.backward_functions import registry
 from nnabla.core.graph_def import ProtoGraphGenerator
 
 from nnabla_dqa.backends import portable
 from nnabla_dqa.backends.dispatch import checks_before_saving
-from nnabla_dqa.backends.fused import NAME, quantizers_of
+from nnabla_dqa.backends.fused import NAME, STATE, mixture_of, portable_outputs
 from nnabla_dqa.quantization import quantizer_from_json
 from nnabla_dqa.quantization.graph_ops import detach
 
@@ -56,8 +59,7 @@ def _hook_into_saving() -> None:
 
     @functools.wraps(write)
     def write_portable(self: Any, function: Any) -> Any:
-        quantizers = quantizers_of(function)
-        if quantizers is None:
+        if function.info.type_name != NAME:
             return write(self, function)
         if not hasattr(self, _CHECKED):
             for check in checks_before_saving:
@@ -66,12 +68,14 @@ def _hook_into_saving() -> None:
         given = function.inputs
         inputs = [_end(v) for v in given]
         with nn.context_scope(function.context), nn.auto_forward(False):
-            q = portable.mixture(inputs[0], quantizers, inputs[1] if inputs[1:] else None)
-        q.data = function.outputs[0].data
-        q.visit(functools.partial(write, self))
+            outputs = portable_outputs(inputs, function.info.args)
+        for new, old in zip(outputs, function.outputs):
+            new.data = old.data
+        outputs[0].visit(functools.partial(write, self))
         # In auto-forward mode NNabla frees what the last variable of a graph leaves behind, and
         # these arrays are still the live graph's.
-        q.data = nn.NdArray(q.shape)
+        for new in outputs:
+            new.data = nn.NdArray(new.shape)
         for leaf, v in zip(inputs, given):
             if v.parent is not None:
                 leaf.data = nn.NdArray(v.shape)
@@ -99,36 +103,84 @@ def mixture_gradient(
     outputs: Any,
     output_shapes: Any,
     quantizers: List[Any],
-) -> List[nn.Variable]:
+    **rule: Any,
+) -> List[Optional[nn.Variable]]:
     """``dL/dw = dL/dq`` and ``dL/da_k = <dL/dq, Q_k(w)>``; Q itself has no gradient here.
 
     Args:
-        grad_inputs: ``dL/dq``.
-        inputs: w and, for K > 1, the shares.
+        grad_inputs: ``dL/dq``, and with attention what came to the coefficients.
+        inputs: w and, for K > 1, the coefficients, or alpha, temperature and hard.
         input_shapes: Not used; NNabla gives it.
         outputs: Not used.
         output_shapes: Not used.
         quantizers: The K quantizers as JSON: the arguments of the function.
+        rule: Likewise the rest of the mixture, with attention.
     """
-    (dq,) = grad_inputs
+    dq = grad_inputs[0]
     if len(quantizers) == 1:
         return [dq]
     w = detach(inputs[0])
     known = [quantizer_from_json(content) for content in quantizers]
     parts = [F.sum(F.mul2(dq, portable.mixture(w, [q], None))) for q in known]
-    return [dq, F.concatenate(*[F.reshape(part, (1, 1)) for part in parts], axis=1)]
+    da = F.concatenate(*[F.reshape(part, (1, 1)) for part in parts], axis=1)
+    mixture = mixture_of({"quantizers": quantizers, **rule})
+    if mixture is None:
+        return [dq, da]
+    # Another alpha of the same value, so that no gradient goes through what led to `da`.
+    alpha, temperature, hard = F.identity(inputs[1]), detach(inputs[2]), detach(inputs[3])
+    a = mixture.coefficients(dict(zip(STATE, (alpha, temperature, hard))))
+    total = F.sum(F.mul2(a, F.add2(da, grad_inputs[1])))
+    return [dq, *nn.grad([total], [alpha]), None, None]
+
+
+class _ContextScope:
+    """``nnabla.context_scope`` without the generator; ten of them are entered for each mixture."""
+
+    __slots__ = ("_before", "_context")
+
+    def __init__(self, context: nn.Context) -> None:
+        self._context = context
+
+    def __enter__(self) -> None:
+        nnabla.context.context_level += 1
+        self._before = nnabla.context.current_ctx
+        nnabla.context.current_ctx = self._context
+
+    def __exit__(self, *_: object) -> None:
+        nnabla.context.context_level -= 1
+        nnabla.context.current_ctx = self._before
+
+
+class _StandIn(types.ModuleType):
+    """A module that has what another one has, and no path to search below."""
+
+    def __init__(self, name: str, real: types.ModuleType) -> None:
+        super().__init__(name)
+        self.__dict__["_real"] = real
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("__path__", "__file__"):
+            raise AttributeError(name)
+        # Found at once from the second time on.
+        value = self.__dict__[name] = getattr(self._real, name)
+        return value
 
 
 def _spare_searches() -> None:
-    """Let imports of modules that NNabla asks for and does not have fail at once.
+    """Answer imports of modules that NNabla asks for and does not have.
 
     NNabla's compiled code tries these names, by the rules of Python 2, whenever
     it hands an array to a function made in Python, and only then takes
     ``nnabla``, ``gc`` and ``nnabla_ext``. Python searches the disk each time,
-    about ten times for a layer and update, which takes longer than a small
-    layer's kernels. None in ``sys.modules`` is Python's way to say that there
-    is no such module.
+    some twenty times for a layer and update, which takes longer than a small
+    layer's kernels; and None in ``sys.modules`` costs an exception each time.
     """
     for name in _MISSING:
-        if name not in sys.modules and importlib.util.find_spec(name) is None:
-            sys.modules[name] = None  # type: ignore[assignment]
+        real = name.partition(".")[2]
+        if name in sys.modules or importlib.util.find_spec(name) is not None:
+            continue
+        modules: Dict[str, Any] = sys.modules
+        known = importlib.util.find_spec(real) is not None
+        modules[name] = _StandIn(name, importlib.import_module(real)) if known else None
+        if real == "nnabla":
+            modules[name].context_scope = _ContextScope

@@ -100,6 +100,12 @@ def fused_kernels(context: nn.Context) -> Tuple[Optional[Any], str]:
     return unavailable(reason, surprising)
 
 
+def finite_checker(context: nn.Context) -> Optional[Any]:
+    """The class of what looks for NaN and infinity in a context, None if there is none."""
+    module, _, _ = _find(context)
+    return None if module is None else module.DEVICE_FINITE
+
+
 def _find(context: nn.Context) -> Tuple[Optional[Any], str, bool]:
     """The module of the kernels, or None, why, and whether a user would not expect that."""
     if current_backend() == "portable":

@@ -10,7 +10,7 @@ from nnabla_dqa.distributed.base import (
 from nnabla_dqa.distributed.launcher import Launch, detect_launch
 from nnabla_dqa.distributed.mpi import MpiCommunicator
 from nnabla_dqa.distributed.nccl import NcclCommunicator
-from nnabla_dqa.distributed.open import open_communicator
+from nnabla_dqa.distributed.open import given_or_single, open_communicator
 
 __all__ = [
     "Communicator",
@@ -22,5 +22,6 @@ __all__ = [
     "SingleProcess",
     "check_equal",
     "detect_launch",
+    "given_or_single",
     "open_communicator",
 ]

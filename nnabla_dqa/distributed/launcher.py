@@ -48,6 +48,8 @@ def detect_launch(environment: Optional[Mapping[str, str]] = None) -> Optional[L
     for launcher, name in _SIZES:
         if name in env and (launcher != _SRUN or _is_srun_task(env)):
             return Launch(launcher, _number(env, name))
+    if "RANK" in env and "WORLD_SIZE" in env:
+        return Launch("torchrun or the like", _number(env, "WORLD_SIZE"))
     # A PMIx server sets the rank alone, so the number of processes stays unknown.
     return Launch("PMIx", None) if "PMIX_RANK" in env else None
 

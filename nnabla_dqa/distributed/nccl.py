@@ -21,6 +21,7 @@ import nnabla as nn
 import nnabla.parametric_functions as PF
 import numpy as np
 
+from nnabla_dqa._util.devices import float_context
 from nnabla_dqa.distributed.base import Communicator, MultiProcess, ParallelError
 
 _NEEDS = (
@@ -50,11 +51,29 @@ class NcclCommunicator(MultiProcess):
         self.rank = int(self.nnabla.rank)
         self.size = int(self.nnabla.size)
         self.local_rank = int(self.nnabla.local_rank)
+        self._context = _float32_on(context, self.local_rank)
 
     def average(self, arrays: Sequence[nn.NdArray]) -> None:
-        """See :meth:`Communicator.average`; NNabla packs the arrays itself."""
-        if arrays:
-            self.nnabla.all_reduce(list(arrays), division=True, inplace=False)
+        """See :meth:`Communicator.average`.
+
+        As one array: NNabla waits for all ranks once for each that it is given.
+        """
+        if not arrays:
+            return
+        flat = nn.NdArray((sum(array.size for array in arrays),))
+        # On the device and in float32, before there are views of it.
+        for array in (flat, *arrays):
+            array.data_ptr(np.float32, self._context)
+        views, start = [], 0
+        for array in arrays:
+            views.append(flat.narrow(0, start, array.size).view(array.shape))
+            start += array.size
+        with nn.context_scope(self._context):
+            for view, array in zip(views, arrays):
+                view.copy_from(array)
+            self.nnabla.all_reduce([flat], division=True, inplace=False)
+            for view, array in zip(views, arrays):
+                array.copy_from(view)
 
     def broadcast(self, arrays: Sequence[nn.NdArray]) -> None:
         """See :meth:`Communicator.broadcast`; NNabla packs the arrays itself."""
@@ -124,6 +143,31 @@ def synchronized_batch_normalization(
         return PF.batch_normalization(h, axes=[channel_axis], batch_stat=False)
 
     return normalization
+
+
+def _float32_on(context: nn.Context, device: int) -> nn.Context:
+    """``context`` in float32 on the GPU of this number; one of the CPU as it is."""
+    made = float_context(context)
+    if not any(backend.startswith("cud") for backend in made.backend):
+        return made
+    return nn.Context(list(made.backend), made.array_class or "CudaCachedArray", str(device))
+
+
+def check_device(communicator: Communicator, context: nn.Context) -> None:
+    """Refuse a network on another GPU than the one its process communicates from.
+
+    Raises:
+        ParallelError: It names both.
+    """
+    if not isinstance(communicator, NcclCommunicator):
+        return
+    device, own = int(context.device_id or 0), communicator.local_rank
+    if device != own:
+        raise ParallelError(
+            f"process {communicator.rank} would compute on GPU {device} and communicate from GPU "
+            f"{own}: NNabla takes the GPU whose number is the process's on its machine; leave out "
+            f"--device, and choose GPUs by CUDA_VISIBLE_DEVICES"
+        )
 
 
 def _create(context: nn.Context) -> Any:

@@ -58,6 +58,24 @@ def open_communicator(
     return opened if opened.size > 1 else SingleProcess()
 
 
+def given_or_single(communicator: Optional[Communicator]) -> Communicator:
+    """``communicator``, or where none is given the single process that this one has to be.
+
+    Raises:
+        ParallelError: A launcher started several processes: each would train alone.
+    """
+    if communicator is not None:
+        return communicator
+    launch = detect_launch()
+    if launch is not None and launch.size != 1:
+        raise ParallelError(
+            f"{launch.launcher} started {launch.processes} processes and this training was given "
+            f"no communicator, so that each would train alone; give it "
+            f"communicator=open_communicator(context), or SingleProcess() if that is meant"
+        )
+    return SingleProcess()
+
+
 def _check_size(opened: MultiProcess, launch: Launch) -> None:
     """Raise ParallelError unless MPI sees the processes that the launcher started."""
     if launch.size is None and opened.size == 1:

@@ -12,7 +12,8 @@ from nnabla_dqa._util.devices import in_float32
 from nnabla_dqa._util.warn import warn
 from nnabla_dqa.backends import BackendError
 from nnabla_dqa.backends import mixture as mix
-from nnabla_dqa.backends.dispatch import checks_before_saving
+from nnabla_dqa.backends.dispatch import checks_before_saving, mixture_with_attention
+from nnabla_dqa.layers.built import note_build
 from nnabla_dqa.layers.config import TensorConfig, check_config
 from nnabla_dqa.layers.scopes import current_mixture, current_selection, make_mixture
 from nnabla_dqa.layers.tensors import (
@@ -23,6 +24,7 @@ from nnabla_dqa.layers.tensors import (
     state_scope,
 )
 from nnabla_dqa.mixing import MixingRule, Mixture
+from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.quantization import Quantizer, StateEntry
 from nnabla_dqa.quantization.base import RowLayout
 from nnabla_dqa.quantization.graph_ops import Variable, lift
@@ -104,16 +106,24 @@ def mix_weights(
             w = apply_w(w)
         lifted = {path: lift(v, inp) for path, v in state.items()}
         states = mixture.quantizer_states(lifted)
-        coefficients = mixture.coefficients(lifted) if selection is None else None
-        quantizers = mixture.quantizers
+        quantizers, coefficients = mixture.quantizers, None
         if selection is not None:
             index = _selected(QuantizedTensor("", config, scope, key), selection)
             quantizers, states = quantizers[index : index + 1], states[index : index + 1]
         try:
-            return mix(w, quantizers, coefficients, mixture.mixing.prune_below, states)
+            attended = mixture_with_attention(w, mixture, lifted) if selection is None else None
+            if attended is not None:
+                q, coefficients = attended
+            else:
+                if selection is None:
+                    coefficients = mixture.coefficients(lifted)
+                q = mix(w, quantizers, coefficients, mixture.mixing.prune_below, states)
         except (BackendError, ValueError) as error:
             kind = BackendError if isinstance(error, BackendError) else ValueError
             raise kind(f"layer {path}: {error}") from None
+    if coefficients is not None:
+        note_build(state[HARD], coefficients)
+    return q
 
 
 def _resolve(quantizers: Quantizers, mixing: Optional[MixingRule]) -> Mixture:

@@ -106,7 +106,10 @@ def convert_file(
         )
     result = file.converted(Rules.of(rules or ()).assign(file.layers))
     messages = [f"skipped: {entry}" for entry in file.skipped]
-    messages += _set_statistics(result.archive.definition)
+    try:
+        messages += _set_statistics(result.archive.definition)
+    except ValueError as error:
+        raise NNPError(f"{source}: {error}") from None
     messages += [
         f"network {network.name}: a {function.type} has no name; NNabla cannot compute the network"
         for network in result.archive.definition.network

@@ -14,6 +14,7 @@ from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
 from nnabla_dqa.nnp.expand import mixed_name
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.layers import FileLayer
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.nnp_format.parameters import Parameter
 from nnabla_dqa.quantization.graph_ops import Variable
 
@@ -35,13 +36,26 @@ class Normalization(NamedTuple):
 
 
 def normalization_of(function: Any) -> Optional[Normalization]:
-    """The parameters of ``function``; None if it does not normalize by statistics."""
+    """The parameters of ``function``; None if it does not normalize by statistics.
+
+    Raises:
+        ValueError: It lacks inputs.
+    """
     if function.type not in NORMALIZATION:
         return None
     arguments = getattr(function, NORMALIZATION[function.type])
     names = list(function.input[1:])
-    shift = None if getattr(arguments, "no_bias", False) else names.pop(0)
-    scale = None if getattr(arguments, "no_scale", False) else names.pop(0)
+    no_shift = getattr(arguments, "no_bias", False)
+    no_scale = getattr(arguments, "no_scale", False)
+    wanted = 4 - no_shift - no_scale
+    if len(names) < wanted:
+        raise ValueError(
+            f"function {function.name} ({function.type}) has {len(function.input)} inputs, "
+            f"{wanted + 1} are needed: the array, "
+            f"{'' if no_shift else 'shift, '}{'' if no_scale else 'scale, '}mean and variance"
+        )
+    shift = None if no_shift else names.pop(0)
+    scale = None if no_scale else names.pop(0)
     return Normalization(shift, scale, names[0], names[1])
 
 
@@ -75,7 +89,10 @@ class Program:
         self.file = file
         self.quantized = quantized
         self.scope: Any = OrderedDict()
-        self._statistics = _statistics(file.archive.definition)
+        try:
+            self._statistics = _statistics(file.archive.definition)
+        except ValueError as error:
+            raise NNPError(f"{file.archive.path}: {error}") from None
         with nn.parameter_scope("", self.scope):
             for name, (array, need_grad) in file.archive.parameters.items():
                 trained = need_grad and name not in self._statistics

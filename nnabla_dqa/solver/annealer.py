@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from fnmatch import fnmatchcase
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Tuple
 
 import nnabla as nn
 import numpy as np
@@ -15,10 +15,10 @@ from nnabla_dqa.layers.tensors import (
     STATE_SCOPE,
     AttentionWarning,
     QuantizedTensor,
-    find_quantized,
 )
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.solver.finite_check import Guard
+from nnabla_dqa.solver.known_layers import KnownLayers
 
 _DRIVERS: Dict[int, Any] = {}
 """By the id of a layer's scope: a weak reference to the annealer that was last made for it."""
@@ -55,7 +55,10 @@ class Annealer:
     def __init__(self, *schedules: Schedule, restart: bool = False) -> None:
         self.schedules = schedules
         self.scope = nn.parameter.get_current_parameter_scope()
+        self._known = KnownLayers(self.scope)
         self._guard = Guard(gradients=False)
+        self._driven: List[Tuple[str, Any]] = []
+        self._written: Tuple[Any, bool] = (None, False)
         self._check_schedules()
         self._check_layers()
         with nn.parameter_scope(STATE_SCOPE):
@@ -104,12 +107,15 @@ class Annealer:
     @property
     def is_hard(self) -> bool:
         """Whether the next mini-batch belongs to the hard phase."""
-        return self.soft_steps < self.steps and self.step >= self.soft_steps
+        return self._is_hard_at(self.step)
+
+    def _is_hard_at(self, step: int) -> bool:
+        return self.soft_steps < self.steps and step >= self.soft_steps
 
     @property
     def layers(self) -> List[QuantizedTensor]:
         """The quantized layers below the scope of this annealer."""
-        return find_quantized(self.scope)
+        return self._known()
 
     def __call__(self, *_: Any) -> None:
         """Count one update and set the state for the next mini-batch.
@@ -122,44 +128,57 @@ class Annealer:
             AttentionWarning: After the last step, for each layer whose
                 attention ended elsewhere than on its target.
         """
-        self.advance(self.layers)
+        layers = self.layers
+        self._guard(layers)
+        self.advance(layers)
 
     def advance(self, layers: List[QuantizedTensor]) -> None:
-        """What a call does, for someone who has :attr:`layers` at hand."""
+        """What a call does but for the check, for someone who has :attr:`layers` at hand."""
         self._check_alone(layers)
-        self._guard(layers)
-        is_hard = self.is_hard
-        for layer in layers:
-            if layer.mixture.is_mixed and not is_hard:
-                layer.mixture.mixing.after_update(layer.state)
-        self._step_parameter.d = self.step + 1
-        self._write(layers)
-        if self.step == self.steps + 1:
+        step = self.step
+        if not self._is_hard_at(step):
+            for layer in layers:
+                if layer.mixture.is_mixed:
+                    layer.mixture.mixing.after_update(layer.state)
+        step += 1
+        self._step_parameter.d = step
+        self._write(layers, step)
+        if step == self.steps + 1:
             warn(
-                f"update {self.step} of a schedule of {self.steps} steps; a step is one "
+                f"update {step} of a schedule of {self.steps} steps; a step is one "
                 f"mini-batch: steps = epochs * steps_per_epoch",
                 AttentionWarning,
             )
-        if self.step == self.steps:
+        if step == self.steps:
             for message in report(self.scope).messages():
                 warn(message, AttentionWarning)
 
     def apply(self) -> None:
         """Write the values for the next mini-batch into the state of every layer."""
-        self._write(self.layers)
+        self._written = (None, False)
+        self._write(self.layers, self.step)
 
-    def _write(self, layers: List[QuantizedTensor]) -> None:
+    def _write(self, layers: List[QuantizedTensor], step: int) -> None:
         values: Dict[str, float] = {}
+        is_hard = self._is_hard_at(step)
         for schedule in self.schedules:
-            values.update(schedule.state(min(self.step + 1, schedule.soft_steps)))
-        is_hard = self.is_hard
-        for layer in layers:
-            for path, v in layer.state.items():
-                value = _value_for(path, values)
-                if value is not None:
-                    # Filled where it is used: no copy to a GPU for each layer and update.
-                    v.data.fill(value)
-            layer.set_hard(layer.mixture.target if is_hard else None)
+            values.update(schedule.state(min(step + 1, schedule.soft_steps)))
+        known, was_hard = self._written
+        if known is not layers:
+            self._driven = [
+                (glob, v)
+                for layer in layers
+                for path, v in layer.state.items()
+                for glob in values
+                if path == glob or fnmatchcase(path, glob)
+            ]
+        for glob, v in self._driven:
+            # Filled where it is used: no copy to a GPU for each layer and update.
+            v.data.fill(values[glob])
+        if known is not layers or is_hard != was_hard:
+            for layer in layers:
+                layer.set_hard(layer.mixture.target if is_hard else None)
+        self._written = (layers, is_hard)
 
     def _check_alone(self, layers: List[QuantizedTensor]) -> None:
         for layer in layers:
@@ -207,10 +226,3 @@ class Annealer:
                     f"{layer.mixture.mixing} does not have; Attention goes with "
                     f"TemperatureSchedule, BinaryRelax with RelaxSchedule"
                 )
-
-
-def _value_for(path: str, values: Dict[str, float]) -> Optional[float]:
-    for glob, value in values.items():
-        if path == glob or fnmatchcase(path, glob):
-            return value
-    return None

@@ -9,10 +9,11 @@ import nnabla as nn
 import nnabla.solvers as S
 
 from nnabla_dqa._util.devices import in_float32
-from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
+from nnabla_dqa.layers.tensors import QuantizedTensor
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.solver.annealer import Annealer
-from nnabla_dqa.solver.finite_check import Guard
+from nnabla_dqa.solver.finite_check import FiniteFlag, Guard
+from nnabla_dqa.solver.known_layers import KnownLayers
 
 _DECAY_ARGUMENTS = ("wd",)
 
@@ -85,7 +86,8 @@ class AttachedSolver:
             if not 0 <= rate < float("inf"):
                 raise ValueError(f"attach: {name}={rate!r} is not a finite number >= 0")
         self._scope = nn.parameter.get_current_parameter_scope()
-        layers = find_quantized(self._scope)
+        self._known = KnownLayers(self._scope)
+        layers = self._known()
         if not layers:
             raise ValueError("attach: the current parameter scope has no DQA layer; build it first")
         mixed = [layer.name for layer in layers if layer.mixture.is_mixed]
@@ -95,6 +97,8 @@ class AttachedSolver:
                 f"schedule such as TemperatureSchedule(steps)"
             )
         self._guard = Guard()
+        self._gradients = FiniteFlag()
+        self._checking = self._has_parameters = False
         self.annealer = Annealer(*schedules, restart=restart) if schedules else None
         self.solver = solver
         self.attention_solver = _twin(solver)
@@ -112,7 +116,7 @@ class AttachedSolver:
     @property
     def layers(self) -> List[QuantizedTensor]:
         """The DQA layers that this solver watches."""
-        return find_quantized(self._scope)
+        return self._known()
 
     @property
     def _parts(self) -> Tuple[Any, ...]:
@@ -130,16 +134,20 @@ class AttachedSolver:
         Raises:
             ValueError: No parameters were set.
             NonFiniteError: A weight, an alpha or a gradient of a DQA layer is
-                NaN or infinite; nothing has been updated then. Or the update
-                itself made a weight so.
+                NaN or infinite; nothing has been updated then. What an update itself
+                makes so is found by the next one, and by saving and deploying.
         """
-        if not self.solver.get_parameters():
+        self._has_parameters = self._has_parameters or bool(self.solver.get_parameters())
+        if not self._has_parameters:
             raise ValueError(
                 "attach: the solver has no parameters to update; call "
                 "solver.set_parameters(nn.get_parameters()) first"
             )
         layers = self.layers
-        self._guard(layers)
+        if not self._checking:
+            self._guard.begin(layers)
+        self._checking = False
+        self._guard.finish(layers)
         for layer in layers:
             layer.set_initial_state()
         hard = self.annealer is not None and self.annealer.is_hard
@@ -150,8 +158,30 @@ class AttachedSolver:
         if self.annealer is not None:
             self.annealer.advance(layers)
 
+    def begin_check(self, every_gradient: bool = False) -> None:
+        """Have arrays looked at for the next :meth:`update`, before something waits for a GPU.
+
+        Args:
+            every_gradient: Also those of trained parameters beside the DQA layers.
+        """
+        others = [v.grad for v in self.get_parameters().values()] if every_gradient else []
+        self._guard.begin(self.layers, others)
+        self._checking = True
+
+    def gradients_overflowed(self) -> bool:
+        """Whether :meth:`begin_check` saw a gradient that is NaN or infinite.
+
+        Raises:
+            NonFiniteError: It is a weight or an alpha.
+        """
+        if self._guard.passed():
+            return False
+        self._guard.finish(self.layers, gradients=False)
+        return self.check_inf_or_nan_grad()
+
     def skip_update(self) -> None:
         """Advance the schedule by one step and update nothing: gradients overflowed."""
+        self._checking = False
         if self.annealer is not None:
             self.annealer()
 
@@ -163,6 +193,7 @@ class AttachedSolver:
         self, param_dict: Dict[str, Any], reset: bool = True, retain_state: bool = False
     ) -> None:
         """NNabla's ``set_parameters``; learned state goes to the solvers without decay."""
+        self._has_parameters = False
         for part, parameters in zip(self._parts, self._split(param_dict)):
             part.set_parameters(parameters, reset=reset, retain_state=retain_state)
 
@@ -172,12 +203,14 @@ class AttachedSolver:
 
     def remove_parameters(self, keys: List[str]) -> None:
         """Stop training the parameters of these names."""
+        self._has_parameters = False
         for part in self._parts:
             known = part.get_parameters()
             part.remove_parameters([key for key in keys if key in known])
 
     def clear_parameters(self) -> None:
         """Stop training all parameters."""
+        self._has_parameters = False
         for part in self._parts:
             part.clear_parameters()
 
@@ -211,6 +244,10 @@ class AttachedSolver:
 
     def check_inf_or_nan_grad(self, *args: Any, **kwargs: Any) -> bool:
         """Whether a gradient is NaN or infinite."""
+        # NNabla looks at one parameter after the other and waits for a GPU each time.
+        self._gradients.begin([v.grad for v in self.get_parameters().values()])
+        if self._gradients.read():
+            return False
         return any(part.check_inf_or_nan_grad(*args, **kwargs) for part in self._parts)
 
     def get_states(self) -> Dict[str, Any]:

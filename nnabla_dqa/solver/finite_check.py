@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Mapping, Tuple
+import contextlib
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 import nnabla as nn
 import nnabla.functions as F
 import numpy as np
 
 from nnabla_dqa._util.devices import in_float32
+from nnabla_dqa.backends.fused import with_array_class
+from nnabla_dqa.backends.select import current_backend, finite_checker
 from nnabla_dqa.layers.tensors import QuantizedTensor
+
+_GRADIENT = "the gradient of"
 
 
 class NonFiniteError(FloatingPointError):
@@ -29,12 +34,69 @@ def check_finite(layers: List[QuantizedTensor], gradients: bool = True) -> None:
     Guard(gradients)(layers)
 
 
+class FiniteFlag:
+    """Whether all numbers of some arrays are finite, found where they are.
+
+    A GPU hands over one number, and only when it is asked for. Without kernels for the
+    context NNabla adds the arrays up; that graph is kept until other arrays come.
+    """
+
+    def __init__(self) -> None:
+        self._known: Tuple[Any, ...] = ()
+        self._total: Any = None
+        self._checker: Any = None
+        self._context: Tuple[Any, ...] = ()
+        self._result: Optional[bool] = None
+
+    def begin(self, arrays: Sequence[nn.NdArray]) -> None:
+        """Have them looked at."""
+        self._result = None
+        with in_float32():
+            context = nn.get_current_context()
+        self._make(context)
+        if self._checker is not None:
+            self._checker.begin([a for a in arrays if _is_float32(a) and not a.zeroing])
+            arrays = [a for a in arrays if not _is_float32(a)]
+        known = (*self._context, *arrays)
+        if known != self._known:
+            self._total, self._known = _sum_of(arrays) if arrays else None, known
+        if self._total is not None:
+            self._total.forward()
+
+    def read(self) -> bool:
+        """Whether they are. A sum of finite numbers may overflow, so False is a suspicion."""
+        if self._result is None:
+            total = self._total
+            # Infinity and NaN last through a sum.
+            self._result = total is None or bool(np.isfinite(total.data.get_data("r")))
+            if self._checker is not None and self._result:
+                self._result = bool(self._checker.read())
+        return self._result
+
+    def _make(self, context: nn.Context) -> None:
+        key = (*context.backend, context.array_class, context.device_id, current_backend())
+        if key == self._context:
+            return
+        self._context, self._checker = key, None
+        kind = finite_checker(context)
+        if kind is not None:
+            with contextlib.suppress(OSError, RuntimeError):
+                self._checker = kind(with_array_class(context))
+
+
+def _is_float32(array: nn.NdArray) -> bool:
+    try:
+        return bool(array.dtype == np.float32)
+    except RuntimeError:
+        # It was filled, and becomes float32 where it is used.
+        return True
+
+
 class Guard:
     """:func:`check_finite` for the same layers after every update.
 
-    All arrays are summed up to one number where they are, so that a GPU hands
-    over one number a check. The graph that does it is kept until another array
-    is to be checked.
+    All arrays are looked at in one go (:class:`FiniteFlag`); which one it is is found
+    only where there is something to find.
 
     Args:
         gradients: Check the gradients of trained arrays too.
@@ -42,25 +104,39 @@ class Guard:
 
     def __init__(self, gradients: bool = True) -> None:
         self._gradients = gradients
-        self._known: Tuple[Any, ...] = ()
-        self._total: Any = None
+        self._flag = FiniteFlag()
+        self._layers: Optional[List[QuantizedTensor]] = None
+        self._variables: List[Any] = []
 
     def __call__(self, layers: List[QuantizedTensor]) -> None:
         """Raise NonFiniteError, naming layer and array, unless all numbers are finite."""
-        arrays = [array for layer in layers for _, array in _arrays(layer, self._gradients)]
-        if not arrays:
-            return
-        context = nn.get_current_context()
-        known = (*context.backend, context.array_class, context.device_id, *arrays)
-        if known != self._known:
-            self._total, self._known = _sum_of(arrays), known
-        self._total.forward()
-        # Infinity and NaN last through a sum. A sum of finite numbers may overflow too.
-        if not np.isfinite(self._total.data.get_data("r")):
-            _look_closely(layers, self._gradients)
+        self.begin(layers)
+        self.finish(layers)
+
+    def begin(self, layers: List[QuantizedTensor], others: Sequence[nn.NdArray] = ()) -> None:
+        """Have the arrays of ``layers``, and ``others``, looked at; :meth:`passed` tells."""
+        if layers is not self._layers:
+            self._variables = [v for layer in layers for _, v in _variables(layer)]
+            self._layers = layers
+        arrays = [v.data for v in self._variables]
+        if self._gradients:
+            arrays += [v.grad for v in self._variables if v.need_grad]
+        self._flag.begin([*dict.fromkeys([*arrays, *others])] if others else arrays)
+
+    def passed(self) -> bool:
+        """Whether what :meth:`begin` looked at is finite; False is a suspicion."""
+        return self._flag.read()
+
+    def finish(self, layers: List[QuantizedTensor], gradients: bool = True) -> None:
+        """Raise NonFiniteError if :meth:`begin` found something in ``layers``.
+
+        Without ``gradients``: in their weights and learned states.
+        """
+        if not self.passed():
+            _look_closely(layers, self._gradients and gradients)
 
 
-def _sum_of(arrays: List[Any]) -> Any:
+def _sum_of(arrays: Sequence[Any]) -> Any:
     leaves = [nn.Variable(array.shape) for array in arrays]
     for leaf, array in zip(leaves, arrays):
         leaf.data = array
@@ -69,17 +145,19 @@ def _sum_of(arrays: List[Any]) -> Any:
 
 
 def _look_closely(layers: List[QuantizedTensor], gradients: bool) -> None:
-    for layer in layers:
-        for name, array in _arrays(layer, gradients):
-            # Finite numbers times zero sum to zero, all others to NaN.
-            with in_float32():
-                total = F.sum(F.mul_scalar(array, 0.0))
-            if not np.isfinite(total.data):
-                raise NonFiniteError(
-                    f"layer {layer.name}: {name} is NaN or infinite; look for NaN in the data, the "
-                    f"loss and the other parameters; a smaller learning rate or gradient clipping "
-                    f"may help"
-                )
+    named = [(layer, *named) for layer in layers for named in _arrays(layer, gradients)]
+    # One weight that is NaN makes the gradients of all layers so. It is the one to name.
+    named.sort(key=lambda entry: entry[1].startswith(_GRADIENT))
+    for layer, name, array in named:
+        # Finite numbers times zero sum to zero, all others to NaN.
+        with in_float32():
+            total = F.sum(F.mul_scalar(array, 0.0))
+        if not np.isfinite(total.data):
+            raise NonFiniteError(
+                f"layer {layer.name}: {name} is NaN or infinite; look for NaN in the data, the "
+                f"loss and the other parameters; a smaller learning rate or gradient clipping "
+                f"may help"
+            )
 
 
 def check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
@@ -98,11 +176,15 @@ def check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
             )
 
 
+def _variables(layer: QuantizedTensor) -> List[Tuple[str, Any]]:
+    learned = [(f"dqa/{path}", v) for path, v in layer.learned().items()]
+    return [("W", layer.weight), *learned]
+
+
 def _arrays(layer: QuantizedTensor, gradients: bool) -> List[Tuple[str, Any]]:
     arrays = []
-    for name, variable in {"W": layer.weight, **layer.learned()}.items():
-        path = name if name == "W" else f"dqa/{name}"
-        arrays.append((path, variable.data))
+    for name, variable in _variables(layer):
+        arrays.append((name, variable.data))
         if gradients and variable.need_grad:
-            arrays.append((f"the gradient of {path}", variable.grad))
+            arrays.append((f"{_GRADIENT} {name}", variable.grad))
     return arrays

@@ -7,6 +7,7 @@ import os
 from typing import Any, Dict
 
 import nnabla as nn
+import numpy as np
 from nnabla.ext_utils import get_extension_context
 
 TYPES = ("float", "half")
@@ -36,7 +37,8 @@ def make_context(
             the process does not know yet which GPU is its own.
 
     Raises:
-        ContextError: The extension is not installed or finds no such GPU.
+        ContextError: The extension is not installed, cannot be loaded (says which
+            library is missing), or finds no such GPU (says what failed).
     """
     if type_config not in TYPES:
         raise ContextError(f"type_config={type_config!r} is neither 'float' nor 'half'")
@@ -50,21 +52,38 @@ def make_context(
     os.environ["NNABLA_CUDA_ALLOW_TF32"] = "1" if tf32 else "0"
     try:
         context = get_extension_context(name, device_id=str(device), type_config=type_config)
-        if check:
-            # The first array on the device shows whether there is one.
-            with nn.context_scope(context):
-                nn.NdArray((1,)).fill(0.0)
-    except (ImportError, ModuleNotFoundError):
-        raise ContextError(
+    except ImportError as error:
+        raise ContextError(_not_imported(name, error)) from None
+    except Exception as error:  # NVML's errors are no RuntimeError.
+        raise ContextError(_unusable(name, device, error)) from None
+    if check:
+        try:
+            # It needs memory on the device, so it shows whether there is one. Filling does not.
+            nn.NdArray((1,)).data_ptr(np.float32, context)
+        except Exception as error:
+            raise ContextError(_unusable(name, device, error)) from None
+    return context
+
+
+def _not_imported(name: str, error: ImportError) -> str:
+    if isinstance(error, ModuleNotFoundError):
+        return (
             f"context {name} needs the CUDA extension: pip install 'nnabla_dqa[cuda120]' (or "
             f"cuda116, cuda110, as the driver allows)"
-        ) from None
-    except (RuntimeError, ValueError) as error:
-        text = " ".join(str(error).split())[:200]
-        raise ContextError(
-            f"context {name}, device {device}: no such GPU is usable: {text}"
-        ) from None
-    return context
+        )
+    return (
+        f"context {name}: the CUDA extension is installed and cannot be loaded: {_line(error)}; "
+        f"CUDA's and cuDNN's libraries of its version must be where the loader finds them "
+        f"(LD_LIBRARY_PATH), and the driver installed"
+    )
+
+
+def _unusable(name: str, device: int, error: Exception) -> str:
+    return f"context {name}, device {device}: no such GPU is usable: {_line(error)}"
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 @dataclasses.dataclass

@@ -14,7 +14,8 @@ import numpy as np
 
 from nnabla_dqa._util.devices import float_context, is_half
 from nnabla_dqa._util.files import PathLike
-from nnabla_dqa.distributed import Communicator, SingleProcess, check_equal
+from nnabla_dqa.distributed import Communicator, check_equal, given_or_single
+from nnabla_dqa.distributed.nccl import check_device
 from nnabla_dqa.layers.report import report
 from nnabla_dqa.layers.tensors import AttentionWarning
 from nnabla_dqa.nnp.file import NetworkFile
@@ -76,7 +77,8 @@ def train(
         save_seconds: Longest time without a checkpoint.
         folder: Made, or with ``resume`` that of the run to go on with; see
             :class:`~nnabla_dqa.training.run_folder.RunFolder`.
-        communicator: The processes that train together.
+        communicator: The processes that train together; needed where a launcher
+            started several.
         on_step: Called before each step with what is trained and the number of
             steps done, in every process.
 
@@ -89,7 +91,8 @@ def train(
         TrainingStopped: On Ctrl-C or SIGTERM; a checkpoint is kept.
     """
     made = recipe_of(what, recipe)
-    comm, context = communicator or SingleProcess(), context or nn.get_current_context()
+    comm, context = given_or_single(communicator), context or nn.get_current_context()
+    check_device(comm, context)
     place = None if folder is None else RunFolder(folder)
     written_to = _target(made, target, place)
     checkpoint = checkpoint_path(written_to or "") if place is None else place.checkpoint

@@ -10,8 +10,9 @@ import numpy as np
 
 from nnabla_dqa._util.devices import in_float32
 from nnabla_dqa.backends.release import release_mixtures
+from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.solver.attached import AttachedSolver
-from nnabla_dqa.solver.finite_check import NonFiniteError
+from nnabla_dqa.solver.finite_check import FiniteFlag, NonFiniteError
 from nnabla_dqa.training.loss_scaler import LossScaler
 from nnabla_dqa.training.nan_trace import first_non_finite
 from nnabla_dqa.training.trainable import Trainable
@@ -28,8 +29,12 @@ class Updater:
     def __init__(self, trainable: Trainable, scaler: Optional[LossScaler] = None) -> None:
         self.trainable = trainable
         self.scaler = scaler
-        self._release = release_mixtures(trainable.loss)
         self._statistics = trainable.statistics() if trainable.communicator.size > 1 else []
+        self._release = release_mixtures(trainable.loss)
+        self._gradients = FiniteFlag()
+        # On a GPU a new seed costs a new generator, so it is given where something draws.
+        functions = LiveGraph.of({"loss": trainable.loss}).functions
+        self._draws = any("seed" in function.info.args for function in functions)
 
     def __call__(
         self, batch: Mapping[str, np.ndarray], rate: float, step: int, shared: nn.NdArray
@@ -52,7 +57,8 @@ class Updater:
         recipe = trainable.recipe
         trainable.fill(batch)
         # Dropout too depends on seed and step alone, so that resuming changes nothing.
-        nn.seed(step_seed(recipe.seed, step, comm.rank))
+        if self._draws:
+            nn.seed(step_seed(recipe.seed, step, comm.rank))
         trainable.solver.zero_grad()
         trainable.loss.forward(clear_no_need_grad=True)
         # Backward may use the memory of the loss again, so its value is copied first. The copy
@@ -66,6 +72,7 @@ class Updater:
             # Each process normalized by its own part of the mini-batch. Averaged after every
             # step, their running statistics are equal whenever they are used or saved.
             comm.average([*gradients, *self._statistics, value, shared])
+        self._begin_check()
         loss = float(value.data)
         if not np.isfinite(loss):
             raise self._not_finite(loss, step)
@@ -77,10 +84,24 @@ class Updater:
         trainable.solver.update()
         return loss
 
+    def _begin_check(self) -> None:
+        """Look for NaN and infinity while the GPU is busy; read after the loss."""
+        solver = self.trainable.solver
+        if isinstance(solver, AttachedSolver):
+            solver.begin_check(every_gradient=self.scaler is not None)
+        elif self.scaler is not None:
+            self._gradients.begin([v.grad for v in solver.get_parameters().values()])
+
+    def _overflowed(self) -> bool:
+        solver = self.trainable.solver
+        if isinstance(solver, AttachedSolver):
+            return solver.gradients_overflowed()
+        return not self._gradients.read()
+
     def _unscale(self, scaler: LossScaler) -> bool:
         """Take the scale out of the gradients; False if one overflowed and nothing is updated."""
         solver = self.trainable.solver
-        if not solver.check_inf_or_nan_grad():
+        if not self._overflowed():
             solver.scale_grad(1 / scaler.scale)
             scaler.succeeded()
             return True

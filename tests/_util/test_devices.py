@@ -55,6 +55,13 @@ def kinds(*variables):
     return found[True], found[False]
 
 
+def functions(y):
+    """Those of a live graph."""
+    found = []
+    y.visit(found.append)
+    return found
+
+
 @pytest.mark.parametrize("type_config", ON_GPU)
 def test_contexts(type_config):
     half = nn.Context(ON_GPU[type_config], "CudaCachedArray", "1")
@@ -98,8 +105,8 @@ def test_weights_are_made_in_float32_and_used_in_half(name, choice):
     assert half == ["Convolution"]
     assert single
     assert "MulScalar" in single
-    expected = "Softmax" in single
-    assert expected == (choice is None and name != "one")
+    (mixed,) = [f for f in functions(y) if f.info.type_name == "DQAMixture"]
+    assert ("mixing" in mixed.info.args) == (choice is None and name != "one")
 
 
 def test_every_layer_of_the_package():
@@ -144,7 +151,7 @@ def test_a_converted_graph_and_file(tmp_path):
     y = F.relu(PF.affine(nn.Variable((2, 8)), 4))
     half, single = kinds(dqa.convert(y, "minmax:2,4,8"))
     assert half == ["Affine", "ReLU"]
-    assert "Softmax" in single
+    assert single == ["DQAMixture"]
 
     source = write_console(tmp_path / "net.nnp")
     convert_file(source, tmp_path / "dqa.nnp", "minmax:2,4,8")
@@ -152,7 +159,7 @@ def test_a_converted_graph_and_file(tmp_path):
     built = program.build("Main", 8)
     half, single = kinds(*built.outputs.values())
     assert {"Convolution", "Affine"} <= set(half)
-    assert single.count("Softmax") == 2
+    assert single.count("DQAMixture") == 2
 
 
 @pytest.mark.parametrize("name", SETS)

@@ -11,11 +11,18 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from nnabla_dqa import BWN, SAWB, TWN, FullPrecision, MinMax
+from nnabla_dqa import BWN, SAWB, TWN, Attention, FullPrecision, MinMax
 from nnabla_dqa.backends import cpu, portable
-from nnabla_dqa.backends.cuda.plan import KernelParams, Kind, plan_launches
-from nnabla_dqa.backends.kernel_args import MAX_QUANTIZERS, LayerSpec, QuantizerOp
-from tests.backends.emulation.device import library
+from nnabla_dqa.backends.cuda.launch import CudaFinite
+from nnabla_dqa.backends.cuda.plan import (
+    MAX_ARRAYS,
+    FiniteParams,
+    KernelParams,
+    Kind,
+    plan_launches,
+)
+from nnabla_dqa.backends.kernel_args import MAX_QUANTIZERS, AttentionArgs, LayerSpec, QuantizerOp
+from tests.backends.emulation.device import OnCpu, library
 from tests.backends.emulation.layer import LEAST, Layer
 
 pytestmark = pytest.mark.slow
@@ -242,6 +249,50 @@ def test_minmax_is_the_cpu_to_the_bit(axis):
         np.testing.assert_array_equal(found, expected)
 
 
+ATTENTIONS = [
+    Attention(normalize=normalize, ddof=ddof, eps=eps)
+    for normalize in ("std", "detached_std", "none")
+    for ddof, eps in ((1, 1e-3), (0, 0.5))
+]
+
+
+@pytest.mark.parametrize("rule", ATTENTIONS, ids=str)
+@pytest.mark.parametrize("count", [2, 3, 5])
+@pytest.mark.parametrize(("shape", "axis"), [((40, 30), None), ((3, 2500), 0), ((9001,), None)])
+def test_attention_is_that_of_the_cpu(shape, axis, count, rule):
+    """The same source; the gradients that come to it differ by the order of sums."""
+    rng = np.random.RandomState(count)
+    w, dq = rng.randn(2, *shape).astype(np.float32)
+    alpha, da = rng.randn(2, count).astype(np.float32)
+    for temperature, hard in ((100.0, None), (0.8, None), (0.02, None), (0.8, 1)):
+        one_hot = np.eye(count)[hard] if hard is not None else np.zeros(count)
+        attention = (rule, alpha, [temperature], one_hot)
+        layer = Layer(w, KINDS["minmax"](axis)[:count], attention=attention)
+        q, by_cpu = layer.forward()
+        a, a_of_cpu = (x.array for x in layer.a)
+        np.testing.assert_array_equal(a, a_of_cpu)
+        np.testing.assert_allclose(q, by_cpu, rtol=0, atol=1e-6 * np.abs(w).max())
+        assert a.sum() == pytest.approx(1, abs=1e-6)
+        for upstream in (None, da):
+            before = np.full(count, 0.25)
+            given = (dq, np.zeros_like(w), False, before, True, upstream)
+            (dw, dalpha), (_, expected) = layer.backward(*given)
+            np.testing.assert_array_equal(dw, dq)
+            scale = np.abs(dq).sum() * np.abs(w).max() / min(temperature, 1)
+            np.testing.assert_allclose(dalpha, expected, rtol=1e-5, atol=1e-6 * scale)
+            assert hard is None or (dalpha == before).all()
+        assert not layer.device.read(layer.kernels._plan, "counters", np.uint32, 1).any()
+
+
+def test_attention_costs_no_launch():
+    w = np.random.RandomState(0).randn(40, 70).astype(np.float32)
+    attention = (Attention(), [0.3, 0.2, 0.1], [1.0], np.zeros(3))
+    layer = Layer(w, KINDS["minmax"](None)[:3], attention=attention)
+    layer.forward()
+    layer.backward(w, w, False, np.zeros(3))
+    assert layer.device.launched == [STATISTICS, MIX, "dqa_dots"]
+
+
 STATISTICS, KEPT, SAMPLE, SEARCH, MIX = (
     f"dqa_{name}" for name in ("statistics", "kept", "sample", "search", "mix")
 )
@@ -292,4 +343,33 @@ def test_layout_of_the_argument():
     for name, *_ in KernelParams._fields_:
         assert sizes.offset_of(name.encode()) == getattr(KernelParams, name).offset, name
     assert [sizes.size_of(name) for name in (b"Summary", b"Stats", b"Grid")] == [32, 32, 16]
+    assert sizes.size_of(b"Numbers") == ctypes.sizeof(FiniteParams) <= 4096
+    assert sizes.size_of(b"Attention") == ctypes.sizeof(AttentionArgs)
     assert KernelParams.ops.size == MAX_QUANTIZERS * ctypes.sizeof(QuantizerOp)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_every_number_of_many_arrays_is_looked_at(bad):
+    """More arrays than one launch takes, one of them longer than all threads together."""
+    context = nn.Context(["cpu:float"], "CpuCachedArray", "0")
+    device = OnCpu()
+    flag = CudaFinite(context, device)
+    sizes = [1, 7, 700_000, *range(1, MAX_ARRAYS + 20)]
+    arrays = [nn.NdArray.from_numpy_array(np.full(n, 3e38, np.float32)) for n in sizes]
+    flag.begin(arrays[:3])
+    assert flag.read()
+    for which, place in ((0, 0), (2, 699_999), (2, 655_361)):
+        arrays[which].data[place] = bad
+        flag.begin(arrays[:3])
+        assert not flag.read()
+        arrays[which].data[place] = 0
+    assert device.launched == ["dqa_finite"] * 4
+    few = [*arrays[:2], *arrays[3:]]
+    flag.begin(few)
+    assert flag.read()
+    few[-1].data[-1] = bad
+    flag.begin(few)
+    assert not flag.read()
+    assert len(device.launched) == 8
+    flag.begin([])
+    assert flag.read()

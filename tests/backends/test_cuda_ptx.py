@@ -10,7 +10,7 @@ import subprocess
 import pytest
 
 from nnabla_dqa.backends.cuda import ptx as cuda_ptx
-from nnabla_dqa.backends.cuda.plan import THREADS, KernelParams
+from nnabla_dqa.backends.cuda.plan import THREADS, FiniteParams, KernelParams
 
 PTX = (cuda_ptx.FOLDER / "mixture.ptx").read_text("utf-8")
 TEXTS = {name: (cuda_ptx.FOLDER / name).read_text("utf-8") for name in cuda_ptx.SOURCES}
@@ -37,10 +37,12 @@ def test_is_for_old_drivers_and_gpus():
 
 
 def test_has_every_kernel_with_one_argument():
-    defined = re.findall(r"^DQA_KERNEL (\w+)\(const Work work\)", "".join(TEXTS.values()), re.M)
-    assert sorted(cuda_ptx.kernels(PTX)) == sorted(defined)
-    sizes = re.findall(r"\.param \.align 8 \.b8 \w+_param_0\[(\d+)\]\n\)", PTX)
-    assert sizes == [str(ctypes.sizeof(KernelParams))] * len(defined)
+    defined = re.findall(r"^DQA_KERNEL (\w+)\(const (\w+) work\)", "".join(TEXTS.values()), re.M)
+    assert sorted(cuda_ptx.kernels(PTX)) == sorted(name for name, _ in defined)
+    found = re.findall(r"\.param \.align 8 \.b8 (\w+)_param_0\[(\d+)\]\n\)", PTX)
+    arguments = {"Work": KernelParams, "Numbers": FiniteParams}
+    sizes = {name: str(ctypes.sizeof(arguments[kind])) for name, kind in defined}
+    assert dict(found) == sizes
     assert PTX.count(f".maxntid {THREADS}, 1, 1") == len(defined)
 
 

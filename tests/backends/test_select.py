@@ -16,7 +16,7 @@ import pytest
 
 import nnabla_dqa as dqa
 from nnabla_dqa.backends import backend_of, cpu, dispatch, mixture, select
-from nnabla_dqa.backends.fused import quantizers_of
+from nnabla_dqa.backends.fused import quantizers_of, with_array_class
 
 ROOT = Path(__file__).resolve().parents[2]
 GPU = nn.Context(["cudnn:float", "cuda:float", "cpu:float"], "CudaCachedArray", "0")
@@ -299,10 +299,45 @@ def test_modules_that_do_not_exist_are_not_searched_for():
         "q.forward()\n"
         "q.backward()\n"
         "sys.meta_path.pop(0)\n"
-        "try:\n"
-        "    import nnabla.gc\n"
-        "except ImportError:\n"
-        "    print('right')\n"
+        "import gc\n"
+        "from nnabla.gc import collect\n"
+        "from nnabla.nnabla import Variable\n"
+        "assert collect is gc.collect and Variable is nn.Variable\n"
+        "assert not hasattr(sys.modules['nnabla.gc'], 'no such name')\n"
+        "from nnabla.nnabla import context_scope\n"
+        "outer, inner = nn.Context(['cpu:float'], '', '7'), nn.Context(['cpu:float'], '', '8')\n"
+        "with nn.context_scope(outer):\n"
+        "    try:\n"
+        "        with context_scope(inner):\n"
+        "            assert nn.get_current_context() is inner\n"
+        "            raise KeyError\n"
+        "    except KeyError:\n"
+        "        assert nn.get_current_context() is outer\n"
+        "assert nn.context.context_level == 0\n"
+        "print('right')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip().endswith("right"), done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("backend", "given", "expected"),
+    [
+        ("cpu:float", "", "CpuCachedArray"),
+        ("cpu:float", "CpuArray", "CpuArray"),
+        ("cudnn:float", "", "CudaCachedArray"),
+        ("cuda:float", "CudaArray", "CudaArray"),
+        ("cudnn:float", "CpuCachedArray", None),
+        ("cpu:float", "CudaCachedArray", None),
+    ],
+)
+def test_arrays_lie_on_the_device_of_the_functions(backend, given, expected):
+    """The kernels get addresses, and those of another device end the process."""
+    context = nn.Context([backend, "cpu:float"], given, "1")
+    if expected is None:
+        with pytest.raises(RuntimeError, match=f"array class {given} of the context is not one"):
+            with_array_class(context)
+        return
+    found = with_array_class(context)
+    assert (found.array_class, found.device_id) == (expected, "1")
+    assert list(found.backend) == list(context.backend)

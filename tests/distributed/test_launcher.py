@@ -22,6 +22,9 @@ BATCH_STEP, INTERACTIVE_STEP = "4294967291", "4294967290"
         ({**JOB, "SLURM_STEPID": "0", "SLURM_STEP_NUM_TASKS": "2"}, Launch("Slurm's srun", 2)),
         ({**SRUN, "PMIX_RANK": "5"}, Launch("Slurm's srun", 8)),
         ({"PMIX_RANK": "3"}, Launch("PMIx", None)),
+        ({"RANK": "1", "WORLD_SIZE": "2"}, Launch("torchrun or the like", 2)),
+        ({"WORLD_SIZE": "2"}, None),
+        ({**HYDRA, "RANK": "2", "WORLD_SIZE": "3"}, Launch("MPICH or Intel MPI", 3)),
     ],
 )
 def test_launchers(environment, expected):

@@ -17,12 +17,13 @@ from nnabla_dqa.distributed import (
     SingleProcess,
     open_communicator,
 )
-from nnabla_dqa.distributed.nccl import synchronized_batch_normalization
+from nnabla_dqa.distributed.nccl import check_device, synchronized_batch_normalization
 from nnabla_dqa.distributed.open import is_cuda
 from tests.distributed.threads import together
 
 CPU = nn.Context()
 CUDA = nn.Context(["cudnn:half", "cuda:half", "cudnn:float", "cuda:float", "cpu:float"])
+CPU_FLOAT = nn.Context(["cpu:float"], "CpuCachedArray", "0")
 
 
 class Nnabla:
@@ -31,8 +32,10 @@ class Nnabla:
     def __init__(self, thread):
         self.rank, self.size, self.local_rank = thread.rank, thread.size, thread.rank % 2
         self._all = thread.gather
+        self.reduced = []
 
     def all_reduce(self, data, division=False, inplace=False, group="world"):
+        self.reduced.append(len(data))
         given = self._all([array.data.copy() for array in data])
         for i, array in enumerate(data):
             total = np.sum([one[i] for one in given], axis=0, dtype=np.float32)
@@ -48,7 +51,7 @@ def on(size, run):
     """What ``run`` returns on each of ``size`` ranks."""
 
     def one(thread):
-        with NcclCommunicator(CUDA, communicator=Nnabla(thread)) as comm:
+        with NcclCommunicator(CPU_FLOAT, communicator=Nnabla(thread)) as comm:
             return run(comm)
 
     results = together(size, one)
@@ -166,3 +169,42 @@ def test_an_extension_without_communicator_is_an_error():
 def test_contexts_of_the_extension():
     assert is_cuda(CUDA)
     assert not is_cuda(CPU)
+
+
+def test_many_arrays_are_averaged_as_one():
+    """Of any type and shape, also those that were only zeroed or filled."""
+
+    def run(comm):
+        some = arrays(comm.rank)
+        zeroed, filled = nn.NdArray((4,)), nn.NdArray((2, 1))
+        zeroed.zero()
+        filled.fill(comm.rank + 1.0)
+        single = nn.NdArray.from_numpy_array(np.full((3, 2), comm.rank, np.float32))
+        comm.average([*some, zeroed, filled, single])
+        assert comm.nnabla.reduced == [1]
+        return [array.data.copy() for array in (*some, zeroed, filled, single)]
+
+    first, second = on(2, run)
+    for found, other in zip(first, second):
+        np.testing.assert_array_equal(found, other)
+    inputs = [[array.data for array in arrays(rank)] for rank in range(2)]
+    for found, one, two in zip(first, *inputs):
+        np.testing.assert_allclose(found, (one + two) / 2, rtol=1e-6)
+    np.testing.assert_array_equal(first[2], np.zeros(4))
+    np.testing.assert_array_equal(first[3], np.full((2, 1), 1.5))
+    np.testing.assert_array_equal(first[4], np.full((3, 2), 0.5))
+
+
+def test_the_network_has_to_be_on_the_gpu_that_communicates():
+    def run(comm):
+        given = nn.Context(["cudnn:float"], "CudaCachedArray", str(comm.local_rank))
+        check_device(comm, given)
+        other = nn.Context(["cudnn:float"], "CudaCachedArray", "3")
+        with pytest.raises(ParallelError) as error:
+            check_device(comm, other)
+        return str(error.value)
+
+    for rank, text in enumerate(on(2, run)):
+        assert text.startswith(f"process {rank} would compute on GPU 3 and communicate from GPU ")
+        assert f"GPU {rank}: " in text
+    check_device(SingleProcess(), nn.Context(["cudnn:float"], "CudaCachedArray", "3"))

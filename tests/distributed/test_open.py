@@ -5,7 +5,12 @@ import importlib
 import nnabla as nn
 import pytest
 
-from nnabla_dqa.distributed import ParallelError, SingleProcess, open_communicator
+from nnabla_dqa.distributed import (
+    ParallelError,
+    SingleProcess,
+    given_or_single,
+    open_communicator,
+)
 
 TWO = {"PMI_RANK": "1", "PMI_SIZE": "2"}
 ONE = {"PMI_RANK": "0", "PMI_SIZE": "1"}
@@ -83,3 +88,28 @@ def test_a_communicator_that_sees_one_process_is_replaced(monkeypatch):
 def test_kinds_are_checked():
     with pytest.raises(ValueError, match="parallel='gloo' is none of auto, mpi, nccl, none"):
         open_communicator(nn.Context(), "gloo", {})
+
+
+LAUNCHES = {
+    "mpiexec": ({"PMI_RANK": "1", "PMI_SIZE": "2"}, "MPICH or Intel MPI started 2 processes"),
+    "torchrun": ({"RANK": "0", "WORLD_SIZE": "4"}, "torchrun or the like started 4 processes"),
+    "PMIx": ({"PMIX_RANK": "0"}, "PMIx started several processes"),
+}
+
+
+@pytest.mark.parametrize("launch", LAUNCHES)
+def test_one_of_several_is_not_trained_without_a_communicator(launch, monkeypatch):
+    environment, message = LAUNCHES[launch]
+    assert type(given_or_single(None)) is SingleProcess
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ParallelError, match=f"^{message} .*no communicator, so that each would"):
+        given_or_single(None)
+    meant = SingleProcess()
+    assert given_or_single(meant) is meant
+
+
+def test_one_alone_that_a_launcher_started(monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    assert type(given_or_single(None)) is SingleProcess

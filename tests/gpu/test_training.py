@@ -5,6 +5,7 @@ from __future__ import annotations
 import warnings
 
 import nnabla as nn
+import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
 
@@ -13,9 +14,11 @@ from nnabla_dqa.backends.fused import quantizers_of
 from nnabla_dqa.data import open_data
 from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training.checkpoint import read_checkpoint
+from nnabla_dqa.training.loss_scaler import LossScaler
 from nnabla_dqa.training.run import recipe_of, train
 from nnabla_dqa.training.tasks.task import Task
-from tests.gpu.conftest import CPU, get, on_cpu
+from nnabla_dqa.training.update import Updater
+from tests.gpu.conftest import CPU, get, has_kernels, on_cpu
 from tests.gpu.functions import foreign_functions
 from tests.gpu.runs import experiment
 from tests.training.experiments import interrupted, run
@@ -104,24 +107,58 @@ def test_half_precision_is_only_that_of_the_layers(half_context, tmp_path, backe
     """Quantizers, attention, penalty, loss: float32. Convolutions: half."""
     with nn.context_scope(half_context), dqa.backend(backend):
         job = Task(experiment(tmp_path))
-    found = {}
+    found, mixtures = {}, []
 
     def look(f):
+        if quantizers_of(f):
+            # Its own context is one of NNabla's for all functions written in Python.
+            mixtures.append(f)
+            return
         half = any(":half" in backend for backend in f.context.backend)
-        name = "mixture" if quantizers_of(f) else f.info.type_name
-        found.setdefault(name, set()).add(half)
+        found.setdefault(f.info.type_name, set()).add(half)
 
     job.loss.visit(look)
     assert found["Convolution"] == found["BatchNormalization"] == {True}
-    kinds = ["Softmax"]
-    if "mixture" in found:
-        kinds += ["mixture"]
-    else:
-        kinds += ["Round", "Min", "Max", "ClipGradByValue", "BatchMatmul", "Concatenate"]
+    assert bool(mixtures) == (backend == "auto" and has_kernels(half_context))
+    kinds = ["Slice", "Concatenate"]
+    if not mixtures:
+        kinds += ["Softmax", "Round", "Min", "Max", "ClipGradByValue", "BatchMatmul"]
     for kind in kinds:
         assert found[kind] == {False}, kind
-    assert "mixture" not in found or backend == "auto"
     assert found["SoftmaxCrossEntropy"] == found["Mean"] == {False}
+    for f in mixtures:
+        for v in f.outputs:
+            v.persistent = True
+    job.fill(job.data.at_epoch(0).batch(np.arange(20)))
+    job.loss.forward()
+    assert all(v.data.dtype == np.float32 for f in mixtures for v in (*f.inputs, *f.outputs))
+
+
+@pytest.mark.parametrize("type_config", ["float", "half"])
+@pytest.mark.parametrize("name", ["cpu", pytest.param("cudnn", marks=pytest.mark.gpu)])
+def test_nan_in_one_weight_stops_before_the_update(name, type_config, tmp_path):
+    with nn.context_scope(get(name, type_config)):
+        job = Task(experiment(tmp_path, {"width": 0.08}))
+        update = Updater(job, LossScaler(64.0) if type_config == "half" else None)
+        batch, shared = job.data.at_epoch(0).batch(np.arange(20)), nn.NdArray((1,))
+        shared.zero()
+        update(batch, 0.01, 0, shared)
+        layer = job.layers[3]
+        layer.weight.d[0, 0] = np.nan
+        before = {k: v.d.copy() for k, v in job.solver.get_parameters().items()}
+        with pytest.raises(NonFiniteError) as error:
+            update(batch, 0.01, 1, shared)
+        assert layer.name in str(error.value)
+        for k, v in job.solver.get_parameters().items():
+            np.testing.assert_array_equal(v.d, before[k], err_msg=k)
+
+
+@pytest.mark.gpu
+def test_convolutions_are_cudnns():
+    """Without cuDNN's library NNabla takes functions of its own, with a line in the log."""
+    with nn.context_scope(get("cudnn")):
+        h = PF.convolution(nn.Variable((2, 3, 8, 8)), 4, (3, 3))
+        assert h.parent.name.endswith("Cudnn"), h.parent.name
 
 
 def test_no_function_of_a_training_leaves_the_device(context, tmp_path):

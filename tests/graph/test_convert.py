@@ -110,8 +110,8 @@ def test_shared_weights_get_one_attention_and_are_mixed_once():
     single = dqa.convert(NPF.affine(variable(), 5, name="one"), "minmax:2,4,8")
     inside = []
     single.visit(lambda f: inside.append(f.info.type_name))
-    assert kinds.count("Softmax") == len(NAMES)
-    assert inside.count("Softmax") == 1
+    assert kinds.count("DQAMixture") == len(NAMES)
+    assert inside.count("DQAMixture") == 1
 
 
 def test_the_original_graph_stays_and_what_nothing_changed_is_shared():

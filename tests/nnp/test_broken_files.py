@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from nnabla.utils import nnabla_pb2
 
+from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.file import NetworkFile
+from nnabla_dqa.nnp.live import Program
 from nnabla_dqa.nnp_format.archive import METADATA, Archive
 from nnabla_dqa.nnp_format.members import NNPError, write_members
 from nnabla_dqa.nnp_format.parameters import Parameter, write_parameters
@@ -200,3 +202,16 @@ def test_flipped_bytes_of_a_member(tmp_path, member):
         write_members(path, {**contents, member: data})
 
     assert faults(path, contents[member], 150, 0, write) == {}
+
+
+@pytest.mark.parametrize("left", [1, 2, 4])
+def test_normalization_that_lacks_inputs(left, tmp_path):
+    net = small()
+    functions = net.definition.network[0].function
+    (function,) = [f for f in functions if f.type == "BatchNormalization"]
+    del function.input[left:]
+    path = net.save(tmp_path / "net.nnp")
+    words = (f"{function.name} (BatchNormalization) has {left} inputs, 5 are needed", "variance")
+    refused(path, *words, read=lambda path: convert_file(path, tmp_path / "out.nnp"))
+    refused(path, *words, read=lambda path: Program(NetworkFile.read(path)))
+    assert not (tmp_path / "out.nnp").exists()

@@ -171,8 +171,7 @@ def test_nan_and_infinity_stop_before_the_update(bad, where):
         layer.weight.g[2, 1] = bad
     before = values()
     array = {"weight": "W", "gradient": "the gradient of W", "alpha": "dqa/alpha"}[where]
-    pattern = "layer a/affine: the gradient" if where != "gradient" else "x"
-    with pytest.raises(dqa.NonFiniteError, match=f"layer b/affine: {array} is NaN|{pattern}"):
+    with pytest.raises(dqa.NonFiniteError, match=f"layer b/affine: {array} is NaN"):
         solver.update()
     for name, value in values().items():
         np.testing.assert_array_equal(value, before[name], err_msg=name)

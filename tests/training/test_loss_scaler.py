@@ -58,24 +58,43 @@ def test_without_a_gpu(monkeypatch):
     )
 
 
-def test_a_gpu_is_not_touched_before_it_is_known_whose_it_is(monkeypatch):
-    context = nn.Context()
-    fills = []
+def test_a_library_that_is_missing_is_named(monkeypatch):
+    """The extension is there then, and installing it again would not help."""
 
-    class Array:
-        def __init__(self, _):
-            pass
+    def missing(*_, **__):
+        raise ImportError("libcudnn.so.8: cannot open shared object file")
 
-        def fill(self, value):
-            fills.append(value)
-
-    monkeypatch.setattr(nn, "NdArray", Array)
-    monkeypatch.setattr(loss_scaler, "get_extension_context", lambda *_, **__: context)
+    monkeypatch.setattr(loss_scaler, "get_extension_context", missing)
     monkeypatch.setenv("NNABLA_CUDA_ALLOW_TF32", "")
-    assert make_context("cudnn", check=False) is context
-    assert fills == []
-    make_context("cudnn")
-    assert fills == [0.0]
+    text = refused("cudnn")
+    assert "is installed and cannot be loaded: libcudnn.so.8: cannot open" in text
+    assert "pip install" not in text
+
+
+def test_errors_of_the_driver_are_no_runtime_errors(monkeypatch):
+    class NVMLError(Exception):
+        """As of pynvml."""
+
+    def broken(*_, **__):
+        raise NVMLError("Driver Not Loaded")
+
+    monkeypatch.setattr(loss_scaler, "get_extension_context", broken)
+    monkeypatch.setenv("NNABLA_CUDA_ALLOW_TF32", "")
+    assert "device 9: no such GPU is usable: Driver Not Loaded" in refused("cudnn", device=9)
+
+
+def test_a_gpu_is_touched_unless_it_is_not_known_whose_it_is(monkeypatch):
+    """By memory: an array that is only filled asks the device for nothing."""
+    nowhere = nn.Context(["cuda:float"], "NoSuchArray", "9")
+    monkeypatch.setattr(loss_scaler, "get_extension_context", lambda *_, **__: nowhere)
+    monkeypatch.setenv("NNABLA_CUDA_ALLOW_TF32", "")
+    assert make_context("cudnn", device=9, check=False) is nowhere
+    text = refused("cudnn", device=9)
+    assert text.startswith("context cudnn, device 9: no such GPU is usable: ")
+    assert "NoSuchArray" in text
+    here = nn.Context(["cpu:float"], "CpuCachedArray", "0")
+    monkeypatch.setattr(loss_scaler, "get_extension_context", lambda *_, **__: here)
+    assert make_context("cudnn") is here
 
 
 def test_tf32_is_off_unless_asked_for(monkeypatch):

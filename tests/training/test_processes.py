@@ -12,9 +12,10 @@ from nnabla_dqa.training import loop as loops
 from nnabla_dqa.training.checkpoint import read_checkpoint
 from nnabla_dqa.training.loop import Loop
 from nnabla_dqa.training.result import TrainingStopped
+from nnabla_dqa.training.run import train
 from nnabla_dqa.training.tasks.task import Task
 from tests.training.experiments import experiment
-from tests.training.files import one_line
+from tests.training.files import make, one_line
 
 pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
 
@@ -132,3 +133,22 @@ def test_processes_that_differ_are_stopped_before_anything_is_written(keys, name
         loop.run()
     assert f"{name} is not the same in all processes" in one_line(error)
     assert not (tmp_path / "checkpoint").exists()
+
+
+@pytest.mark.parametrize("environment", [{"PMI_SIZE": "2"}, {"RANK": "0", "WORLD_SIZE": "2"}])
+def test_one_of_several_processes_is_not_trained_alone(environment, tmp_path, monkeypatch):
+    """From Python too, where no communicator was given."""
+    recipe = experiment(tmp_path)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    for start in (
+        lambda: train(recipe, folder=tmp_path / "run"),
+        lambda: Task(recipe),
+    ):
+        with pytest.raises(ParallelError, match="started 2 processes and this training was given"):
+            start()
+    assert not (tmp_path / "run").exists()
+    source, file_recipe = make(tmp_path)
+    with pytest.raises(ParallelError, match="started 2 processes and this training was given"):
+        train(source, file_recipe, tmp_path / "out.nnp")
+    assert Task(recipe, SingleProcess()).communicator.size == 1

@@ -143,3 +143,38 @@ def test_weight_decay_is_added_to_the_unscaled_gradient(tmp_path):
         update_once(job, scaler)
         made.append(arrays_of(job)["fc/affine/W"])
     np.testing.assert_allclose(made[0], made[1], rtol=1e-5, atol=1e-7)
+
+
+def test_a_seed_is_given_only_where_something_draws(tmp_path, monkeypatch):
+    """On a GPU it would cost a new generator at each update."""
+    job = Task(experiment(tmp_path))
+    seeds = []
+    monkeypatch.setattr(nn, "seed", seeds.append)
+    update_once(job)
+    assert seeds == []
+    with nn.auto_forward(False):
+        job.loss = nn.functions.add2(job.loss, nn.functions.mean(nn.functions.rand(shape=(3,))))
+    update_once(job, step=5)
+    assert seeds == [step_seed(job.settings.seed, 5)]
+
+
+@pytest.mark.parametrize("scaler", [None, LossScaler(scale=64.0)])
+@pytest.mark.parametrize("kind", KINDS)
+def test_nan_in_one_weight_stops_before_the_update(kind, scaler, tmp_path):
+    """By its name, whether the loss is scaled for half precision or not."""
+    job = Task(experiment(tmp_path, **KINDS[kind]))
+    layers = job.layers
+    if not layers:
+        return
+    update_once(job, scaler)
+    layers[2].weight.d[0, 0] = np.nan
+    before = arrays_of(job)
+    with pytest.raises(NonFiniteError) as error:
+        update_once(job, scaler, 1)
+    name = layers[2].name
+    text = one_line(error)
+    assert f"layer {name}: W is NaN" in text or f"parameter {name}/W" in text, text
+    trained = job.solver.get_parameters()
+    for path, array in arrays_of(job).items():
+        if path in trained:
+            np.testing.assert_array_equal(array, before[path], err_msg=path)

@@ -6,6 +6,8 @@ nothing waits for the GPU. The scratch memory of a layer (the grids, and sums
 of parts of the weights) comes from NNabla's allocator, is zeroed once and
 stays with the layer: backward needs the grids of forward. Which quantizers
 take part is found out by each block for itself, as the shares are on the GPU.
+Attention needs no launch of its own: the first block of the statistics makes
+the coefficients, the last block of the dots alpha's gradient.
 
 Launches per layer and step: 2 forward and 1 backward for min-max, BWN and the
 closed forms of SAWB; 1 more forward with TWN, whose scale needs the mean
@@ -25,14 +27,24 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from typing import Optional, Protocol
+from typing import Optional, Protocol, Sequence, Union
 
 import nnabla as nn
 import numpy as np
 
 from nnabla_dqa.backends.cuda import driver
-from nnabla_dqa.backends.cuda.plan import AT_ONCE, THREADS, KernelParams, plan_launches
+from nnabla_dqa.backends.cuda.plan import (
+    AT_ONCE,
+    MAX_ARRAYS,
+    THREADS,
+    FiniteParams,
+    KernelParams,
+    plan_launches,
+)
 from nnabla_dqa.backends.kernel_args import LayerSpec
+
+Params = Union[KernelParams, FiniteParams]
+_MANY_BLOCKS = 640
 
 
 class Device(Protocol):
@@ -44,9 +56,7 @@ class Device(Protocol):
     def address(self) -> int:
         """Where that memory lies."""
 
-    def launch(
-        self, name: str, blocks: int, threads: int, shared: int, params: KernelParams
-    ) -> None:
+    def launch(self, name: str, blocks: int, threads: int, shared: int, params: Params) -> None:
         """See :meth:`nnabla_dqa.backends.cuda.driver.Module.launch`."""
 
 
@@ -78,9 +88,7 @@ class Gpu:
         address: int = self._memory.data_ptr(np.float32, self._context)
         return address
 
-    def launch(
-        self, name: str, blocks: int, threads: int, shared: int, params: KernelParams
-    ) -> None:
+    def launch(self, name: str, blocks: int, threads: int, shared: int, params: Params) -> None:
         """See :class:`Device`."""
         self._module.launch(name, blocks, threads, shared, params)
 
@@ -103,13 +111,20 @@ class CudaKernels:
     ) -> None:
         self._plan = plan_launches(spec)
         self._params = self._plan.params
+        self._attention = self._params.attention
         self._device = device or Gpu(context)
         self._device.reserve(self._plan.scratch_bytes)
 
+    def attend(
+        self, alpha: int, temperature: int, hard: int, a: Optional[int], da: Optional[int]
+    ) -> None:
+        """See :meth:`nnabla_dqa.backends.cpu.CpuKernels.attend`; it launches nothing."""
+        self._attention.place(alpha, temperature, hard, a, da)
+
     def forward(self, w: int, shares: Optional[int], least: float, q: int) -> None:
         """``q = sum_k a_k Q_k(w)`` without the quantizers whose share is below ``least``."""
-        params = self._begin()
-        params.w, params.shares, params.least, params.q = w, shares, least, q
+        params = self._begin(shares)
+        params.w, params.least, params.q = w, least, q
         last = len(self._plan.passes) - 1
         for i, (name, blocks) in enumerate(self._plan.passes):
             params.makes_grids = int(i == last)
@@ -128,24 +143,62 @@ class CudaKernels:
         add_shares: bool,
     ) -> None:
         """``dw (+)= dq`` and ``dshares_k (+)= <dq, Q_k(w)>``; what is None is left out."""
-        params = self._begin()
+        params = self._begin(shares)
         params.dq, params.dw, params.add_w = dq, dw, int(add_w)
         if dshares is None:
             if dw is not None:
                 blocks = -(-params.size * params.rows // (THREADS * AT_ONCE))
                 self._launch("dqa_pass_on", blocks)
             return
-        params.w, params.shares, params.least = w, shares, least
+        params.w, params.least = w, least
         params.dshares, params.add_shares = dshares, int(add_shares)
         slots = 4 * THREADS * (params.count + 1)
         self._launch("dqa_dots", self._plan.blocks, slots)
 
-    def _begin(self) -> KernelParams:
+    def _begin(self, shares: Optional[int]) -> KernelParams:
+        self._params.shares = shares
         self._plan.place_scratch(self._device.address())
         return self._params
 
     def _launch(self, name: str, blocks: int, shared: int = 0) -> None:
         self._device.launch(name, blocks, THREADS, shared, self._params)
+
+
+class CudaFinite:
+    """Whether all numbers of some arrays are finite, by one launch for up to 240 of them.
+
+    Args:
+        context: In float32, with the number of the GPU.
+        device: Where to run instead of that GPU, for tests.
+
+    Raises:
+        CudaError: See :class:`Gpu`.
+    """
+
+    def __init__(self, context: nn.Context, device: Optional[Device] = None) -> None:
+        self._context = context
+        self._device = device or Gpu(context)
+        self._flag = nn.NdArray((1,))
+        self._params = FiniteParams()
+
+    def begin(self, arrays: Sequence[nn.NdArray]) -> None:
+        """Have them looked at; nothing waits for it."""
+        self._flag.zero()
+        params = self._params
+        for start in range(0, len(arrays), MAX_ARRAYS):
+            some = arrays[start : start + MAX_ARRAYS]
+            for i, array in enumerate(some):
+                params.arrays[i] = array.data_ptr(np.float32, self._context)
+                params.sizes[i] = array.size
+            params.count = len(some)
+            params.flag = self._flag.data_ptr(np.float32, self._context)
+            largest = max(array.size for array in some)
+            blocks = min(max(1, -(-largest // (4 * THREADS))), _MANY_BLOCKS)
+            self._device.launch("dqa_finite", blocks, THREADS, 0, params)
+
+    def read(self) -> bool:
+        """Whether they are; waits for the GPU."""
+        return not self._flag.data[0]
 
 
 def expected() -> bool:
@@ -170,3 +223,4 @@ def describe() -> str:
 
 
 DEVICE_KERNELS = CudaKernels
+DEVICE_FINITE = CudaFinite

@@ -9,9 +9,15 @@ that follow each other take rows that do, so that they read memory that does.
 from __future__ import annotations
 
 import ctypes
-from typing import Dict, NamedTuple, Tuple
+from typing import Dict, NamedTuple, Optional, Tuple
 
-from nnabla_dqa.backends.kernel_args import MAX_QUANTIZERS, Kind, LayerSpec, QuantizerOp
+from nnabla_dqa.backends.kernel_args import (
+    MAX_QUANTIZERS,
+    AttentionArgs,
+    Kind,
+    LayerSpec,
+    QuantizerOp,
+)
 from nnabla_dqa.quantization.clip_search import sample_blocks
 
 THREADS = 256
@@ -45,7 +51,23 @@ class KernelParams(ctypes.Structure):
         *[(name, _I32) for name in ("makes_grids", "add_w", "add_shares")],
         ("least", _F32),
         *[(name, _POINTER) for name in ("w", "shares", "dq", "q", "dw", "dshares", *_SCRATCH)],
+        ("attention", AttentionArgs),
         ("ops", QuantizerOp * MAX_QUANTIZERS),
+    ]
+
+
+MAX_ARRAYS = 240
+"""``MAX_ARRAYS`` of kernels/layer.cuh: an argument has at most 4 KiB."""
+
+
+class FiniteParams(ctypes.Structure):
+    """``Numbers`` of kernels/layer.cuh: the argument of ``dqa_finite``."""
+
+    _fields_ = [
+        ("arrays", _POINTER * MAX_ARRAYS),
+        ("sizes", _I64 * MAX_ARRAYS),
+        ("flag", _POINTER),
+        ("count", _I64),
     ]
 
 
@@ -54,7 +76,8 @@ class LaunchPlan(NamedTuple):
 
     ``blocks`` of the kernels that go over all weights; ``passes``: kernels that
     make the grids, in order, with their blocks; ``scratch``: where each
-    scratch array begins in a memory of ``scratch_bytes`` that begins with 0s.
+    scratch array begins in a memory of ``scratch_bytes`` that begins with 0s;
+    ``shares``: where the coefficients lie there, if attention makes them.
     """
 
     params: KernelParams
@@ -62,12 +85,15 @@ class LaunchPlan(NamedTuple):
     passes: Tuple[Tuple[str, int], ...]
     scratch: Dict[str, int]
     scratch_bytes: int
+    shares: Optional[int] = None
 
     def place_scratch(self, address: int) -> None:
         """Tell the kernels where the scratch memory lies."""
         begin = _ceil_div(address, _ALIGNMENT) * _ALIGNMENT
         for name, offset in self.scratch.items():
             setattr(self.params, name, begin + offset)
+        if self.shares is not None:
+            self.params.shares = begin + self.shares
 
 
 def plan_launches(spec: LayerSpec) -> LaunchPlan:
@@ -82,6 +108,7 @@ def plan_launches(spec: LayerSpec) -> LaunchPlan:
         outer, inner = 1, outer * inner
     params = KernelParams(outer=outer, rows=rows, inner=inner, size=outer * inner)
     params.count = len(spec.ops)
+    params.attention = spec.attention_args()
     for i, op in enumerate(spec.ops):
         params.ops[i] = QuantizerOp(*op)
     kinds = {Kind(op[0]) for op in spec.ops}
@@ -93,7 +120,11 @@ def plan_launches(spec: LayerSpec) -> LaunchPlan:
     if max(count for _, count in passes) > _MOST_BLOCKS:
         raise ValueError(f"weights of {rows} rows of {params.size} numbers are too many for a GPU")
     scratch, size = _scratch(params, blocks)
-    return LaunchPlan(params, blocks, passes, scratch, size)
+    shares = size if spec.attention is not None else None
+    if shares is not None:
+        size += 4 * params.count
+    # One more, so that an address that is no multiple of it can be rounded up.
+    return LaunchPlan(params, blocks, passes, scratch, size + _ALIGNMENT, shares)
 
 
 def _divide(params: KernelParams) -> None:
@@ -160,8 +191,7 @@ def _scratch(params: KernelParams, blocks: int) -> Tuple[Dict[str, int], int]:
     for name in _SCRATCH:
         offsets[name] = end
         end += _ceil_div(sizes[name], _ALIGNMENT) * _ALIGNMENT
-    # One more, so that an address that is no multiple of it can be rounded up.
-    return offsets, end + _ALIGNMENT
+    return offsets, end
 
 
 def _ceil_div(x: int, y: int) -> int:

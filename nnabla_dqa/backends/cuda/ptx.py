@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import List, Mapping
 
 FOLDER = Path(__file__).resolve().parent.parent / "kernels"
-SOURCES = ("mixture.cu", "clip_search.cuh", "layer.cuh", "grid.h")
+SOURCES = ("mixture.cu", "clip_search.cuh", "layer.cuh", "attention.h", "grid.h")
 VERSION = (7, 0)
 """Of the PTX: CUDA 11.0."""
 DRIVER = 11000

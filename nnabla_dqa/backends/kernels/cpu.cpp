@@ -1,5 +1,6 @@
 // The fused mixture on the CPU: what backends/cpu.py calls. See grid.h for the formulas and
 // cpu_kernels.h for the loops.
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <cstring>
@@ -9,6 +10,7 @@
 #include <thread>
 #include <vector>
 
+#include "attention.h"
 #include "grid.h"
 
 namespace dqa {
@@ -16,7 +18,6 @@ namespace {
 
 enum Needs { NEEDS_MEAN = 1, NEEDS_UNIT = 2, NEEDS_KEPT = 4, NEEDS_SAMPLE = 8 };
 
-const int MAX_QUANTIZERS = 32;
 // Weights for which it does not pay to start another thread.
 const int64_t WORTH_A_THREAD = 1 << 17;
 // A tensor with one range is cut into pieces of this size, whatever the number of threads is, so
@@ -48,6 +49,7 @@ struct Sample {
 
 struct Kernels {
     void (*extremes)(const float*, int64_t, Stats*);
+    bool (*finite)(const float*, int64_t);
     void (*means)(const float*, int64_t row, int64_t size, int needs, Stats*);
     void (*take_sample)(const float*, int64_t size, float scale, Sample*);
     float (*searched_clip)(const Sample&, int64_t row, const Stats&, float top);
@@ -195,6 +197,7 @@ struct Layer {
     int32_t count;
     int32_t threads;
     const Op* ops;
+    Attention attention;
 };
 
 namespace {
@@ -395,10 +398,23 @@ void one_range(const Layer& layer, const float* w, Grid* grids) {
     make_grids(layer, needs, 0, w, &sample, &stats, grids);
 }
 
+// The coefficients of a layer with attention go to `shares`.
+Spread attend(const Layer& layer, double* parts, float* shares) {
+    const Spread spread = attend(layer.attention, layer.count, parts);
+    for (int k = 0; k < layer.count; ++k)
+        shares[k] = coefficient(layer.attention, spread, parts, k);
+    return spread;
+}
+
 // `q` may be null: then only the grids are made.
 void forward(const Layer& layer, const float* w, const float* shares, float least, float* q,
              Grid* grids) {
     int chosen[MAX_QUANTIZERS];
+    if (layer.attention.alpha) {
+        double parts[MAX_QUANTIZERS];
+        attend(layer, parts, layer.attention.a);
+        shares = layer.attention.a;
+    }
     const int count = taking_part(layer, shares, least, chosen);
     const int64_t size = size_of(layer);
     if (layer.rows == 1) {
@@ -473,7 +489,7 @@ void share_gradients(const Layer& layer, const float* w, const float* dq, const 
 }
 
 void pass_all_on(const Layer& layer, const float* dq, float* dw, bool add) {
-    const Layer flat = {1, 1, size_of(layer) * layer.rows, 0, layer.threads, nullptr};
+    const Layer flat = {1, 1, size_of(layer) * layer.rows, 0, layer.threads, nullptr, {}};
     each_piece(flat, [&](int64_t, int64_t begin, int64_t n) {
         kernels().pass_on(dq + begin, dw + begin, add, n);
     });
@@ -485,6 +501,20 @@ void backward(const Layer& layer, const float* w, const float* dq, const float* 
     if (!dshares) {
         if (dw) pass_all_on(layer, dq, dw, add_w);
         return;
+    }
+    const Attention& attention = layer.attention;
+    Spread spread = {};
+    double softmax[MAX_QUANTIZERS];
+    float coefficients[MAX_QUANTIZERS];
+    if (attention.alpha) {
+        spread = attend(layer, softmax, coefficients);
+        shares = coefficients;
+        if (spread.rest == 0.0) {
+            // One quantizer alone: alpha has no gradient.
+            if (dw) pass_all_on(layer, dq, dw, add_w);
+            if (!add_shares) std::fill(dshares, dshares + layer.count, 0.0f);
+            return;
+        }
     }
     int chosen[MAX_QUANTIZERS];
     const int count = taking_part(layer, shares, least, chosen);
@@ -501,8 +531,32 @@ void backward(const Layer& layer, const float* w, const float* dq, const float* 
     double all[MAX_QUANTIZERS];
     for (int k = 0; k < layer.count; ++k) all[k] = mean / total;
     for (int i = 0; i < count; ++i) all[chosen[i]] = gradients[i];
+    if (attention.alpha) {
+        for (int k = 0; k < layer.count && attention.da; ++k) all[k] += attention.da[k];
+        attention_gradient(attention, spread, layer.count, softmax, all);
+    }
     for (int k = 0; k < layer.count; ++k)
         dshares[k] = static_cast<float>(all[k]) + (add_shares ? dshares[k] : 0.0f);
+}
+
+bool all_finite(const float* const* arrays, const int64_t* sizes, int64_t count, int threads) {
+    struct Piece {
+        const float* begin;
+        int64_t size;
+    };
+    std::vector<Piece> pieces;
+    int64_t total = 0;
+    for (int64_t i = 0; i < count; ++i) {
+        total += sizes[i];
+        for (int64_t at = 0; at < sizes[i]; at += PIECE)
+            pieces.push_back({arrays[i] + at, std::min(PIECE, sizes[i] - at)});
+    }
+    std::atomic<bool> finite{true};
+    const int64_t worth = total / WORTH_A_THREAD + 1;
+    run(pieces.size(), static_cast<int>(std::min<int64_t>(threads, worth)), [&](int64_t i) {
+        if (finite && !kernels().finite(pieces[i].begin, pieces[i].size)) finite = false;
+    });
+    return finite;
 }
 
 }  // namespace
@@ -543,6 +597,11 @@ DQA_API void dqa_backward(const dqa::Layer* layer, const float* w, const float* 
                           const float* shares, float least, const dqa::Grid* grids, float* dw,
                           int add_w, float* dshares, int add_shares) {
     dqa::backward(*layer, w, dq, shares, least, grids, dw, add_w != 0, dshares, add_shares != 0);
+}
+
+DQA_API int dqa_finite(const float* const* arrays, const int64_t* sizes, int64_t count,
+                       int threads) {
+    return dqa::all_finite(arrays, sizes, count, threads);
 }
 
 DQA_API void dqa_encode(const dqa::Op* op, const dqa::Grid* grid, const float* x, float* codes,

@@ -144,6 +144,18 @@ static void extremes(const float* x, int64_t size, Stats* stats) {
     stats->finite = none[0] == 0.0f;
 }
 
+// Whether all numbers are.
+static bool finite(const float* x, int64_t n) {
+    const int L = 64;
+    float none[L] = {};
+    int64_t i = 0;
+    for (; i + L <= n; i += L)
+        for (int j = 0; j < L; ++j) none[j] += x[i + j] * 0.0f;
+    for (; i < n; ++i) none[0] += x[i] * 0.0f;
+    for (int j = 1; j < L; ++j) none[0] += none[j];
+    return none[0] == 0.0f;
+}
+
 // The means that the quantizers `needs` ask for; `extremes` has been here before.
 static void means(const float* x, int64_t row, int64_t size, int needs, Stats* stats) {
     const int64_t first = unaligned(row, size);
@@ -517,5 +529,5 @@ static void scatter(const float* from, int64_t outer, int64_t step, int64_t coun
 
 #undef DQA_FOR_KIND
 
-static const Kernels kernels = {extremes, means, take_sample, searched_clip,
+static const Kernels kernels = {extremes, finite, means, take_sample, searched_clip,
                                 mix, dots, pass_on, encode, gather, scatter};

@@ -3,7 +3,7 @@
 #pragma once
 
 #define DQA_FN __host__ __device__ static inline
-#include "grid.h"
+#include "attention.h"
 
 #define DQA_DEVICE __device__ static inline
 #define DQA_KERNEL extern "C" __global__ void __launch_bounds__(256)
@@ -12,7 +12,6 @@ namespace dqa {
 
 // Threads of every block, a power of two.
 const int THREADS = 256;
-const int MAX_QUANTIZERS = 32;
 // Numbers a thread takes at once, so that it waits for memory once for all of them.
 const int AT_ONCE = 4;
 
@@ -29,7 +28,7 @@ struct Summary {
     int32_t unused;
 };
 
-// A launch's arguments; `Work` of functions/cuda_work.py. Weights have the shape (outer, rows,
+// A launch's arguments; `KernelParams` of backends/cuda/plan.py. Weights have the shape (outer, rows,
 // inner), and row r is [:, r, :]. A block has `groups` groups of `lanes` threads with a row each,
 // and works on `piece` numbers of each of its rows.
 struct Work {
@@ -55,11 +54,11 @@ struct Work {
     int32_t add_shares;
     float least;
     const float* w;
-    const float* shares;
+    float* shares;  // the coefficients; scratch memory where attention makes them
     const float* dq;
     float* q;
     float* dw;
-    float* dshares;
+    float* dshares;  // the gradient of the coefficients, or of alpha
     // Scratch memory. The counters are 0 between launches.
     uint32_t* counters;
     Summary* summaries;  // (rows, pieces)
@@ -67,13 +66,24 @@ struct Work {
     Grid* grids;         // (rows, count)
     double* parts;       // (count, blocks)
     float* sample;       // (rows, 2, sample_count)
+    Attention attention;
     Op ops[MAX_QUANTIZERS];
+};
+
+// The argument of dqa_finite; `FiniteParams` of backends/cuda/plan.py.
+const int MAX_ARRAYS = 240;
+struct Numbers {
+    const float* arrays[MAX_ARRAYS];
+    int64_t sizes[MAX_ARRAYS];
+    float* flag;
+    int64_t count;
 };
 
 __shared__ Summary shared_summaries[THREADS];
 __shared__ double shared_sums[THREADS];
 __shared__ bool shared_last;
 __shared__ float shared_shares[MAX_QUANTIZERS];
+__shared__ double shared_parts[MAX_QUANTIZERS];
 
 struct Place {
     int64_t row;
@@ -166,6 +176,17 @@ DQA_DEVICE bool comes_last(uint32_t* counter, uint32_t blocks) {
     __syncthreads();
     __threadfence();
     return shared_last;
+}
+
+// Makes the coefficients, for the kernels that come after; by one thread of one block.
+DQA_DEVICE void make_shares(const Work& work) {
+    if (!work.attention.alpha || blockIdx.x != 0 || threadIdx.x != 0) return;
+    const Spread spread = attend(work.attention, work.count, shared_parts);
+    for (int k = 0; k < work.count; ++k) {
+        const float a = coefficient(work.attention, spread, shared_parts, k);
+        work.shares[k] = a;
+        work.attention.a[k] = a;
+    }
 }
 
 // Which quantizers take part, a bit each: those whose share is not below `least`, the largest one

@@ -1,4 +1,4 @@
-// The fused mixture on a GPU: what functions/cuda.py launches. See grid.h for the formulas and
+// The fused mixture on a GPU: what backends/cuda/launch.py launches. See grid.h for the formulas and
 // layer.cuh for how the work is divided. scripts/compile_cuda.py makes mixture.ptx of it.
 //
 // Forward: statistics (, kept) (, sample, search), mix. Backward: dots, or pass_on where only the
@@ -95,7 +95,7 @@ DQA_DEVICE void load(const float* from, const int64_t* positions, int n, float* 
 
 using namespace dqa;
 
-// Stats of each row, and its grids where no more is needed for them.
+// Stats of each row, and its grids where no more is needed for them; the layer's coefficients.
 DQA_KERNEL dqa_statistics(const Work work) {
     const Place place = place_of(work);
     Summary own = empty_summary();
@@ -113,10 +113,13 @@ DQA_KERNEL dqa_statistics(const Work work) {
             if (work.needs & NEEDS_SQUARES) own.squares += exact * exact;
         }
     });
-    if (!join_row(work, place, &own)) return;
-    const Stats stats = make_stats(work, own);
-    work.stats[place.row] = stats;
-    make_grids(work, place.row, stats);
+    if (join_row(work, place, &own)) {
+        const Stats stats = make_stats(work, own);
+        work.stats[place.row] = stats;
+        make_grids(work, place.row, stats);
+    }
+    // Last, when it needs no registers beside those of the loop.
+    make_shares(work);
 }
 
 // Adds the sum and the number of what TWN keeps to the stats of each row.
@@ -169,7 +172,7 @@ DQA_KERNEL dqa_mix(const Work work) {
     });
 }
 
-// dw (+)= dq and dshares_k (+)= <dq, Q_k(w)>.
+// dw (+)= dq and dshares_k (+)= <dq, Q_k(w)>, or what that makes of alpha's gradient.
 DQA_KERNEL dqa_dots(const Work work) {
     const uint32_t taking_part = read_shares(work);
     const Place place = place_of(work);
@@ -221,10 +224,17 @@ DQA_KERNEL dqa_dots(const Work work) {
     if (thread != 0) return;
     // A quantizer that was left out gets the mean of the others: then attention, which sees
     // differences only, is neither drawn to it nor pushed away.
-    for (int k = 0; k < count; ++k) {
-        const double own = taking_part >> k & 1 ? shared_gradients[k] : mean / total;
-        work.dshares[k] = static_cast<float>(own) + (work.add_shares ? work.dshares[k] : 0.0f);
+    for (int k = 0; k < count; ++k)
+        if (!(taking_part >> k & 1)) shared_gradients[k] = mean / total;
+    if (work.attention.alpha) {
+        const Spread spread = attend(work.attention, count, shared_parts);
+        for (int k = 0; k < count && work.attention.da; ++k)
+            shared_gradients[k] += work.attention.da[k];
+        attention_gradient(work.attention, spread, count, shared_parts, shared_gradients);
     }
+    for (int k = 0; k < count; ++k)
+        work.dshares[k] = static_cast<float>(shared_gradients[k]) +
+                          (work.add_shares ? work.dshares[k] : 0.0f);
 }
 
 // dw (+)= dq.
@@ -236,4 +246,17 @@ DQA_KERNEL dqa_pass_on(const Work work) {
         const int64_t j = first + i * THREADS;
         if (j < size) work.dw[j] = work.add_w ? work.dw[j] + work.dq[j] : work.dq[j];
     }
+}
+
+// Writes 1 to the flag if not all numbers are finite.
+DQA_KERNEL dqa_finite(const Numbers work) {
+    const int64_t first = blockIdx.x * static_cast<int64_t>(THREADS) + threadIdx.x;
+    const int64_t step = gridDim.x * static_cast<int64_t>(THREADS);
+    bool finite = true;
+    for (int32_t a = 0; a < work.count; ++a) {
+        const float* x = work.arrays[a];
+#pragma unroll 4
+        for (int64_t i = first; i < work.sizes[a]; i += step) finite &= x[i] - x[i] == 0.0f;
+    }
+    if (!finite) *work.flag = 1.0f;
 }

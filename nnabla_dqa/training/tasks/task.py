@@ -11,7 +11,7 @@ import numpy as np
 from nnabla_dqa._util.devices import float_context, in_float32
 from nnabla_dqa.data import DataError
 from nnabla_dqa.data.sampler import batches_of
-from nnabla_dqa.distributed import Communicator, SingleProcess
+from nnabla_dqa.distributed import Communicator, given_or_single
 from nnabla_dqa.graph.bn_statistics import estimate, moving
 from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.mixing import Mixture
@@ -50,7 +50,7 @@ class Task(Trainable):
 
     def __init__(self, recipe: Recipe, communicator: Optional[Communicator] = None) -> None:
         self.recipe = recipe
-        self.communicator = communicator or SingleProcess()
+        self.communicator = given_or_single(communicator)
         self.source, self.workers = recipe.data.train, recipe.data.workers
         if recipe.network is None and recipe.model is None:
             raise RecipeError("keys 'network' and 'model': name an NNP or a model to train")

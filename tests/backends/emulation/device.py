@@ -45,6 +45,7 @@ class OnCpu:
         self.launched = []
         self._seed = seed
         self._library = library()
+        self.reserve(0)
 
     def reserve(self, size):
         self.size = size

@@ -8,7 +8,7 @@ import numpy as np
 
 from nnabla_dqa.backends import cpu
 from nnabla_dqa.backends.cuda.launch import CudaKernels
-from nnabla_dqa.backends.kernel_args import LayerSpec, QuantizerOp
+from nnabla_dqa.backends.kernel_args import AttentionSpec, LayerSpec, QuantizerOp
 from nnabla_dqa.quantization.base import RowLayout
 from tests.backends.emulation.device import OnCpu
 
@@ -36,27 +36,39 @@ class Guarded:
 class Layer:
     """A layer's kernels of both kinds, and their last results."""
 
-    def __init__(self, w, quantizers, shares=None, seed=0):
+    def __init__(self, w, quantizers, shares=None, seed=0, attention=None):
+        """With ``attention``, a rule and its alpha, temperature and hard, there are no shares."""
         self.w, self.quantizers = Guarded(w), quantizers
+        rule, *state = attention or (None,)
+        self.state = [Guarded(np.asarray(x, np.float32)) for x in state]
         self.shares = None if shares is None else Guarded(np.asarray(shares, np.float32))
-        self.spec = LayerSpec.of(w.shape, quantizers)
+        self.spec = LayerSpec.of(w.shape, quantizers, rule and AttentionSpec.of(rule))
         self.device = OnCpu(seed)
         self.kernels = CudaKernels(self.spec, None, self.device)
         self.cpu = cpu.CpuKernels(self.spec)
 
     def forward(self):
         q = [Guarded(np.full_like(self.w.array, 7.0)) for _ in range(2)]
-        for kernels, to in zip((self.kernels, self.cpu), q):
+        self.a = [Guarded(np.zeros(len(self.quantizers))) for _ in range(2)]
+        for kernels, to, a in zip((self.kernels, self.cpu), q, self.a):
+            if self.state:
+                kernels.attend(*[x.address for x in self.state], a.address, None)
             shares = self.shares.address if self.shares else None
             kernels.forward(self.w.address, shares, LEAST, to.address)
             to.check()
+            a.check()
         return q[0].array, q[1].array
 
-    def backward(self, dq, dw=None, add_w=False, dshares=None, add_shares=False):
+    def backward(self, dq, dw=None, add_w=False, dshares=None, add_shares=False, da=None):
+        """Of the shares, or of alpha, where ``da`` is what comes to the coefficients."""
         dq, found = Guarded(dq), []
+        da = None if da is None else Guarded(da)
         for kernels in (self.kernels, self.cpu):
             targets = [None if x is None else Guarded(x) for x in (dw, dshares)]
             addresses = [None if x is None else x.address for x in targets]
+            if self.state:
+                upstream = None if da is None else da.address
+                kernels.attend(*[x.address for x in self.state], None, upstream)
             kernels.backward(
                 self.w.address if dshares is not None else None,
                 dq.address,

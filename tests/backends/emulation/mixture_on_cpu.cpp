@@ -7,9 +7,9 @@ namespace dqa {
 float shared_slots[(MAX_QUANTIZERS + 1) * THREADS];
 }
 
-template <void (*KERNEL)(const dqa::Work)>
+template <class T, void (*KERNEL)(const T)>
 static void run(const void* work) {
-    KERNEL(*static_cast<const dqa::Work*>(work));
+    KERNEL(*static_cast<const T*>(work));
 }
 
 struct Named {
@@ -17,10 +17,11 @@ struct Named {
     void (*run)(const void*);
 };
 
-#define KERNEL(NAME) {#NAME, run<NAME>}
+#define KERNEL(NAME) {#NAME, run<dqa::Work, NAME>}
 static const Named KERNELS[] = {
     KERNEL(dqa_statistics), KERNEL(dqa_kept), KERNEL(dqa_sample),  KERNEL(dqa_search),
     KERNEL(dqa_mix),        KERNEL(dqa_dots), KERNEL(dqa_pass_on),
+    {"dqa_finite", run<dqa::Numbers, dqa_finite>},
 };
 
 // 0, or 1 for an unknown kernel. Shared memory beyond what was asked for is poisoned.
@@ -43,6 +44,8 @@ extern "C" size_t size_of(const char* name) {
     if (strcmp(name, "Summary") == 0) return sizeof(dqa::Summary);
     if (strcmp(name, "Stats") == 0) return sizeof(dqa::Stats);
     if (strcmp(name, "Grid") == 0) return sizeof(dqa::Grid);
+    if (strcmp(name, "Numbers") == 0) return sizeof(dqa::Numbers);
+    if (strcmp(name, "Attention") == 0) return sizeof(dqa::Attention);
     return 0;
 }
 
@@ -54,6 +57,6 @@ extern "C" size_t offset_of(const char* name) {
     FIELD(pieces); FIELD(lanes); FIELD(groups); FIELD(across); FIELD(count); FIELD(needs);
     FIELD(makes_grids); FIELD(add_w); FIELD(add_shares); FIELD(least); FIELD(w); FIELD(shares);
     FIELD(dq); FIELD(q); FIELD(dw); FIELD(dshares); FIELD(counters); FIELD(summaries);
-    FIELD(stats); FIELD(grids); FIELD(parts); FIELD(sample); FIELD(ops);
+    FIELD(stats); FIELD(grids); FIELD(parts); FIELD(sample); FIELD(attention); FIELD(ops);
     return static_cast<size_t>(-1);
 }
