@@ -283,6 +283,6 @@ def test_of_nets_that_are_gone_little_is_kept(backend):
             nn.clear_parameters()
             loss = net(names="abcdefgh")
         dqa.regularizer(3)
-    assert len(built._BUILT) <= 3 * 8
+    assert len(built._BUILT) <= 10 * 8  # of 40 * 8 that were built
     assert all(len(graphs) == 1 for graphs in built._BUILT.values())
     assert np.isfinite(loss_and_gradients(loss)["loss"])

@@ -155,7 +155,7 @@ def test_a_seed_is_given_only_where_something_draws(tmp_path, monkeypatch):
     with nn.auto_forward(False):
         job.loss = nn.functions.add2(job.loss, nn.functions.mean(nn.functions.rand(shape=(3,))))
     update_once(job, step=5)
-    assert seeds == [step_seed(job.settings.seed, 5)]
+    assert seeds == [step_seed(job.recipe.seed, 5)]
 
 
 @pytest.mark.parametrize("scaler", [None, LossScaler(scale=64.0)])
