@@ -55,8 +55,8 @@ class FiniteFlag:
             context = nn.get_current_context()
         self._make(context)
         if self._checker is not None:
-            self._checker.begin([a for a in arrays if _is_float32(a) and not a.zeroing])
-            arrays = [a for a in arrays if not _is_float32(a)]
+            self._checker.begin([a for a in arrays if _is_single(a) and not a.zeroing])
+            arrays = [a for a in arrays if not _is_single(a)]
         known = (*self._context, *arrays)
         if known != self._known:
             self._total, self._known = _sum_of(arrays) if arrays else None, known
@@ -84,9 +84,10 @@ class FiniteFlag:
                 self._checker = kind(with_array_class(context))
 
 
-def _is_float32(array: nn.NdArray) -> bool:
+def _is_single(array: nn.NdArray) -> bool:
+    """Whether it may be looked at in float32; half precision becomes so in the solver anyway."""
     try:
-        return bool(array.dtype == np.float32)
+        return array.dtype in (np.float32, np.float16)
     except RuntimeError:
         # It was filled, and becomes float32 where it is used.
         return True

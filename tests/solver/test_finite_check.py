@@ -180,3 +180,18 @@ def test_overflowed_gradients_are_told_from_weights():
     solver.begin_check(every_gradient=True)
     with pytest.raises(NonFiniteError, match="layer a/affine: W is NaN"):
         solver.gradients_overflowed()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_gradients_in_half_precision(bad, built, backend):
+    """As layers in half precision leave them: looked at with the others."""
+    half = nn.NdArray.from_numpy_array(np.ones(70, np.float32))
+    half.cast(np.float16)[...] = 60000
+    single = nn.NdArray.from_numpy_array(np.ones(5, np.float32))
+    flag = FiniteFlag()
+    flag.begin([half, single])
+    assert flag.read()
+    half.cast(np.float16)[69] = bad
+    flag.begin([half, single])
+    assert not flag.read()
+    assert built == ([2] if backend == "portable" else [])
