@@ -10,9 +10,11 @@ import nnabla.functions as F
 import numpy as np
 from nnabla.core.graph_def import current_graph_builder
 
+from nnabla_dqa._util.checks import is_number
 from nnabla_dqa._util.devices import in_float32
+from nnabla_dqa._util.warn import warn
 from nnabla_dqa.layers.built import built_coefficients
-from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
+from nnabla_dqa.layers.tensors import AttentionWarning, QuantizedTensor, find_quantized
 from nnabla_dqa.quantization.graph_ops import Variable, lift
 
 _PENALTIES = ("powers_of_4", "squared_bits")
@@ -45,11 +47,14 @@ def regularizer(
         whatever the current context. Layers with one quantizer contribute their
         constant g_1.
 
+    Warns:
+        AttentionWarning: A layer's target costs more than another of its quantizers.
+
     Raises:
         ValueError: An argument is not allowed, or the current scope has no DQA
             layer (build the model first).
     """
-    if not isinstance(strength, (int, float)) or not 0 <= strength < float("inf"):
+    if not is_number(strength) or strength < 0:
         raise ValueError(f"regularizer: strength={strength!r} is not a finite number >= 0")
     if penalty not in _PENALTIES:
         raise ValueError(f"regularizer: penalty={penalty!r} is none of {', '.join(_PENALTIES)}")
@@ -63,7 +68,7 @@ def regularizer(
             "regularizer: the current parameter scope has no DQA layer; build the model first"
         )
     with in_float32():
-        return _penalty(layers, strength, penalty, weighting)
+        return _penalty(layers, float(strength), penalty, weighting)
 
 
 def _penalty(
@@ -76,6 +81,12 @@ def _penalty(
         factor = strength * _factor(layer, weighting, total)
         if layer.mixture.is_mixed:
             g = tuple(penalty_vector(layer, penalty))
+            if g[layer.mixture.target] > min(g):
+                warn(
+                    f"layer {layer.name}: the penalty knows bit widths only and draws attention "
+                    f"away from the target, {layer.mixture.target_quantizer}",
+                    AttentionWarning,
+                )
             groups.setdefault(g, []).append((_coefficients(layer), factor))
         else:
             constant += factor

@@ -286,3 +286,10 @@ def test_of_nets_that_are_gone_little_is_kept(backend):
     assert len(built._BUILT) <= 10 * 8  # of 40 * 8 that were built
     assert all(len(graphs) == 1 for graphs in built._BUILT.values())
     assert np.isfinite(loss_and_gradients(loss)["loss"])
+
+
+def test_a_target_that_costs_more_than_others_is_warned_of():
+    with dqa.quantizers(*SET, target=2):
+        PF.dqa_affine(nn.Variable((1, 4)), 5, name="fc")
+    with pytest.warns(dqa.AttentionWarning, match=r"fc/affine: .* away from the target, MinMax"):
+        dqa.regularizer(1)

@@ -113,17 +113,24 @@ class QuantizedTensor:
             else:
                 self.state[HARD].d = self.mixture.alone(index)
 
-    def set_initial_state(self) -> None:
-        """Give quantizers' arrays that are still zero their first values, from the weights."""
+    def set_initial_state(self) -> bool:
+        """Give quantizers' arrays that are still zero their first values, from the weights.
+
+        Returns:
+            Whether something is zero still, because the weights are.
+        """
         mixture = self.mixture
+        unset = False
         if not mixture.has_quantizer_state:
-            return
+            return unset
         for q, state in zip(mixture.quantizers, mixture.quantizer_states(self.state)):
             arrays = {name: v.data.get_data("r") for name, v in state.items()}
             if all(array.all() for array in arrays.values()):
                 continue
             for name, value in initial_values(q, self.weight.d).items():
                 state[name].d = np.where(arrays[name] == 0, value, arrays[name])
+                unset = unset or not state[name].d.all()
+        return unset
 
     def attention(self) -> np.ndarray:
         """The rule's coefficients, shape (K,), as if the layer were not hard; reads only."""

@@ -15,10 +15,14 @@ from nnabla_dqa.layers.tensors import (
     STATE_SCOPE,
     AttentionWarning,
     QuantizedTensor,
+    scopes_around,
 )
+from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.solver.finite_check import Guard
 from nnabla_dqa.solver.known_layers import KnownLayers
+
+_GO_TOGETHER = "Attention goes with TemperatureSchedule, BinaryRelax with RelaxSchedule"
 
 _DRIVERS: Dict[int, Any] = {}
 """By the id of a layer's scope: a weak reference to the annealer that was last made for it."""
@@ -59,6 +63,7 @@ class Annealer:
         self._guard = Guard(gradients=False)
         self._driven: List[Tuple[str, Any]] = []
         self._written: Tuple[Any, bool] = (None, False)
+        self._counted = 0
         self._check_schedules()
         self._check_layers()
         with nn.parameter_scope(STATE_SCOPE):
@@ -71,6 +76,7 @@ class Annealer:
                 f"dqa/step is {self.step}: this schedule of {self.steps} steps is finished; "
                 f"give more steps, or restart=True to begin again"
             )
+        self._check_finished(restart)
         for layer in self.layers:
             _DRIVERS[id(layer.scope)] = weakref.ref(self)
         self.apply()
@@ -92,7 +98,13 @@ class Annealer:
 
     @property
     def _step_parameter(self) -> Any:
-        return self.scope[STATE_SCOPE]["step"]
+        try:
+            return self.scope[STATE_SCOPE]["step"]
+        except KeyError:
+            raise RuntimeError(
+                "the parameters of this training are gone (nn.clear_parameters()); build the model "
+                "and make the solver again"
+            ) from None
 
     @property
     def step_array(self) -> Any:
@@ -130,18 +142,23 @@ class Annealer:
         """
         layers = self.layers
         self._guard(layers)
+        for layer in layers:
+            layer.set_initial_state()
         self.advance(layers)
 
     def advance(self, layers: List[QuantizedTensor]) -> None:
         """What a call does but for the check, for someone who has :attr:`layers` at hand."""
         self._check_alone(layers)
         step = self.step
+        if step != self._counted:
+            # A checkpoint has been loaded since: its state is not what was written here.
+            self._written = (None, False)
         if not self._is_hard_at(step):
             for layer in layers:
                 if layer.mixture.is_mixed:
                     layer.mixture.mixing.after_update(layer.state)
         step += 1
-        self._step_parameter.d = step
+        self._step_parameter.d = self._counted = step
         self._write(layers, step)
         if step == self.steps + 1:
             warn(
@@ -156,7 +173,8 @@ class Annealer:
     def apply(self) -> None:
         """Write the values for the next mini-batch into the state of every layer."""
         self._written = (None, False)
-        self._write(self.layers, self.step)
+        self._counted = self.step
+        self._write(self.layers, self._counted)
 
     def _write(self, layers: List[QuantizedTensor], step: int) -> None:
         values: Dict[str, float] = {}
@@ -184,7 +202,11 @@ class Annealer:
         for layer in layers:
             reference = _DRIVERS.get(id(layer.scope))
             other = None if reference is None else reference()
-            if other is not None and other is not self and layer in other.layers:
+            if (
+                other is not None
+                and other is not self
+                and any(layer.scope is theirs.scope for theirs in other.layers)
+            ):
                 raise RuntimeError(
                     f"layer {layer.name} is driven by a newer Annealer (or attached solver) too; "
                     f"for two nets with a solver each, attach inside nn.parameter_scope(...)"
@@ -201,28 +223,39 @@ class Annealer:
         """Each schedule drives something, no array has two, and mixing rules get theirs."""
         layers = self.layers
         driven = [(type(s).__name__, glob) for s in self.schedules for glob in s.state(1)]
-        paths = {path: layer.name for layer in layers for path in layer.state}
-        for path, name in paths.items():
+        if not any(layer.layout for layer in layers):
+            raise ValueError(
+                f"{driven[0][0]}: no layer in the current parameter scope mixes quantizers; build "
+                f"the model first, or, with one quantizer a layer, use dqa.attach(solver) alone"
+            )
+        for layer in layers:
+            self._check_driven(layer, driven)
+        paths = {path for layer in layers for path in layer.layout}
+        for kind, glob in driven:
+            if not any(fnmatchcase(path, glob) for path in paths):
+                raise ValueError(f"{kind} drives {glob!r}, which no layer has; {_GO_TOGETHER}")
+
+    def _check_driven(self, layer: QuantizedTensor, driven: List[Tuple[str, str]]) -> None:
+        for path, entry in layer.layout.items():
             kinds = [kind for kind, glob in driven if fnmatchcase(path, glob)]
             if len(kinds) > 1:
-                raise ValueError(f"{' and '.join(kinds)} both drive {path!r} of layer {name}")
-        mixed = [layer for layer in layers if layer.mixture.is_mixed]
-        for kind, glob in driven:
-            if "/" not in glob:
-                self._check_rule(kind, glob, mixed)
-            elif not any(fnmatchcase(path, glob) for path in paths):
-                raise ValueError(f"{kind} drives {glob!r}, which no quantizer of a layer has")
-
-    def _check_rule(self, kind: str, glob: str, mixed: List[QuantizedTensor]) -> None:
-        if not mixed:
-            raise ValueError(
-                f"{kind}: no layer in the current parameter scope mixes quantizers; build the "
-                f"model first, or, if each layer has one quantizer, use dqa.attach(solver) alone"
-            )
-        for layer in mixed:
-            if not any(fnmatchcase(path, glob) for path in layer.state):
+                raise ValueError(f"{' and '.join(kinds)} both drive {path!r} of layer {layer.name}")
+            if entry.kind == "schedule" and path != HARD and not kinds:
+                given = " and ".join(dict.fromkeys(kind for kind, _ in driven))
                 raise ValueError(
-                    f"{kind} drives {glob!r}, which layer {layer.name} with "
-                    f"{layer.mixture.mixing} does not have; Attention goes with "
-                    f"TemperatureSchedule, BinaryRelax with RelaxSchedule"
+                    f"nothing drives {path!r} of layer {layer.name} with {layer.mixture.mixing}; "
+                    f"given is {given}; {_GO_TOGETHER}"
                 )
+
+    def _check_finished(self, restart: bool) -> None:
+        """Refuse layers that a schedule of a scope in between has trained to some step."""
+        if restart:
+            return
+        for layer in self.layers:
+            for node in scopes_around(layer.scope):
+                other = node.get(STATE_SCOPE, {}).get("step")
+                if other is not None and node is not self.scope and other.d[0] > 0:
+                    raise ValueError(
+                        f"layer {layer.name} has been trained for {int(other.d[0])} steps by a "
+                        f"schedule of another scope; attach there, or give restart=True"
+                    )

@@ -8,6 +8,7 @@ from typing import Any, Callable, Dict, Iterator, List, Mapping, Optional, Seque
 import nnabla as nn
 import nnabla.solvers as S
 
+from nnabla_dqa._util.checks import is_number
 from nnabla_dqa._util.devices import in_float32
 from nnabla_dqa.layers.tensors import QuantizedTensor
 from nnabla_dqa.schedules import Schedule
@@ -30,7 +31,8 @@ def attach(
 
     Args:
         solver: Any solver of ``nnabla.solvers``. Parameters it has already are
-            taken over, with alpha moved to the solver without decay.
+            taken over, with what attention and quantizers learn moved to
+            solvers without decay.
         *schedules: What to drive, each other arrays of the layers' state; none for
             a net of single quantizers, which is then only watched for NaN.
         schedule: One of them, by keyword.
@@ -63,9 +65,9 @@ class AttachedSolver:
     It groups parameters by who changes them. What attention learns and what
     quantizers learn are trained by further solvers of the same kind, whose weight decay is
     zero, whether the decay is a call (``weight_decay``) or part of the update
-    rule (AdamW, SgdW, Lion, ...). Attention stands still in the hard phase; quantizers'
-    steps and clips do not. Temperature, omega, hard and running ranges are never trained,
-    even if they are among the parameters set.
+    rule (AdamW, SgdW, Lion, ...). In the hard phase attention stands still, and so does what
+    other quantizers than the target learn. Temperature, omega, hard and running ranges are
+    never trained, even if they are among the parameters set.
     """
 
     def __init__(
@@ -83,7 +85,7 @@ class AttachedSolver:
                     f"dqa.attach(solver, dqa.TemperatureSchedule(steps))"
                 )
         for name, rate in (("attention_lr", attention_lr), ("quantizer_lr", quantizer_lr)):
-            if not 0 <= rate < float("inf"):
+            if not is_number(rate) or rate < 0:
                 raise ValueError(f"attach: {name}={rate!r} is not a finite number >= 0")
         self._scope = nn.parameter.get_current_parameter_scope()
         self._known = KnownLayers(self._scope)
@@ -99,11 +101,13 @@ class AttachedSolver:
         self._guard = Guard()
         self._gradients = FiniteFlag()
         self._checking = self._has_parameters = False
-        self.annealer = Annealer(*schedules, restart=restart) if schedules else None
+        self._unset: Tuple[Any, List[QuantizedTensor]] = (None, [])
+        # Before anything is changed: a solver that cannot be doubled is refused.
+        twins = [_twin(solver) for _ in range(3)]
+        self.attention_solver, self.quantizer_solver, self._others = twins
         self.solver = solver
-        self.attention_solver = _twin(solver)
-        self.quantizer_solver = _twin(solver)
-        self._rates = (1.0, attention_lr, quantizer_lr)
+        self.annealer = Annealer(*schedules, restart=restart) if schedules else None
+        self._rates = (1.0, attention_lr, quantizer_lr, quantizer_lr)
         self.set_learning_rate(solver.learning_rate())
         if solver.get_parameters():
             self.set_parameters(solver.get_parameters(), reset=True, retain_state=True)
@@ -120,7 +124,8 @@ class AttachedSolver:
 
     @property
     def _parts(self) -> Tuple[Any, ...]:
-        return self.solver, self.attention_solver, self.quantizer_solver
+        """Weights; attention; what targets learn; what other quantizers learn."""
+        return self.solver, self.attention_solver, self.quantizer_solver, self._others
 
     def update(
         self,
@@ -148,12 +153,15 @@ class AttachedSolver:
             self._guard.begin(layers)
         self._checking = False
         self._guard.finish(layers)
-        for layer in layers:
-            layer.set_initial_state()
+        known, unset = self._unset
+        unset = unset if known is layers else layers
+        unset = [layer for layer in unset if layer.set_initial_state()]
+        self._unset = (layers, unset)
         hard = self.annealer is not None and self.annealer.is_hard
         for part in self._parts:
-            # With one quantizer alone alpha has no gradient; momentum must not move it on.
-            if part is not self.attention_solver or not hard:
+            # With the target alone, attention and the other quantizers have no gradient, and
+            # momentum must not move them on.
+            if not hard or part in (self.solver, self.quantizer_solver):
                 part.update(update_pre_hook=update_pre_hook, update_post_hook=update_post_hook)
         if self.annealer is not None:
             self.annealer.advance(layers)
@@ -291,15 +299,15 @@ class AttachedSolver:
         return whole
 
     def _split(self, parameters: Dict[str, Any]) -> List[Dict[str, Any]]:
-        """The parameters of each solver: what decays, attention, what quantizers learn."""
+        """The parameters of each of :attr:`_parts`."""
         groups: Dict[Any, int] = {}
         for layer in self.layers:
             groups.update(dict.fromkeys(_arrays_below(layer.arrays), -1))
-            for path, v in layer.state.items():
-                entry = layer.layout[path]
-                if entry.learned:
-                    group = 1 if entry.kind == "attention" else 2
-                    groups[v.data] = 0 if entry.decay and group == 2 else group
+            target = f"{layer.mixture.target}/"
+            groups.update({v.data: 1 for v in layer.learned("attention").values()})
+            for path, v in layer.learned("quantizer").items():
+                own = 2 if path.startswith(target) else 3
+                groups[v.data] = 0 if layer.layout[path].decay else own
         if self.annealer is not None:
             groups[self.annealer.step_array] = -1
         return [

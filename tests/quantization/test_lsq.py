@@ -164,3 +164,53 @@ def test_a_saved_training_graph_has_the_same_gradients(tmp_path):
     np.testing.assert_array_equal(y2.d, y.d)
     name = next(name for name in parameters if name.endswith("/W"))
     np.testing.assert_array_equal(parameters[name].g, layer.weight.g)
+
+
+def test_the_step_learns_under_an_annealer_called_by_hand():
+    _, y, layer = build([dqa.LSQ(2), dqa.LSQ(4), dqa.LSQ(8)])
+    loss = F.mean(F.pow_scalar(F.add_scalar(y, -1.0), 2.0))
+    solver, annealer = S.Momentum(0.05), dqa.Annealer(dqa.TemperatureSchedule(8))
+    solver.set_parameters(nn.get_parameters())
+    seen = []
+    for _ in range(7):
+        loss.forward()
+        solver.zero_grad()
+        loss.backward()
+        solver.update()
+        annealer()
+        seen.append(layer.state["0/step"].d.item())
+    assert seen[0] > 0
+    assert seen[-1] != seen[1]
+
+
+def test_only_the_targets_step_moves_in_the_hard_phase():
+    _, y, layer = build([dqa.LSQ(2), dqa.LSQ(4), dqa.LSQ(8)])
+    loss = F.mean(F.pow_scalar(F.add_scalar(y, -1.0), 2.0))
+    schedule = dqa.TemperatureSchedule(12, hard_fraction=0.5)
+    solver = dqa.attach(S.Momentum(0.05, 0.9), schedule)
+    solver.set_parameters(nn.get_parameters())
+    seen = []
+    for _ in range(12):
+        loss.forward()
+        solver.zero_grad()
+        loss.backward()
+        solver.update()
+        seen.append([layer.state[f"{k}/step"].d.item() for k in range(3)])
+    assert seen[6][1:] == seen[11][1:]
+    assert seen[6][0] != seen[11][0]
+    assert seen[1][1:] != seen[5][1:]
+
+
+def test_a_channel_of_zeros_begins_to_learn_with_its_weights():
+    _, y, layer = build([dqa.LSQ(4, channel_axis=1)])
+    layer.weight.d[:, 2] = 0
+    loss = F.mean(F.pow_scalar(F.add_scalar(y, -1.0), 2.0))
+    solver = dqa.attach(S.Sgd(0.1))
+    solver.set_parameters(nn.get_parameters())
+    for _ in range(6):
+        loss.forward()
+        solver.zero_grad()
+        loss.backward()
+        solver.update()
+    assert np.abs(layer.weight.d[:, 2]).max() > 0
+    assert (layer.state["0/step"].d > 0).all()

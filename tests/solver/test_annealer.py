@@ -181,7 +181,7 @@ def test_a_refused_annealer_changes_nothing():
     build()
     annealer = dqa.Annealer(dqa.TemperatureSchedule(steps=5))
     annealer()
-    with pytest.raises(ValueError, match="drives 'omega'"):
+    with pytest.raises(ValueError, match="nothing drives 'temperature'"):
         dqa.Annealer(dqa.RelaxSchedule(steps=5, steps_per_epoch=1), restart=True)
     assert annealer.step == 1
     annealer()
@@ -205,7 +205,7 @@ def test_wrong_use_is_named():
     with pytest.raises(ValueError, match="no layer in the current parameter scope mixes"):
         dqa.Annealer(dqa.TemperatureSchedule(steps=10))
     build(dqa.BinaryRelax())
-    with pytest.raises(ValueError, match="drives 'temperature', which layer a/affine with Binary"):
+    with pytest.raises(ValueError, match="nothing drives 'omega' of layer a/affine with Binary"):
         dqa.Annealer(dqa.TemperatureSchedule(steps=10))
 
 
@@ -254,4 +254,70 @@ def test_original_binary_relax_with_a_float_term():
         relaxed = (factor * reference.bwn(w) + w) / (factor + 1)
         expected = reference.bwn(w) if done >= 6 else relaxed
         np.testing.assert_allclose(y.d, expected, atol=1e-6)
+        annealer()
+
+
+def two_rules():
+    x = nn.Variable((1, 4))
+    PF.dqa_affine(x, 5, name="a", quantizers=SET)
+    PF.dqa_affine(x, 5, name="b", quantizers=SET, mixing=dqa.BinaryRelax())
+
+
+def test_several_schedules_drive_a_net_of_several_rules():
+    two_rules()
+    cooling = dqa.TemperatureSchedule(10, hard_fraction=0.2)
+    annealer = dqa.Annealer(cooling, dqa.RelaxSchedule(10, 2, rho=2.0, hard_fraction=0.4))
+    for _ in range(5):
+        annealer()
+    a, b = dqa.find_quantized()
+    assert a.state["temperature"].d == pytest.approx(cooling.state(6)["temperature"])
+    assert b.state["omega"].d == 4
+    assert not a.is_hard
+    annealer()
+    assert a.is_hard  # with the first schedule that has a hard phase
+    assert b.is_hard
+
+
+def test_schedules_that_leave_something_out_or_meet_are_refused():
+    two_rules()
+    cooling = dqa.TemperatureSchedule(10)
+    for schedules, message in (
+        ([cooling], "nothing drives 'omega' of layer b/affine"),
+        ([cooling, cooling], "both drive 'temperature' of layer a/affine"),
+        ([cooling, dqa.RelaxSchedule(9, 3)], r"the same steps; got \[9, 10\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dqa.Annealer(*schedules)
+    assert "dqa/step" not in nn.get_parameters(grad_only=False)
+
+
+def test_a_net_trained_in_a_scope_of_its_own_is_not_begun_anew_from_outside():
+    with nn.parameter_scope("inner"):
+        build()
+        annealer = dqa.Annealer(dqa.TemperatureSchedule(5))
+        annealer()
+        annealer()
+    with pytest.raises(ValueError, match="layer inner/a/affine has been trained for 2 steps"):
+        dqa.Annealer(dqa.TemperatureSchedule(5))
+    dqa.Annealer(dqa.TemperatureSchedule(5), restart=True)
+
+
+def test_a_checkpoint_loaded_while_training_is_driven_on(tmp_path):
+    build()
+    annealer = dqa.Annealer(dqa.TemperatureSchedule(10, hard_fraction=0.5))
+    nn.save_parameters(str(tmp_path / "start.h5"))
+    for _ in range(6):
+        annealer()
+    assert dqa.find_quantized()[0].is_hard
+    nn.load_parameters(str(tmp_path / "start.h5"))
+    annealer()
+    assert annealer.step == 1
+    assert not dqa.find_quantized()[0].is_hard
+
+
+def test_parameters_that_are_gone_are_named():
+    build()
+    annealer = dqa.Annealer(dqa.TemperatureSchedule(10))
+    nn.clear_parameters()
+    with pytest.raises(RuntimeError, match="the parameters of this training are gone"):
         annealer()
