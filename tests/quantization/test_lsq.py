@@ -183,6 +183,7 @@ def test_the_step_learns_under_an_annealer_called_by_hand():
     assert seen[-1] != seen[1]
 
 
+@pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
 def test_only_the_targets_step_moves_in_the_hard_phase():
     _, y, layer = build([dqa.LSQ(2), dqa.LSQ(4), dqa.LSQ(8)])
     loss = F.mean(F.pow_scalar(F.add_scalar(y, -1.0), 2.0))
