@@ -35,12 +35,15 @@ from nnabla_dqa.parametric_functions import install
 from nnabla_dqa.quantization import (
     BWN,
     LSQ,
+    PACT,
     SAWB,
     TWN,
+    EMAMinMax,
     Encoded,
     FullPrecision,
     MinMax,
     Quantizer,
+    Sign,
     register_quantizer,
 )
 
@@ -121,6 +124,7 @@ def __dir__() -> List[str]:
 __all__ = [
     "BWN",
     "LSQ",
+    "PACT",
     "SAWB",
     "TWN",
     "Annealer",
@@ -134,6 +138,7 @@ __all__ = [
     "Conversion",
     "DataRecipe",
     "Deployment",
+    "EMAMinMax",
     "Encoded",
     "Epoch",
     "FileSummary",
@@ -153,6 +158,7 @@ __all__ = [
     "Rule",
     "Rules",
     "Score",
+    "Sign",
     "Single",
     "TemperatureSchedule",
     "Training",

@@ -24,10 +24,14 @@ from nnabla.parameter import get_parameter_or_create
 from nnabla.parametric_functions import *  # noqa: F403
 from nnabla.utils.signature_utils import SignatureEx
 
-from nnabla_dqa.layers.build import mixer
+from nnabla_dqa.layers.build import mixer, quantize_input
 from nnabla_dqa.quantization.graph_ops import Variable
 
-_ADDED = {"quantizers": "Quantizers", "mixing": "Optional[MixingRule]"}
+_ADDED = {
+    "quantizers": "Quantizers",
+    "mixing": "Optional[MixingRule]",
+    "activations": "Quantizers",
+}
 """The parameters beyond NNabla's, with their types; None by default."""
 
 _TYPES = {
@@ -55,6 +59,7 @@ _STATE = [
     ("dqa/temperature", "Temperature (rule Attention)", "(1,)", False),
     ("dqa/omega", "Growth factor (rule BinaryRelax)", "(1,)", False),
     ("dqa/hard", "Zeros, or one-hot: this quantizer alone", "(K,)", False),
+    ("dqa/activation/...", "The same of what enters the layer, if that is quantized", "", True),
     ("dqa/config/...", "Function, quantizers, rule and target, as JSON", "(bytes,)", False),
 ]
 _DOCUMENTATION = """{what}, ``q = sum_k a_k Q_k(W)`` (arXiv 2103.13322, eq. 2).
@@ -69,6 +74,9 @@ _DOCUMENTATION = """{what}, ``q = sum_k a_k Q_k(W)`` (arXiv 2103.13322, eq. 2).
             width; default: those of the enclosing ``with dqa.quantizers(...)``.
         mixing (MixingRule): How they are mixed; default: that of the enclosing
             block, else ``Attention()``, or ``Single()`` for one quantizer.
+        activations (sequence of Quantizer): Likewise for ``inp``, which is then quantized
+            before the layer, also if it is the network's input; ``()`` for not. Default: those
+            of the enclosing block, which leave the network's input alone.
 
     Returns:
         ~nnabla.Variable: As of :func:`nnabla.parametric_functions.{base}`.
@@ -97,6 +105,8 @@ def _layer(base: str, what: str, weights: str) -> Callable[..., Variable]:
         given = bound.arguments
         added = {name: given.pop(name) for name in _ADDED}
         fixed, before = given["fix_parameters"], given.get("apply_w")
+        activations = added.pop("activations")
+        given["inp"] = quantize_input(function, given["inp"], activations, added["mixing"], fixed)
         apply = mixer(function, given["inp"], **added, fix_parameters=fixed, apply_w=before)
         if "apply_w" not in given:
             return _depthwise(base, apply, given)

@@ -6,20 +6,30 @@ to an NNP that loads where this package is not installed.
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Any, Dict, List, Optional, Sequence
 
 import nnabla.functions as F
+import numpy as np
 
 from nnabla_dqa.quantization import FullPrecision, Grid, Quantizer, Statistics
 from nnabla_dqa.quantization.base import (
+    FIRST,
     QuantizedForm,
     RowLayout,
     State,
+    all_observations,
     common_axis,
     quantized_form,
     set_state,
 )
-from nnabla_dqa.quantization.graph_ops import Variable, detach, difference, scale_rows, shift_rows
+from nnabla_dqa.quantization.graph_ops import (
+    Variable,
+    detach,
+    difference,
+    observed,
+    scale_rows,
+    shift_rows,
+)
 
 
 def mixture(
@@ -27,6 +37,7 @@ def mixture(
     quantizers: Sequence[Quantizer],
     coefficients: Optional[Variable],
     states: Sequence[State] = (),
+    evaluated: Optional[bool] = None,
 ) -> Variable:
     """``q = sum_k a_k Q_k(w)`` (DQA eq. 2) with ``dq/da_k = Q_k(w)``.
 
@@ -39,6 +50,9 @@ def mixture(
         coefficients: ``a`` of shape (1, K); None for K = 1.
         states: A quantizer's own arrays by name, one mapping for each; empty if
             none has any.
+        evaluated: For activations, whether the graph only evaluates. If so, running
+            arrays that have seen no data give NaN. If not, they are left what this
+            mini-batch shows, and one number that is not finite makes all of them NaN.
 
     Returns:
         A variable shaped like ``w``. Where ``a`` is one-hot its forward value
@@ -48,28 +62,103 @@ def mixture(
         return w
     states = states or [{}] * len(quantizers)
     layout = RowLayout.of(w.shape, common_axis(quantizers))
-    fixed = detach(w)
-    statistics = Statistics(layout.graph_to_rows(fixed))
+    detached = detach(w)
+    statistics = Statistics(layout.graph_to_rows(detached), bool(evaluated))
+    own_states = [{k: v for k, v in state.items() if k != FIRST} for state in states]
     forms = [
         quantized_form(q, statistics, {name: detach(v) for name, v in state.items()})
-        for q, state in zip(quantizers, states)
+        for q, state in zip(quantizers, own_states)
     ]
+    if evaluated is False:
+        grid = _as_grid(forms[0])
+        seen = _observed(quantizers, statistics, states)
+        # Minima, maxima and ReLU of the CPU pass over NaN; a mean does not.
+        alarm = F.mul_scalar(F.mean(statistics.w, axis=1, keepdims=True), 0.0)
+        forms[0] = grid._replace(offset=F.add_n(grid.offset, alarm, *seen))
     rows = forms[0].values() if coefficients is None else _weighted_sum(forms, coefficients)
-    learned = [(k, q, state) for k, (q, state) in enumerate(zip(quantizers, states)) if state]
-    if not learned:
+    own = [k for k, q in enumerate(quantizers) if q.has_surrogate]
+    if not own:
         # w - detach(w) is exactly 0 and carries the whole gradient to w.
-        return F.add2(layout.graph_from_rows(rows), difference(w, fixed))
+        return F.add2(layout.graph_from_rows(rows), difference(w, detached))
     live = layout.graph_to_rows(w)
     parts = []
-    for k, q, state in learned:
-        surrogate = q.surrogate(live, set_state(q, statistics, state))
+    for k in own:
+        q = quantizers[k]
+        surrogate = q.surrogate(live, set_state(q, statistics, _trained(q, own_states[k])))
         parts.append(_times(_gradient_of(surrogate), _one(coefficients, [k])))
-    others = [k for k in range(len(quantizers)) if k not in {k for k, _, _ in learned}]
+    others = [k for k in range(len(quantizers)) if k not in own]
     if others:
         parts.append(_times(_gradient_of(live), _one(coefficients, others)))
     for part in parts:
         rows = F.add2(rows, part)
     return layout.graph_from_rows(rows)
+
+
+def activations(
+    x: Variable,
+    quantizers: Sequence[Quantizer],
+    coefficients: Optional[Variable],
+    states: Sequence[State],
+    evaluated: bool,
+) -> Variable:
+    """:func:`mixture` of what enters a layer, between marks that :func:`float_input` finds."""
+    if all(isinstance(q, FullPrecision) for q in quantizers):
+        return x
+    q = mixture(_marked(x, _BEFORE), quantizers, coefficients, states, evaluated)
+    return _marked(q, _AFTER)
+
+
+_BEFORE, _AFTER = 6, 7
+"""Axes of the shapes that mark where quantizing begins and ends; NNabla reshapes for nothing."""
+
+
+def _marked(x: Variable, axes: int) -> Variable:
+    long = F.reshape(x, (*[1] * (axes - 1), int(np.prod(x.shape))))
+    return F.reshape(long, x.shape)
+
+
+def _mark(function: Any) -> int:
+    """The axes of the mark that ends with this function, else 0."""
+    if function is None or function.info.type_name != "Reshape":
+        return 0
+    shape = function.inputs[0].shape
+    before = function.inputs[0].parent
+    marks = len(shape) in (_BEFORE, _AFTER) and shape[:-1] == (1,) * (len(shape) - 1)
+    is_pair = before is not None and before.info.type_name == "Reshape"
+    return len(shape) if marks and is_pair else 0
+
+
+def float_input(q: Variable) -> Optional[Variable]:
+    """What was quantized to ``q``, if that comes from :func:`activations`, else None."""
+    if _mark(q.parent) != _AFTER:
+        return None
+    waiting, seen = [q], {q}
+    for v in waiting:
+        if _mark(v.parent) == _BEFORE:
+            return v.parent.inputs[0].parent.inputs[0]
+        new = [u for u in (v.parent.inputs if v.parent else ()) if u not in seen]
+        seen.update(new)
+        waiting += new
+    return None
+
+
+def _trained(quantizer: Quantizer, state: State) -> State:
+    """The state with gradients to what is learned alone."""
+    entries = quantizer.state(1)
+    return {name: v if entries[name].learned else detach(v) for name, v in state.items()}
+
+
+def _observed(
+    quantizers: Sequence[Quantizer], statistics: Statistics, states: Sequence[State]
+) -> List[Variable]:
+    """Numbers that are 0 and carry to each running array what this mini-batch shows for it."""
+    found: Dict[Any, Variable] = {}
+    for q, state in zip(quantizers, states):
+        for name, values in all_observations(q, statistics, state).items():
+            # An array that several share gets it once.
+            if id(state[name]) not in found:
+                found[id(state[name])] = observed(state[name], detach(values))
+    return list(found.values())
 
 
 def _gradient_of(x: Variable) -> Variable:

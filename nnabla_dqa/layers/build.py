@@ -1,4 +1,4 @@
-"""What a layer does with its weights while it is built: state, mixture, errors by name."""
+"""What a layer does with its weights and its input while it is built: state, mixture, errors."""
 
 from __future__ import annotations
 
@@ -10,13 +10,19 @@ from nnabla.parameter import get_parameter_or_create
 
 from nnabla_dqa._util.devices import in_float32
 from nnabla_dqa._util.warn import warn
-from nnabla_dqa.backends import BackendError
+from nnabla_dqa.backends import BackendError, portable
 from nnabla_dqa.backends import mixture as mix
 from nnabla_dqa.backends.dispatch import checks_before_saving, mixture_with_attention
 from nnabla_dqa.layers.built import note_build
-from nnabla_dqa.layers.config import TensorConfig, check_config
-from nnabla_dqa.layers.scopes import current_mixture, current_selection, make_mixture
+from nnabla_dqa.layers.config import ACTIVATION, WEIGHT, TensorConfig, check_config
+from nnabla_dqa.layers.scopes import (
+    current_activations,
+    current_mixture,
+    current_selection,
+    make_mixture,
+)
 from nnabla_dqa.layers.tensors import (
+    INPUT,
     AttentionWarning,
     QuantizedTensor,
     find_quantized,
@@ -90,6 +96,7 @@ def mix_weights(
     path = name or (scope_path(scope) if key == "W" else key)
     config = TensorConfig(function, mixture)
     try:
+        _check_place(mixture, WEIGHT)
         for q in mixture.quantizers:
             RowLayout.of(w.shape, q.axis)
         check_config(scope.get(state_scope(key), {}), config)
@@ -126,6 +133,93 @@ def mix_weights(
     return q
 
 
+def quantize_input(
+    function: str,
+    inp: Variable,
+    activations: Quantizers,
+    mixing: Optional[MixingRule],
+    fix_parameters: bool,
+) -> Variable:
+    """What enters the layer being built, quantized if its ``activations`` or the block say so.
+
+    ``activations`` given to the layer itself hold for whatever enters it; those of the
+    enclosing block leave alone what nothing in the graph has computed: the network's input.
+
+    Raises:
+        ValueError: As of :func:`mix_activations`.
+    """
+    mixture = current_activations() if inp.parent is not None and function != "Embed" else None
+    try:
+        if activations and function == "Embed":
+            raise ValueError("what enters an Embed are indices, which are not quantized")
+        if activations is not None:
+            mixture = make_mixture(*activations, mixing=mixing) if len(activations) else None
+        elif mixture is not None and mixing is not None:
+            mixture = Mixture(mixture.quantizers, mixing, mixture.target)
+    except ValueError as error:
+        scope = nn.parameter.get_current_parameter_scope()
+        raise ValueError(f"layer {scope_path(scope)}{INPUT}: {error}") from None
+    return inp if mixture is None else mix_activations(inp, function, mixture, fix_parameters)
+
+
+def mix_activations(
+    inp: Variable,
+    function: str,
+    mixture: Mixture,
+    fix_parameters: bool = False,
+    key: str = "W",
+    name: Optional[str] = None,
+) -> Variable:
+    """``inp`` through a mixture, with the state of the layer in the current scope.
+
+    It is computed in float32 by NNabla's own functions.
+
+    Args:
+        inp: What enters the layer, of any shape; it has one range.
+        function, mixture, fix_parameters, key, name: As of :func:`mix_weights`.
+
+    Raises:
+        ValueError: The layer exists with another mixture, or a quantizer is one of weights.
+    """
+    scope = nn.parameter.get_current_parameter_scope()
+    path = (name or (scope_path(scope) if key == "W" else key)) + INPUT
+    config = TensorConfig(function, mixture, ACTIVATION)
+    selection = current_selection()
+    try:
+        _check_place(mixture, ACTIVATION)
+        for q in mixture.quantizers:
+            if q.axis is not None:
+                raise ValueError(f"{q}: activations have one range; leave channel_axis out")
+        check_config(scope.get(state_scope(key), {}).get(ACTIVATION, {}), config)
+        state = _register(config, inp.shape, fix_parameters, key)
+    except ValueError as error:
+        raise ValueError(f"layer {path}: {error}") from None
+    message = mixture.mixing.check(mixture.quantizers)
+    if message and selection is None:
+        warn(f"layer {path}: {message}", AttentionWarning)
+    with in_float32():
+        lifted = {path: lift(v, inp) for path, v in state.items()}
+        states = mixture.quantizer_states(lifted)
+        quantizers, coefficients = mixture.quantizers, None
+        if selection is None:
+            coefficients = mixture.coefficients(lifted)
+        else:
+            tensor = QuantizedTensor(path, config, scope, key)
+            index = _selected(tensor, selection)
+            quantizers, states = quantizers[index : index + 1], states[index : index + 1]
+        # There are no kernels for activations yet.
+        q = portable.activations(inp, quantizers, coefficients, states, selection is not None)
+    if coefficients is not None:
+        note_build(state[HARD], coefficients)
+    return q
+
+
+def _check_place(mixture: Mixture, tensor: str) -> None:
+    for q in mixture.quantizers:
+        if tensor not in q.tensors:
+            raise ValueError(f"{q} quantizes {' and '.join(f'{t}s' for t in q.tensors)} alone")
+
+
 def _resolve(quantizers: Quantizers, mixing: Optional[MixingRule]) -> Mixture:
     around = current_mixture()
     if quantizers is None:
@@ -142,16 +236,24 @@ def _register(
     config: TensorConfig, shape: Sequence[int], fix_parameters: bool, key: str
 ) -> Dict[str, Variable]:
     """The layer's state, made where it does not exist."""
-    with nn.parameter_scope(state_scope(key)):
+    scope = state_scope(key) if config.tensor == WEIGHT else f"{state_scope(key)}/{ACTIVATION}"
+    with nn.parameter_scope(scope):
         path, content = config.entry()
         get_parameter_or_create(path, content.shape, content, need_grad=False)
         return {
             path: _array(path, entry, fix_parameters)
-            for path, entry in config.mixture.state_layout(shape).items()
+            for path, entry in config.layout(shape).items()
         }
 
 
 def _array(path: str, entry: StateEntry, fix_parameters: bool) -> Variable:
+    if entry.kind == "running":
+        # No solver may see it, but graphs leave in its gradient what a mini-batch shows.
+        shape, trained = entry.initial.shape, not fix_parameters
+        v = get_parameter_or_create(path, shape, entry.initial, False, trained)
+        if trained and current_selection() is None:
+            v.grad.zero()
+        return v
     trained = entry.learned and not fix_parameters
     known = nn.parameter.get_parameter(path)
     # Once a layer has been built to be trained, a second graph with fixed parameters leaves it so.

@@ -16,26 +16,39 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any, Dict, Mapping, NamedTuple, Tuple
+from typing import Any, Dict, Mapping, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
 from nnabla_dqa._util.messages import one_line
 from nnabla_dqa.mixing import Mixture
+from nnabla_dqa.quantization import StateEntry
+
+WEIGHT, ACTIVATION = "weight", "activation"
+"""What a quantized tensor can be; the state of an activation lies in a scope of this name."""
 
 CONFIG = "config"
 """The scope of the array, in a tensor's state scope."""
 
 
 class TensorConfig(NamedTuple):
-    """What a quantized tensor is: the function that uses it, and what it goes through."""
+    """What a quantized tensor is: the function that uses it, and what it goes through.
+
+    ``tensor`` is ``"weight"``, or ``"activation"`` for what enters the function.
+    """
 
     function: str
     mixture: Mixture
+    tensor: str = WEIGHT
 
     def to_json(self) -> Dict[str, Any]:
         """The configuration as JSON values."""
-        return {"function": self.function, **self.mixture.to_json()}
+        data = {"function": self.function, **self.mixture.to_json()}
+        return data if self.tensor == WEIGHT else {**data, "tensor": self.tensor}
+
+    def layout(self, shape: Sequence[int]) -> Mapping[str, StateEntry]:
+        """The arrays of the tensor's state, for weights of this shape."""
+        return self.mixture.state_layout(shape, self.tensor)
 
     def entry(self) -> Tuple[str, np.ndarray]:
         """Path in the state scope, and the array."""
@@ -70,7 +83,10 @@ def read_config(name: str, array: Any) -> TensorConfig:
         raise ValueError(f"its configuration {name} is damaged")
     try:
         data = json.loads(content)
-        config = TensorConfig(str(data["function"]), Mixture.from_json(data))
+        tensor = str(data.get("tensor", WEIGHT))
+        if tensor not in (WEIGHT, ACTIVATION):
+            raise ValueError(f"tensor {tensor!r} is neither {WEIGHT} nor {ACTIVATION}")
+        config = TensorConfig(str(data["function"]), Mixture.from_json(data), tensor)
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(f"its configuration cannot be read: {one_line(error)}") from None
     _READ[name] = config
@@ -114,9 +130,10 @@ def check_config(state: Mapping[str, Any], config: TensorConfig) -> None:
         "load the right checkpoint, or, after nn.clear_parameters(), its weights alone by "
         "dqa.load_weights(path); a new layer needs another name"
     )
-    if state and not state.get(CONFIG):
+    own = [key for key in state if key != ACTIVATION]
+    if own and not state.get(CONFIG):
         raise ValueError(
-            f"its state ({', '.join(state)}) does not say to which quantizers it belongs; {remedy}"
+            f"its state ({', '.join(own)}) does not say to which quantizers it belongs; {remedy}"
         )
     for other, array in state.get(CONFIG, {}).items():
         if f"{CONFIG}/{other}" != name:
@@ -129,4 +146,5 @@ def check_config(state: Mapping[str, Any], config: TensorConfig) -> None:
 def _described(config: TensorConfig) -> str:
     mixture = config.mixture
     target = f", target {mixture.target_quantizer}" if mixture.target else ""
-    return f"{mixture} mixed by {mixture.mixing}{target} in {config.function}"
+    where = "in" if config.tensor == WEIGHT else "at the input of"
+    return f"{mixture} mixed by {mixture.mixing}{target} {where} {config.function}"

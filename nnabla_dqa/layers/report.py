@@ -8,6 +8,7 @@ from typing import Any, Iterable, List, Tuple
 
 from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.backends import backend_of
+from nnabla_dqa.layers.config import WEIGHT
 from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
 from nnabla_dqa.mixing import Mixture
 
@@ -18,7 +19,8 @@ class LayerReport:
 
     ``attention`` are the mixing rule's coefficients, also when the layer is hard: they
     tell where attention is, not only what is used. ``target`` is the index of the
-    quantizer that remains, ``bits`` its bit width.
+    quantizer that remains, ``bits`` its bit width. ``tensor`` is ``"weight"``, or
+    ``"activation"`` for what enters the layer; ``shape`` is that of the layer's weights.
     """
 
     name: str
@@ -30,11 +32,12 @@ class LayerReport:
     hard: bool
     target: int = 0
     backend: str = ""
+    tensor: str = WEIGHT
 
     @property
     def weights(self) -> int:
-        """The number of weights."""
-        return math.prod(self.shape)
+        """The number of weights; 0 for activations."""
+        return math.prod(self.shape) if self.tensor == WEIGHT else 0
 
     @property
     def bits(self) -> int:
@@ -96,7 +99,7 @@ class Report:
             (
                 row.name,
                 row.function,
-                f"{row.weights:,}",
+                f"{row.weights:,}" if row.tensor == WEIGHT else "-",
                 " ".join(row.quantizers),
                 " ".join(f"{a:.3f}" for a in row.attention),
                 row.quantizers[row.argmax] + ("" if row.on_target else " (!)"),
@@ -127,9 +130,10 @@ def report(scope: Any = None) -> Report:
 
 def _row(layer: QuantizedTensor) -> LayerReport:
     shape = tuple(layer.weight.shape)
-    return layer_report(
+    row = layer_report(
         layer.name, layer.function, shape, layer.mixture, layer.attention(), layer.is_hard
     )
+    return dataclasses.replace(row, tensor=layer.tensor)
 
 
 def layer_report(

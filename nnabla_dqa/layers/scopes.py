@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from typing import Iterator, Optional
+from typing import Iterator, Optional, Sequence
 
 from nnabla_dqa._util.renamed import renamed, warn_renamed
 from nnabla_dqa.mixing import Attention, MixingRule, Mixture, Single
@@ -12,6 +12,9 @@ from nnabla_dqa.quantization import Quantizer
 
 _MIXTURE: contextvars.ContextVar[Optional[Mixture]] = contextvars.ContextVar(
     "mixture", default=None
+)
+_ACTIVATIONS: contextvars.ContextVar[Optional[Mixture]] = contextvars.ContextVar(
+    "activations", default=None
 )
 _SELECTION: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("hard", default=None)
 
@@ -27,7 +30,10 @@ def make_mixture(
 
 @contextlib.contextmanager
 def quantizers(
-    *quantizers: Quantizer, mixing: Optional[MixingRule] = None, target: int = 0
+    *quantizers: Quantizer,
+    mixing: Optional[MixingRule] = None,
+    target: int = 0,
+    activations: Sequence[Quantizer] = (),
 ) -> Iterator[Mixture]:
     """Layers built in this block mix these quantizers, unless they are given their own.
 
@@ -37,6 +43,9 @@ def quantizers(
         mixing: Default :class:`~nnabla_dqa.Attention` for two and more,
             :class:`~nnabla_dqa.Single` for one.
         target: Index of the quantizer that remains; default: the first.
+        activations: Quantizers of what enters the layers, mixed by the same rule, with
+            an attention of their own; the first remains. The input of the network
+            (a variable that nothing in the graph has computed) stays as it is.
 
     Raises:
         ValueError: None given, not sorted, one given twice, different channel
@@ -46,10 +55,13 @@ def quantizers(
         with dqa.quantizers(dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8)):
             h = PF.dqa_convolution(x, 64, (3, 3), name="conv1")
     """
-    token = _MIXTURE.set(make_mixture(*quantizers, mixing=mixing, target=target))
+    made = make_mixture(*quantizers, mixing=mixing, target=target)
+    inputs = make_mixture(*activations, mixing=mixing) if activations else None
+    token, other = _MIXTURE.set(made), _ACTIVATIONS.set(inputs)
     try:
-        yield _MIXTURE.get()  # type: ignore[misc]
+        yield made
     finally:
+        _ACTIVATIONS.reset(other)
         _MIXTURE.reset(token)
 
 
@@ -94,6 +106,11 @@ def checked_selection(select: str, where: str) -> str:
 def current_mixture() -> Optional[Mixture]:
     """The mixture of the innermost :func:`quantizers` block, or None."""
     return _MIXTURE.get()
+
+
+def current_activations() -> Optional[Mixture]:
+    """The mixture of the innermost :func:`quantizers` block for what enters layers, or None."""
+    return _ACTIVATIONS.get()
 
 
 def current_selection() -> Optional[str]:

@@ -8,6 +8,7 @@ A tensor's arrays are parameters beside it::
     conv1/conv/dqa/temperature    T
     conv1/conv/dqa/hard           zeros, or one-hot: this quantizer alone
     conv1/conv/dqa/0/step         state of the first quantizer, if it has any (LSQ)
+    conv1/conv/dqa/activation/... likewise, of what enters the layer, if that is quantized
 
 Weights of another name, as files of other origin have them, keep their state in
 a scope called like them: ``fc/weight`` in ``fc/weight.dqa/...``.
@@ -23,13 +24,15 @@ import nnabla as nn
 import nnabla.parameter
 import numpy as np
 
-from nnabla_dqa.layers.config import CONFIG, TensorConfig, the_config
+from nnabla_dqa.layers.config import ACTIVATION, CONFIG, WEIGHT, TensorConfig, the_config
 from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.quantization import StateEntry
-from nnabla_dqa.quantization.base import initial_values
+from nnabla_dqa.quantization.base import FIRST, initial_values, unset_names
 
 STATE_SCOPE = "dqa"
+INPUT = ":input"
+"""Behind a layer's name: the activations that enter it."""
 
 
 class AttentionWarning(UserWarning):
@@ -38,11 +41,11 @@ class AttentionWarning(UserWarning):
 
 @dataclasses.dataclass(frozen=True)
 class QuantizedTensor:
-    """A tensor that goes through a mixture of quantizers: the weights of a layer.
+    """A tensor that goes through a mixture of quantizers: a layer's weights, or its input.
 
     ``name`` is the layer's: the path of its scope below the scope it was looked
-    up in, such as ``"conv1/conv"``. ``scope`` is the dictionary of that scope and
-    ``key`` the name of the weights in it.
+    up in, such as ``"conv1/conv"``, or ``"conv1/conv:input"`` for what enters it. ``scope`` is
+    the dictionary of that scope and ``key`` the name of the weights in it.
     """
 
     name: str
@@ -61,19 +64,30 @@ class QuantizedTensor:
         return self.config.mixture
 
     @property
+    def tensor(self) -> str:
+        """``"weight"`` or ``"activation"``."""
+        return self.config.tensor
+
+    @property
+    def is_weight(self) -> bool:
+        """Whether it is the layer's weights."""
+        return self.tensor == WEIGHT
+
+    @property
     def weight(self) -> Any:
-        """The float weights, ``nnabla.Variable``."""
+        """The layer's float weights, ``nnabla.Variable``."""
         return self.scope[self.key]
 
     @property
     def weight_name(self) -> str:
         """The path of the weights below the scope the tensor was looked up in."""
-        return weight_name(self.name, self.key)
+        layer = self.name if self.is_weight else self.name[: -len(INPUT)]
+        return weight_name(layer, self.key)
 
     @cached_property
     def layout(self) -> Mapping[str, StateEntry]:
         """What the arrays of its state are, by their paths in the state scope."""
-        return self.mixture.state_layout(self.weight.shape)
+        return self.config.layout(self.weight.shape)
 
     @cached_property
     def state(self) -> Dict[str, Any]:
@@ -83,7 +97,10 @@ class QuantizedTensor:
     @property
     def arrays(self) -> Dict[str, Any]:
         """The dictionary of the state scope."""
-        return dict(self.scope.get(state_scope(self.key), {}))
+        state = self.scope.get(state_scope(self.key), {})
+        if not self.is_weight:
+            return dict(state.get(ACTIVATION, {}))
+        return {name: child for name, child in state.items() if name != ACTIVATION}
 
     def learned(self, *kinds: str) -> Dict[str, Any]:
         """The entries of :attr:`state` that a solver trains, of these kinds only if given."""
@@ -121,7 +138,7 @@ class QuantizedTensor:
         """
         mixture = self.mixture
         unset = False
-        if not mixture.has_quantizer_state:
+        if not mixture.has_quantizer_state or not self.is_weight:
             return unset
         for q, state in zip(mixture.quantizers, mixture.quantizer_states(self.state)):
             arrays = {name: v.data.get_data("r") for name, v in state.items()}
@@ -131,6 +148,40 @@ class QuantizedTensor:
                 state[name].d = np.where(arrays[name] == 0, value, arrays[name])
                 unset = unset or not state[name].d.all()
         return unset
+
+    @cached_property
+    def running(self) -> Dict[str, Any]:
+        """The entries of :attr:`state` that training updates move."""
+        return {path: v for path, v in self.state.items() if self.layout[path].kind == "running"}
+
+    def move_running(self) -> None:
+        """Move running arrays to what the backward passes since the last call have left.
+
+        An array's gradient holds sums over the mini-batches and, at the end of each row,
+        their number. Learned arrays that are still zero get their first values so.
+        """
+        for path, v in self.running.items():
+            sums = v.g.copy()
+            v.grad.zero()
+            if sums.all(axis=0)[-1]:
+                old, new = v.d.copy(), sums / sums[:, -1:]
+                kept = self.layout[path].momentum * old[:, -1:]
+                v.d = new + kept * (old - new)
+                self._set_first(path)
+
+    def forget_observed(self) -> None:
+        """Drop what backward passes have left, as for a mini-batch that updates nothing."""
+        for v in self.running.values():
+            v.grad.zero()
+
+    def _set_first(self, path: str) -> None:
+        index, _, name = path.partition("/")
+        if name != FIRST:
+            return
+        state = self.mixture.quantizer_states(self.state)[int(index)]
+        for i, unset in enumerate(unset_names(self.mixture.quantizers[int(index)])):
+            array = state[unset].d
+            state[unset].d = np.where(array == 0, state[FIRST].d[:, i : i + 1], array)
 
     def attention(self) -> np.ndarray:
         """The rule's coefficients, shape (K,), as if the layer were not hard; reads only."""
@@ -149,11 +200,24 @@ class QuantizedTensor:
         states = self.mixture.quantizer_states(self.state)
         return {name: v.d for name, v in states[index].items()} if states else {}
 
+    def check_set(self, index: int) -> None:
+        """Raise ValueError, naming the layer, if a quantizer's running arrays have seen no data."""
+        state = self.quantizer_state(index)
+        try:
+            self.mixture.quantizers[index].check_set(state)
+        except ValueError as error:
+            raise ValueError(f"layer {self.name}: {error}") from None
+
     def mixed_weights(self) -> np.ndarray:
         """``sum_k a_k Q_k(W)`` with the coefficients in use, shaped like W; reads only.
 
         An ``apply_w`` of the user, which comes before the quantizers, is left out.
+
+        Raises:
+            ValueError: It is no weight.
         """
+        if not self.is_weight:
+            raise ValueError(f"layer {self.name} is not a weight but what enters the layer")
         w = self.weight.d
         parts = [
             a * q.quantize(w, self.quantizer_state(k))
@@ -187,20 +251,24 @@ def state_scope(key: str = "W") -> str:
 def find_quantized(scope: Any = None) -> List[QuantizedTensor]:
     """The quantized tensors below a parameter scope (default: the current one).
 
-    They come in the order in which they were built. All that is known about
-    them stands in the scope.
+    They come in the order in which they were built, a layer's weights before what enters
+    it. All that is known about them stands in the scope.
 
     Raises:
         ValueError: A layer's state belongs to two different mixtures: the
             parameters of another net were loaded. Names the layer.
     """
     root = nn.parameter.get_current_parameter_scope() if scope is None else scope
-    return [
-        QuantizedTensor(name, the_config(node[state_scope(key)], name), node, key)
-        for path, node in _walk(root, "")
-        for key in _keys(node)
-        for name in [layer_name(f"{path}/{key}".lstrip("/"))]
-    ]
+    found = []
+    for path, node in _walk(root, ""):
+        for key in _keys(node):
+            name, state = layer_name(f"{path}/{key}".lstrip("/")), node[state_scope(key)]
+            found.append(QuantizedTensor(name, the_config(state, name), node, key))
+            if state.get(ACTIVATION, {}).get(CONFIG):
+                name += INPUT
+                config = the_config(state[ACTIVATION], name)
+                found.append(QuantizedTensor(name, config, node, key))
+    return found
 
 
 def _keys(node: Any) -> List[str]:

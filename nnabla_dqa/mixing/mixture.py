@@ -15,7 +15,7 @@ from nnabla_dqa.mixing.base import MixingRule
 from nnabla_dqa.mixing.registry import mixing_rule_from_json
 from nnabla_dqa.mixing.single import Single
 from nnabla_dqa.quantization import Quantizer, StateEntry, quantizer_from_json
-from nnabla_dqa.quantization.base import RowLayout, State, common_axis
+from nnabla_dqa.quantization.base import FIRST, RowLayout, State, common_axis, unset_names
 from nnabla_dqa.quantization.graph_ops import Variable
 
 HARD = "hard"
@@ -97,13 +97,24 @@ class Mixture:
         row: np.ndarray = np.eye(len(self.quantizers), dtype=np.float32)[index]
         return row
 
-    def state_layout(self, shape: Sequence[int]) -> Mapping[str, StateEntry]:
-        """The arrays beside a tensor of this shape, by their paths in its state scope.
+    def state_layout(
+        self, shape: Sequence[int], tensor: str = "weight"
+    ) -> Mapping[str, StateEntry]:
+        """The arrays of a weight of this shape, or of an activation, by their paths in its scope.
 
         The rule's arrays and ``hard`` have plain names; those of quantizer k
-        are ``"k/name"``.
+        are ``"k/name"``, and ``"pact/name"`` where all of class ``PACT`` share one. For activations
+        ``"k/first"`` is where a training update finds the first values of learned arrays.
+
+        Raises:
+            ValueError: Quantizers that share an array want it differently.
         """
-        return _layout(self, tuple(shape))
+        return _layout(self, tuple(shape), tensor)
+
+    def target_paths(self) -> Tuple[str, ...]:
+        """The paths of the arrays of the target quantizer."""
+        q = self.target_quantizer
+        return tuple(_path(self.target, q, name, e) for name, e in q.state(1).items())
 
     @cached_property
     def has_quantizer_state(self) -> bool:
@@ -115,8 +126,13 @@ class Mixture:
         if not self.has_quantizer_state:
             return []
         return [
-            {path[len(f"{k}/") :]: v for path, v in state.items() if path.startswith(f"{k}/")}
-            for k in range(len(self.quantizers))
+            {
+                name: state[path]
+                for name, entry in (*q.state(1).items(), (FIRST, None))
+                for path in [_path(k, q, name, entry)]
+                if path in state
+            }
+            for k, q in enumerate(self.quantizers)
         ]
 
     def coefficients(self, state: State) -> Optional[Variable]:
@@ -151,16 +167,29 @@ class Mixture:
         )
 
 
+def _path(k: int, quantizer: Quantizer, name: str, entry: Optional[StateEntry]) -> str:
+    shared = entry is not None and entry.shared
+    return f"{type(quantizer).__name__.lower() if shared else k}/{name}"
+
+
 @cache
-def _layout(mixture: Mixture, shape: Tuple[int, ...]) -> Mapping[str, StateEntry]:
+def _layout(mixture: Mixture, shape: Tuple[int, ...], tensor: str) -> Mapping[str, StateEntry]:
     count = len(mixture.quantizers)
     layout = dict(mixture.mixing.state(mixture.quantizers)) if count > 1 else {}
     for name in layout:
-        if name in (HARD, "config") or "/" in name:
+        if name in (HARD, "config", "activation") or "/" in name:
             raise ValueError(f"{mixture.mixing} may not call an array of its state {name!r}")
     if count > 1:
         layout[HARD] = StateEntry(np.zeros(count, np.float32), "schedule")
     for k, q in enumerate(mixture.quantizers):
         rows = RowLayout.of(shape, q.axis).rows
-        layout.update({f"{k}/{name}": entry for name, entry in q.state(rows).items()})
+        for name, entry in q.state(rows).items():
+            path = _path(k, q, name, entry)
+            if repr(layout.setdefault(path, entry)) != repr(entry):
+                others = ", ".join(str(q) for q in mixture.quantizers)
+                raise ValueError(f"{others} share {path!r}, which they want to be different")
+        unset = unset_names(q) if tensor == "activation" else ()
+        if unset:
+            first = np.zeros((rows, len(unset) + 1), np.float32)
+            layout[f"{k}/{FIRST}"] = StateEntry(first, "running", momentum=1.0)
     return MappingProxyType(layout)

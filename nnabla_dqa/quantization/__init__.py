@@ -1,5 +1,8 @@
 """Quantizers: one module each. ``docs/quantizers.md`` compares them."""
 
+from nnabla_dqa.quantization.activations.ema_minmax import EMAMinMax
+from nnabla_dqa.quantization.activations.pact import PACT
+from nnabla_dqa.quantization.activations.sign import Sign
 from nnabla_dqa.quantization.base import Encoded, Grid, Levels, Quantizer, StateEntry
 from nnabla_dqa.quantization.bwn import BWN
 from nnabla_dqa.quantization.full_precision import FullPrecision
@@ -10,20 +13,23 @@ from nnabla_dqa.quantization.sawb import SAWB
 from nnabla_dqa.quantization.statistics import Statistics
 from nnabla_dqa.quantization.twn import TWN
 
-for _cls in (MinMax, SAWB, BWN, TWN, LSQ, FullPrecision):
+for _cls in (MinMax, SAWB, BWN, TWN, LSQ, EMAMinMax, PACT, Sign, FullPrecision):
     register_quantizer(_cls)
 
 __all__ = [
     "BWN",
     "LSQ",
+    "PACT",
     "SAWB",
     "TWN",
+    "EMAMinMax",
     "Encoded",
     "FullPrecision",
     "Grid",
     "Levels",
     "MinMax",
     "Quantizer",
+    "Sign",
     "StateEntry",
     "Statistics",
     "quantizer_from_json",

@@ -24,6 +24,9 @@ from nnabla_dqa._util.registry import to_json
 from nnabla_dqa.quantization.graph_ops import Variable, detach, scale_rows, shift_rows
 from nnabla_dqa.quantization.statistics import Statistics
 
+FIRST = "first"
+"""The running array of an activation's quantizer that holds first values of its learned arrays."""
+
 State = Mapping[str, Variable]
 """Arrays of a layer's state as graph variables, by name."""
 
@@ -35,11 +38,19 @@ class StateEntry(NamedTuple):
     learning rate), ``"quantizer"`` (learned to the end), ``"running"`` (moved by
     training updates, by no solver) or ``"schedule"`` (set by a schedule or by the
     hard phase). ``decay``: whether a solver's weight decay holds for it.
+
+    A running array has the shape (C, n + 1): the n numbers of
+    :meth:`Quantizer.observe` and, at the end of each row, 0 until a training update has
+    set them and 1 from then on. ``momentum``: how much of the old numbers each update keeps.
+
+    ``shared``: all quantizers of this class in a mixture use one array.
     """
 
     initial: np.ndarray
     kind: Literal["attention", "quantizer", "running", "schedule"]
     decay: bool = False
+    shared: bool = False
+    momentum: float = 0.0
 
     @property
     def learned(self) -> bool:
@@ -121,6 +132,9 @@ class Quantizer(abc.ABC):
     bits: int
     """Bits that tell the levels apart; 32 for float weights."""
 
+    tensors: ClassVar[Tuple[str, ...]] = ("weight",)
+    """Where it can stand: at a layer's ``"weight"``, at its input (``"activation"``), or both."""
+
     is_float: ClassVar[bool] = False
     """Whether it leaves weights as they are; such a member fits any channel axis."""
 
@@ -157,6 +171,28 @@ class Quantizer(abc.ABC):
         """
         return {}
 
+    def observe(self, statistics: Statistics) -> Dict[str, Variable]:
+        """What the running arrays of :meth:`state` move to, each of shape (C, n).
+
+        As long as an array is not set, a training graph uses these numbers of its own
+        mini-batch instead; a graph that only evaluates computes NaN.
+        """
+        return {}
+
+    def check_set(self, state: Mapping[str, np.ndarray]) -> None:
+        """Raise ValueError if a running array of :meth:`state` has seen no data."""
+        for name, entry in self.state(1).items():
+            if entry.kind == "running" and not np.all(state[name][:, -1]):
+                raise ValueError(
+                    f"{self}: its {name} has seen no data; train at least one step, with "
+                    f"dqa.attach or an Annealer"
+                )
+
+    @property
+    def has_surrogate(self) -> bool:
+        """Whether its gradient is another than the straight-through one."""
+        return type(self).surrogate is not Quantizer.surrogate
+
     def surrogate(self, w: Variable, state: State) -> Variable:
         """A graph with the gradient that Q has in training, for ``w`` of shape (C, m).
 
@@ -179,7 +215,7 @@ class Quantizer(abc.ABC):
         Args:
             weights: Finite numbers of any shape; taken as float32.
             state: The arrays of :meth:`state`; those that are missing or zero
-                take their initial values.
+                take their initial values, but for running ones.
 
         Returns:
             Codes with scale and offset, or with the set of levels. ``decode()``
@@ -187,8 +223,8 @@ class Quantizer(abc.ABC):
             come from that very graph.
 
         Raises:
-            ValueError: A weight is NaN or infinite, there is none, or
-                ``channel_axis`` does not fit the shape.
+            ValueError: A weight is NaN or infinite, there is none,
+                ``channel_axis`` does not fit the shape, or a running array has seen no data.
         """
         w = np.asarray(weights, np.float32)
         if w.size == 0:
@@ -198,7 +234,9 @@ class Quantizer(abc.ABC):
         layout = RowLayout.of(w.shape, self.axis)
         with nn.context_scope(nn.Context(["cpu:float"])), nn.auto_forward(False):
             rows = nn.Variable.from_numpy_array(layout.to_rows(w), need_grad=False)
-            form = quantized_form(self, Statistics(rows), _variables(self, layout.rows, state))
+            own = _variables(self, layout.rows, state)
+            self.check_set({name: v.d for name, v in own.items()})
+            form = quantized_form(self, Statistics(rows), own)
             nn.forward_all(list(form))
         if isinstance(form, Levels):
             return _encode_levels(self, layout, form)
@@ -225,9 +263,57 @@ def quantized_form(quantizer: Quantizer, statistics: Statistics, state: State) -
 
 
 def set_state(quantizer: Quantizer, statistics: Statistics, state: State) -> State:
-    """``state`` with initial values where it is zero, which means "not set"."""
-    initial = quantizer.initial_state(statistics) if state else {}
-    return {name: _or_initial(v, initial.get(name)) for name, v in state.items()}
+    """``state`` with initial values, or those of this mini-batch, where it is "not set"."""
+    if not state:
+        return {}
+    made = dict(state)
+    for name, initial in quantizer.initial_state(statistics).items():
+        made[name] = _or_initial(state[name], initial)
+    if statistics.fixed:
+        running = [name for name, e in quantizer.state(1).items() if e.kind == "running"]
+        made.update({name: _or_nan(state[name]) for name in running})
+    else:
+        for name, v in observations(quantizer, statistics).items():
+            made[name] = _or_observed(state[name], v)
+    return made
+
+
+def observations(quantizer: Quantizer, statistics: Statistics) -> Dict[str, Variable]:
+    """What a mini-batch shows for the running arrays, with 1 at the end of each row."""
+    seen = quantizer.observe(statistics)
+    return {name: F.concatenate(v, statistics.one, axis=1) for name, v in seen.items()}
+
+
+def unset_names(quantizer: Quantizer) -> Tuple[str, ...]:
+    """The arrays whose first value depends on the data, in the order of :meth:`state`."""
+    entries = quantizer.state(1).items()
+    return tuple(name for name, e in entries if e.kind == "quantizer" and not e.initial.any())
+
+
+def all_observations(
+    quantizer: Quantizer, statistics: Statistics, state: State
+) -> Dict[str, Variable]:
+    """:func:`observations`, and the first values of learned arrays if ``state`` has a place."""
+    found = observations(quantizer, statistics)
+    if FIRST in state:
+        initial = quantizer.initial_state(statistics)
+        values = [initial[name] for name in unset_names(quantizer)]
+        found[FIRST] = F.concatenate(*values, statistics.one, axis=1)
+    return found
+
+
+def _is_set(v: Variable) -> Variable:
+    rows, size = v.shape
+    return F.slice(v, start=(0, size - 1), stop=(rows, size))
+
+
+def _or_nan(v: Variable) -> Variable:
+    return scale_rows(v, F.r_div_scalar(_is_set(v), 1.0))
+
+
+def _or_observed(v: Variable, batch: Variable) -> Variable:
+    unknown = F.add_scalar(F.mul_scalar(_is_set(v), -1.0), 1.0)
+    return F.add2(v, scale_rows(batch, unknown))
 
 
 def initial_values(quantizer: Quantizer, weights: np.ndarray) -> Dict[str, np.ndarray]:

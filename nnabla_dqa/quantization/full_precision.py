@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Mapping, Optional
+from typing import ClassVar, Mapping, Optional, Tuple
 
 import nnabla.functions as F
 import numpy as np
@@ -17,6 +17,8 @@ class FullPrecision(Quantizer):
     """``Q(w) = w``; counted as 32 bits, as in the paper's sets 1/2/32."""
 
     bits: ClassVar[int] = 32  # type: ignore[misc]
+
+    tensors: ClassVar[Tuple[str, ...]] = ("weight", "activation")
 
     is_float: ClassVar[bool] = True
 

@@ -55,6 +55,18 @@ def detach(x: Variable) -> Variable:
     return y
 
 
+def observed(array: Variable, values: Variable) -> Variable:
+    """Exactly 0, of shape (1, 1), with ``values`` as the gradient to ``array``.
+
+    Whatever gradient comes in, that to ``array`` (of the same shape) is what the forward pass
+    has computed for ``values``. So the backward pass of a training leaves there what
+    its forward pass saw, several of them add up, processes average it with
+    their gradients, and a graph that is only evaluated leaves nothing.
+    """
+    given = F.clip_grad_by_value(array, values, values)
+    return F.reshape(F.mul_scalar(F.sum(given, axis=(0, 1)), 0.0), (1, 1))
+
+
 def lift(parameter: Variable, like: Variable | None) -> Variable:
     """``parameter`` as a node of the graph to which ``like`` belongs.
 

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Dict, Optional, Tuple
+from typing import Any, ClassVar, Dict, Optional, Tuple
 
 import nnabla.functions as F
 import numpy as np
 
 from nnabla_dqa.quantization.base import Grid, Quantizer, State, StateEntry
 from nnabla_dqa.quantization.graph_ops import Variable, detach, difference, scale_rows
-from nnabla_dqa.quantization.statistics import TINY, Statistics
+from nnabla_dqa.quantization.statistics import Statistics, positive
 from nnabla_dqa.quantization.validation import check_bits, check_channel_axis
 
 
@@ -32,18 +32,27 @@ class LSQ(Quantizer):
     Args:
         bits: 2 to 8.
         channel_axis: One step per index of this axis; None: one per tensor.
+        signed: False for what is never negative, as after a ReLU: ``n = 0`` and
+            ``p = 2^bits - 1``.
     """
 
     bits: int
     channel_axis: Optional[int] = None
+    signed: bool = True
+
+    tensors: ClassVar[Tuple[str, ...]] = ("weight", "activation")
 
     def __post_init__(self) -> None:
         check_bits(self, 2, 8)
         check_channel_axis(self)
+        if not isinstance(self.signed, bool):
+            raise ValueError(f"LSQ: signed={self.signed!r} is neither true nor false")
 
     @property
     def clip(self) -> Tuple[float, float]:
         """n and p."""
+        if not self.signed:
+            return 0.0, 2.0**self.bits - 1
         return 2.0 ** (self.bits - 1), 2.0 ** (self.bits - 1) - 1
 
     def state(self, rows: int) -> Dict[str, StateEntry]:
@@ -53,13 +62,13 @@ class LSQ(Quantizer):
         return {"step": F.mul_scalar(statistics.mean_magnitude, 2 / math.sqrt(self.clip[1]))}
 
     def grid_from(self, statistics: Statistics, state: State) -> Grid:
-        step = _positive(state["step"])
+        step = positive(state["step"])
         n, _ = self.clip
         codes = F.add_scalar(F.round(self._clipped(statistics.w, step)), n)
         return Grid(codes, step, F.mul_scalar(step, -n))
 
     def surrogate(self, w: Variable, state: State) -> Variable:
-        step = _positive(state["step"])
+        step = positive(state["step"])
         fixed = detach(step)
         factor = 1 / math.sqrt(w.shape[1] * self.clip[1])
         step = F.add2(fixed, F.mul_scalar(difference(step, fixed), factor))
@@ -70,6 +79,9 @@ class LSQ(Quantizer):
         position = scale_rows(w, F.r_div_scalar(step, 1.0))
         return F.minimum_scalar(F.maximum_scalar(position, -n), p)
 
-
-def _positive(step: Variable) -> Variable:
-    return F.maximum_scalar(F.abs(step), TINY)
+    def to_json(self) -> Dict[str, Any]:
+        data = super().to_json()
+        if self.signed:
+            # Layers of earlier files are known by the JSON without it.
+            del data["signed"]
+        return data

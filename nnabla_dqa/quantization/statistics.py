@@ -19,18 +19,23 @@ class Statistics:
     what its quantizers use, and each of it once.
     """
 
-    def __init__(self, w: Variable) -> None:
+    def __init__(self, w: Variable, fixed: bool = False) -> None:
         self.w = w
+        self.fixed = fixed
+        """Whether state that is not set stays so: the graph evaluates, it does not train."""
 
     @cached_property
     def minimum(self) -> Variable:
         return F.min(self.w, axis=1, keepdims=True)
 
     @cached_property
+    def maximum(self) -> Variable:
+        return F.max(self.w, axis=1, keepdims=True)
+
+    @cached_property
     def range(self) -> Variable:
         """max(w) - min(w), at least :data:`TINY`."""
-        maximum = F.max(self.w, axis=1, keepdims=True)
-        return F.maximum_scalar(F.sub2(maximum, self.minimum), TINY)
+        return F.maximum_scalar(F.sub2(self.maximum, self.minimum), TINY)
 
     @cached_property
     def unit_range(self) -> Variable:
@@ -81,3 +86,8 @@ class Statistics:
     def one(self) -> Variable:
         """1, as (C, 1)."""
         return F.add_scalar(F.mul_scalar(self.peak, 0.0), 1.0)
+
+
+def positive(number: Variable) -> Variable:
+    """``abs(number)``, at least :data:`TINY`: what a learned step or clip counts as."""
+    return F.maximum_scalar(F.abs(number), TINY)

@@ -144,6 +144,7 @@ class Annealer:
         self._guard(layers)
         for layer in layers:
             layer.set_initial_state()
+            layer.move_running()
         self.advance(layers)
 
     def advance(self, layers: List[QuantizedTensor]) -> None:

@@ -101,6 +101,7 @@ class AttachedSolver:
         self._guard = Guard()
         self._gradients = FiniteFlag()
         self._checking = self._has_parameters = False
+        self._running: Tuple[Any, List[QuantizedTensor]] = (None, [])
         self._unset: Tuple[Any, List[QuantizedTensor]] = (None, [])
         # Before anything is changed: a solver that cannot be doubled is refused.
         twins = [_twin(solver) for _ in range(3)]
@@ -157,6 +158,8 @@ class AttachedSolver:
         unset = unset if known is layers else layers
         unset = [layer for layer in unset if layer.set_initial_state()]
         self._unset = (layers, unset)
+        for layer in self._observing(layers):
+            layer.move_running()
         hard = self.annealer is not None and self.annealer.is_hard
         for part in self._parts:
             # With the target alone, attention and the other quantizers have no gradient, and
@@ -190,8 +193,22 @@ class AttachedSolver:
     def skip_update(self) -> None:
         """Advance the schedule by one step and update nothing: gradients overflowed."""
         self._checking = False
+        for layer in self._observing(self.layers):
+            layer.forget_observed()
         if self.annealer is not None:
             self.annealer()
+
+    def observed(self) -> List[Any]:
+        """The arrays that backward passes leave for running state; processes average them."""
+        layers = self._observing(self.layers)
+        return [v.grad for layer in layers for v in layer.running.values()]
+
+    def _observing(self, layers: List[QuantizedTensor]) -> List[QuantizedTensor]:
+        known, observing = self._running
+        if known is not layers:
+            observing = [layer for layer in layers if layer.running]
+            self._running = (layers, observing)
+        return observing
 
     def weight_decay(self, decay_rate: float, *args: Any, **kwargs: Any) -> None:
         """NNabla's weight decay on everything but attention and quantizers' own arrays."""
@@ -303,10 +320,10 @@ class AttachedSolver:
         groups: Dict[Any, int] = {}
         for layer in self.layers:
             groups.update(dict.fromkeys(_arrays_below(layer.arrays), -1))
-            target = f"{layer.mixture.target}/"
+            target = layer.mixture.target_paths()
             groups.update({v.data: 1 for v in layer.learned("attention").values()})
             for path, v in layer.learned("quantizer").items():
-                own = 2 if path.startswith(target) else 3
+                own = 2 if path in target else 3
                 groups[v.data] = 0 if layer.layout[path].decay else own
         if self.annealer is not None:
             groups[self.annealer.step_array] = -1

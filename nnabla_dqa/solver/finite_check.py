@@ -178,8 +178,10 @@ def check_arrays(arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def _variables(layer: QuantizedTensor) -> List[Tuple[str, Any]]:
-    learned = [(f"dqa/{path}", v) for path, v in layer.learned().items()]
-    return [("W", layer.weight), *learned]
+    if layer.is_weight:
+        return [("W", layer.weight), *((f"dqa/{path}", v) for path, v in layer.learned().items())]
+    state = {**layer.learned(), **layer.running}
+    return [(f"dqa/activation/{path}", v) for path, v in state.items()]
 
 
 def _arrays(layer: QuantizedTensor, gradients: bool) -> List[Tuple[str, Any]]:

@@ -211,7 +211,8 @@ class Loop:
         named: Dict[str, Any] = {"step": np.float64(self.at.step)}
         for layer in self.trainable.layers:
             named.update({f"{layer.name}: {k}": v.d for k, v in layer.state.items()})
-            named[f"{layer.name}: the weights"] = layer.weight.d
+            if layer.is_weight:
+                named[f"{layer.name}: the weights"] = layer.weight.d
         # A float network has no such layers; all have parameters beside the weights.
         weights = {layer.weight_name for layer in self.trainable.layers}
         trained = self.trainable.solver.get_parameters().items()

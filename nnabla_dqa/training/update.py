@@ -71,6 +71,8 @@ class Updater:
             gradients = [v.grad for v in trainable.solver.get_parameters().values()]
             # Each process normalized by its own part of the mini-batch. Averaged after every
             # step, their running statistics are equal whenever they are used or saved.
+            if isinstance(trainable.solver, AttachedSolver):
+                gradients += trainable.solver.observed()
             comm.average([*gradients, *self._statistics, value, shared])
         self._begin_check()
         loss = float(value.data)

@@ -1,0 +1,1 @@
+"""Quantizers of what enters a layer: a module each."""
