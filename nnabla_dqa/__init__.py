@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from nnabla_dqa.layers.report import Report, report
     from nnabla_dqa.layers.rules import Rule, Rules
     from nnabla_dqa.nnp.check import Check, check_file
+    from nnabla_dqa.nnp.check_activations import ActivationCheck, check_activations
     from nnabla_dqa.nnp.convert import Conversion, NothingToConvertError, convert_file
     from nnabla_dqa.nnp.deploy import deploy_file
     from nnabla_dqa.nnp.summary import FileSummary, summarize
@@ -78,6 +79,7 @@ _LATER = {
         "layers.rules": "Rule Rules",
         "nnp_format.members": "NNPError",
         "nnp.check": "Check check_file",
+        "nnp.check_activations": "ActivationCheck check_activations",
         "nnp.convert": "Conversion NothingToConvertError convert_file",
         "nnp.deploy": "deploy_file",
         "nnp.summary": "FileSummary summarize",
@@ -127,6 +129,7 @@ __all__ = [
     "PACT",
     "SAWB",
     "TWN",
+    "ActivationCheck",
     "Annealer",
     "AttachedSolver",
     "Attention",
@@ -166,6 +169,7 @@ __all__ = [
     "attach",
     "available_backends",
     "backend",
+    "check_activations",
     "check_file",
     "check_finite",
     "convert",

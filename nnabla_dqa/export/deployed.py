@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Dict, Mapping, Optional, Tuple
 
 from nnabla_dqa._util.tables import format_table
+from nnabla_dqa.export.activation import DeployedActivation
 from nnabla_dqa.export.tensor import DeployedTensor
 from nnabla_dqa.nnp_format.parameters import Parameter
 
@@ -24,6 +25,7 @@ class Deployed:
         source: What the network was converted from, if that was a file.
         others: Members of the file it came from that are to be kept.
         messages: What a user should know, a line each.
+        activations: What enters layers quantized, by the name of the variable.
     """
 
     definition: Any
@@ -33,6 +35,7 @@ class Deployed:
     source: Optional[Mapping[str, Any]] = None
     others: Dict[str, bytes] = dataclasses.field(default_factory=dict)
     messages: Tuple[str, ...] = ()
+    activations: Dict[str, DeployedActivation] = dataclasses.field(default_factory=dict)
 
     @property
     def networks(self) -> Tuple[str, ...]:
@@ -52,6 +55,11 @@ class Deployment:
     def layers(self) -> Tuple[DeployedTensor, ...]:
         """The quantized layers."""
         return tuple(self.deployed.tensors.values())
+
+    @property
+    def activations(self) -> Tuple[DeployedActivation, ...]:
+        """What enters layers quantized."""
+        return tuple(self.deployed.activations.values())
 
     @property
     def networks(self) -> Tuple[str, ...]:
@@ -95,6 +103,16 @@ class Deployment:
                 " ".join(f"{a:.3f}" for a in row.attention),
             )
             for row in self.layers
+        ] + [
+            (
+                row.layer,
+                "-",
+                row.quantizer.name,
+                str(row.bits),
+                "-",
+                " ".join(f"{a:.3f}" for a in row.attention),
+            )
+            for row in self.activations
         ]
         return (
             f"{format_table([head, *rows])}\n{self.path}: {self.file_bytes:,} bytes, "

@@ -12,6 +12,7 @@ from typing import Any, Dict, List, Mapping
 import numpy as np
 
 from nnabla_dqa._util.messages import one_line
+from nnabla_dqa.export.activation import DeployedActivation
 from nnabla_dqa.export.quantizer_info import FLOAT_BITS, QuantizerInfo, short_name
 from nnabla_dqa.export.tensor import DeployedTensor
 from nnabla_dqa.nnp_format.archive import METADATA, Archive
@@ -57,6 +58,24 @@ def read_tensor(entry: Any, archive: Archive) -> DeployedTensor:
     if parameter is None:
         raise ValueError("the parameter is not in the file")
     return tensor_from_json(entry, parameter.array)
+
+
+def read_activations(archive: Archive) -> List[DeployedActivation]:
+    """The quantized activations of a deployed file.
+
+    Raises:
+        NNPError: The file says something of one that cannot be read.
+    """
+    made = []
+    for entry in (archive.metadata or {}).get("activations", []):
+        try:
+            made.append(DeployedActivation.from_json(entry))
+        except MALFORMED as error:
+            raise NNPError(
+                f"{archive.path}: {METADATA}: the quantization of {tensor_name(entry)} cannot be "
+                f"read: {reason(error)}"
+            ) from None
+    return made
 
 
 def tensor_to_json(tensor: DeployedTensor) -> Dict[str, Any]:

@@ -12,6 +12,7 @@ from nnabla_dqa.export.metadata import (
     DEPLOYED,
     FORMAT,
     MALFORMED,
+    read_activations,
     read_tensor,
     reason,
     tensor_entries,
@@ -72,6 +73,7 @@ def deployed_of(archive: Archive) -> Deployed:
                 f"read: {reason(error)}"
             ) from None
         tensors[tensor.name] = tensor
+    activations = {a.name: a for a in read_activations(archive)}
     return Deployed(
         archive.definition,
         archive.parameters,
@@ -79,11 +81,12 @@ def deployed_of(archive: Archive) -> Deployed:
         str(metadata.get("select", "target")),
         metadata.get("source"),
         archive.others,
+        activations=activations,
     )
 
 
 def _metadata(deployed: Deployed) -> Dict[str, Any]:
-    return {
+    metadata = {
         "format": FORMAT,
         "kind": DEPLOYED,
         "nnabla_dqa": __version__,
@@ -91,3 +94,6 @@ def _metadata(deployed: Deployed) -> Dict[str, Any]:
         "source": deployed.source,
         "tensors": [tensor_to_json(tensor) for tensor in deployed.tensors.values()],
     }
+    if deployed.activations:
+        metadata["activations"] = [a.to_json() for a in deployed.activations.values()]
+    return metadata

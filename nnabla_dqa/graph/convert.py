@@ -6,10 +6,9 @@ import dataclasses
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
 
 import nnabla as nn
-import nnabla.function
 
 from nnabla_dqa._util.warn import warn
-from nnabla_dqa.graph.traverse import LiveGraph
+from nnabla_dqa.graph.traverse import LiveGraph, again
 from nnabla_dqa.layers.build import mix_weights
 from nnabla_dqa.layers.functions import CHANNEL_AXIS, WEIGHT_INPUT, channel_axis
 from nnabla_dqa.layers.rules import Rules, RulesLike
@@ -113,7 +112,7 @@ class _Rebuild:
                 inputs[WEIGHT_INPUT] = self._weights(function)
             elif not any(v in made for v in function.inputs):
                 continue
-            results = _again(function, inputs)
+            results = again(function, inputs, "convert")
             made.update(zip(function.outputs, results))
         return made
 
@@ -131,23 +130,6 @@ class _Rebuild:
                     w, w, kinds, mixture, fixed, key=key, name=layer.name
                 )
         return self.mixed[w.data]
-
-
-def _again(function: Any, inputs: List[Variable]) -> Tuple[Variable, ...]:
-    """The same function on other inputs."""
-    kind = getattr(nnabla.function, function.info.type_name, None)
-    if kind is None:
-        raise ValueError(
-            f"convert: function {function.info.type_name} is not one of NNabla's own and cannot be "
-            f"built anew; convert the parts before and after it"
-        )
-    made = kind(function.context, **function.info.args)
-    results = made(*inputs, n_outputs=len(function.outputs), auto_forward=False)
-    results = results if isinstance(results, tuple) else (results,)
-    for old, new in zip(function.outputs, results):
-        if not old.need_grad and new.need_grad:
-            new.need_grad = False  # the user has cut the gradient here
-    return tuple(results)
 
 
 def _check_plain(graph: LiveGraph) -> None:

@@ -13,6 +13,7 @@ from nnabla_dqa._util.warn import warn
 from nnabla_dqa.export.deployed import Deployed, Deployment
 from nnabla_dqa.export.nnp import write_nnp
 from nnabla_dqa.export.tensor import DeployedTensor, distinct_values
+from nnabla_dqa.graph.activations import fix_activations
 from nnabla_dqa.graph.save import network_definition
 from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.layers.report import LayerReport, Report, report
@@ -75,7 +76,8 @@ def deploy_graph(
     Give the evaluation graph (batch normalization on running statistics);
     whether it was built under ``with dqa.hard():`` makes no difference. Each
     DQA layer's ``W`` becomes what one quantizer makes of it, and everything
-    that computed it is gone. Other parameters, functions and the given names
+    that computed it is gone; what enters a layer quantized is so by functions of numbers
+    that are fixed. Other parameters, functions and the given names
     stay as they are. The outputs equal those of the graph built under
     :func:`~nnabla_dqa.hard` exactly. Nothing in the parameter scope is changed.
 
@@ -115,7 +117,9 @@ def _deployed(
     _check_names(inputs, outputs)
     graph = LiveGraph.of(outputs)
     _check_inputs(graph, inputs)
-    layers = [layer for layer in find_quantized() if layer.weight.data in graph.leaves]
+    present = [layer for layer in find_quantized() if layer.weight.data in graph.leaves]
+    layers = [layer for layer in present if layer.is_weight]
+    activations = [layer for layer in present if not layer.is_weight]
     if not layers:
         raise ValueError(
             "deploy: the graph has no DQA layer of the current parameter scope; call it in the "
@@ -123,14 +127,16 @@ def _deployed(
         )
     _check_values(graph)
     if not allow_untrained:
-        _check_trained(layers)
-    rows = {layer.name: row for layer, row in zip(layers, _rows(layers))}
+        _check_trained(present)
+    rows = {layer.name: row for layer, row in zip(present, _rows(present))}
     if select == "target" and not allow_untrained:
         for message in Report(tuple(rows.values())).messages():
             warn(message, AttentionWarning)
     if select == "argmax":
-        _check_open(graph, layers)
+        _check_open(graph, present)
     chosen = {name: row.argmax if select == "argmax" else row.target for name, row in rows.items()}
+    fixed = fix_activations(graph, outputs, layers, activations, chosen)
+    outputs, graph = fixed.outputs, LiveGraph.of(fixed.outputs)
     materialised: Dict[str, List[Variable]] = {}
     tensors: Dict[str, DeployedTensor] = {}
     with graph.hardened(layers, chosen):
@@ -143,9 +149,9 @@ def _deployed(
             _check_levels(layer, layer.mixture.quantizers[index], weights)
             tensors[layer.weight_name] = _tensor(layer, index, rows[layer.name], weights[0].d)
         definition, parameters = network_definition(
-            inputs, outputs, network, materialised, variable_batch_size
+            inputs, outputs, network, materialised, variable_batch_size, fixed.variables
         )
-    return Deployed(definition, parameters, tensors, select)
+    return Deployed(definition, parameters, tensors, select, activations=fixed.tensors)
 
 
 def _tensor(

@@ -54,6 +54,7 @@ def network_definition(
     network: str = "main",
     materialised: Optional[Mapping[str, Sequence[Variable]]] = None,
     variable_batch_size: bool = True,
+    named: Optional[Mapping[str, Variable]] = None,
 ) -> Tuple[Any, Dict[str, Parameter]]:
     """The graph between ``inputs`` and ``outputs`` as NNabla's definition, and its parameters.
 
@@ -62,6 +63,7 @@ def network_definition(
         materialised: Variables whose present values become the parameter of
             this name; what computed them is left out. Several for one name
             must have equal values: the uses of shared weights.
+        named: Other variables by the names they shall have.
 
     Returns:
         ``NNablaProtoBuf`` with one network and its executor, and the
@@ -78,7 +80,7 @@ def network_definition(
         for i, variable in enumerate(variables)
     }
     graph = nn.graph_def.create_graph_from_variable(
-        network, list(outputs.values()), names={**inputs, **marks, **outputs}
+        network, list(outputs.values()), names={**(named or {}), **inputs, **marks, **outputs}
     )
     net = graph.default_graph()
     _materialise(net, {mark: variable.d.copy() for mark, variable in marks.items()})

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Set
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Set, Tuple
 
 import nnabla as nn
+import nnabla.function
 import numpy as np
 
 from nnabla_dqa.layers.tensors import QuantizedTensor
@@ -71,3 +72,24 @@ class LiveGraph(NamedTuple):
         finally:
             for leaf, array in swapped:
                 leaf.data = array
+
+
+def again(function: Any, inputs: List[Variable], verb: str) -> Tuple[Variable, ...]:
+    """The same function on other inputs.
+
+    Raises:
+        ValueError: It is none of NNabla's own; the message begins with ``verb``.
+    """
+    kind = getattr(nnabla.function, function.info.type_name, None)
+    if kind is None:
+        raise ValueError(
+            f"{verb}: function {function.info.type_name} is not one of NNabla's own and cannot be "
+            f"built anew; {verb} the parts before and after it"
+        )
+    made = kind(function.context, **function.info.args)
+    results = made(*inputs, n_outputs=len(function.outputs), auto_forward=False)
+    results = results if isinstance(results, tuple) else (results,)
+    for old, new in zip(function.outputs, results):
+        if not old.need_grad and new.need_grad:
+            new.need_grad = False  # the user has cut the gradient here
+    return tuple(results)

@@ -201,10 +201,13 @@ class QuantizedTensor:
         return {name: v.d for name, v in states[index].items()} if states else {}
 
     def check_set(self, index: int) -> None:
-        """Raise ValueError, naming the layer, if a quantizer's running arrays have seen no data."""
-        state = self.quantizer_state(index)
+        """Raise ValueError, naming the layer, if a quantizer of activations has seen no data."""
+        quantizer, state = self.mixture.quantizers[index], self.quantizer_state(index)
         try:
-            self.mixture.quantizers[index].check_set(state)
+            quantizer.check_set(state)
+            for name in unset_names(quantizer):
+                if not state[name].all():
+                    raise ValueError(f"{quantizer}: its {name} has seen no data; train first")
         except ValueError as error:
             raise ValueError(f"layer {self.name}: {error}") from None
 

@@ -40,7 +40,7 @@ class Net:
         with dqa.hard():
             self.hard = model(self.x, activations, mixing, first)
         schedule = schedule or dqa.TemperatureSchedule(STEPS, hard_fraction=0.5)
-        self.solver = dqa.attach(solver or S.Momentum(0.05, 0.9), schedule)
+        self.solver = dqa.attach(solver or S.Momentum(0.01, 0.9), schedule)
         self.solver.set_parameters(nn.get_parameters())
 
     @property

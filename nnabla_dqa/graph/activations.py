@@ -1,0 +1,174 @@
+"""Quantized activations of a live graph as standard functions with fixed ranges."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, Dict, List, Mapping, Sequence, Tuple
+
+import nnabla as nn
+import nnabla.functions as F
+import numpy as np
+
+from nnabla_dqa._util.devices import in_float32
+from nnabla_dqa.backends.portable import float_input
+from nnabla_dqa.export.activation import DeployedActivation
+from nnabla_dqa.export.quantizer_info import QuantizerInfo
+from nnabla_dqa.graph.traverse import LiveGraph, again
+from nnabla_dqa.layers.functions import CHANNEL_AXIS, WEIGHT_INPUT
+from nnabla_dqa.layers.tensors import INPUT, QuantizedTensor
+from nnabla_dqa.quantization import Grid, Quantizer, Statistics
+from nnabla_dqa.quantization.base import quantized_form
+from nnabla_dqa.quantization.graph_ops import Variable
+
+
+@dataclasses.dataclass(frozen=True)
+class Fixed:
+    """The graph with fixed quantizers: its outputs, what was quantized, and the variables of it."""
+
+    outputs: Dict[str, Variable]
+    tensors: Dict[str, DeployedActivation]
+    variables: Dict[str, Variable]
+
+
+def fix_activations(
+    graph: LiveGraph,
+    outputs: Mapping[str, Variable],
+    weights: Sequence[QuantizedTensor],
+    activations: Sequence[QuantizedTensor],
+    chosen: Mapping[str, int],
+) -> Fixed:
+    """The graph anew, with one quantizer of each mixture of activations by scalar functions.
+
+    Args:
+        graph: The graph above ``outputs``.
+        outputs: Its outputs by name.
+        weights: The quantized weights in it.
+        activations: The quantized activations of the same layers.
+        chosen: The index of the quantizer of each tensor.
+
+    Raises:
+        ValueError: A range has seen no data, or a quantizer is made of functions that need
+            more than one number; names the layer.
+    """
+    by_layer = {layer.name[: -len(INPUT)]: layer for layer in activations}
+    owners = {
+        v: by_layer[layer.name]
+        for layer in weights
+        if layer.name in by_layer
+        for v in graph.weights_of(layer)
+    }
+    made: Dict[Variable, Variable] = {}
+    tensors: Dict[str, DeployedActivation] = {}
+    variables: Dict[str, Variable] = {}
+    for function in graph.functions:
+        inputs = [made.get(v, v) for v in function.inputs]
+        owner = _owner(function, owners)
+        x = float_input(function.inputs[0]) if owner is not None else None
+        if owner is not None and x is not None:
+            index = chosen[owner.name]
+            inputs[0], scale, offset = _fixed(made.get(x, x), owner, index)
+            count = sum(other.layer == owner.name for other in tensors.values())
+            name = owner.name.replace(INPUT, "/input") + (f"_{count + 1}" if count else "")
+            variables[name] = inputs[0]
+            tensors[name] = _described(name, owner, index, inputs[0], scale, offset)
+        elif not any(v in made for v in function.inputs):
+            continue
+        made.update(zip(function.outputs, again(function, inputs, "deploy")))
+    return Fixed({name: made.get(v, v) for name, v in outputs.items()}, tensors, variables)
+
+
+def _owner(function: Any, owners: Mapping[Variable, QuantizedTensor]) -> Any:
+    if function.info.type_name not in CHANNEL_AXIS or len(function.inputs) <= WEIGHT_INPUT:
+        return None
+    return owners.get(function.inputs[WEIGHT_INPUT])
+
+
+def _described(
+    name: str, layer: QuantizedTensor, index: int, x: Variable, scale: float, offset: float
+) -> DeployedActivation:
+    quantizer = layer.mixture.quantizers[index]
+    return DeployedActivation(
+        name,
+        layer.name,
+        layer.function,
+        QuantizerInfo.of(quantizer),
+        tuple(x.shape),
+        scale,
+        offset,
+        tuple(float(a) for a in layer.attention()),
+        layer.mixture.to_json(),
+    )
+
+
+def _fixed(x: Variable, layer: QuantizedTensor, index: int) -> Tuple[Variable, float, float]:
+    quantizer = layer.mixture.quantizers[index]
+    layer.check_set(index)
+    try:
+        with in_float32(), nn.auto_forward(False):
+            return fixed_quantizer(x, quantizer, layer.quantizer_state(index))
+    except ValueError as error:
+        raise ValueError(f"deploy: layer {layer.name}: {error}") from None
+
+
+def fixed_quantizer(
+    x: Variable, quantizer: Quantizer, state: Mapping[str, np.ndarray]
+) -> Tuple[Variable, float, float]:
+    """``Q(x)`` by functions of NNabla that work on each number alone, for any batch size.
+
+    They are those of the quantizer's own graph in the same order, so the numbers are
+    the same bit for bit.
+
+    Args:
+        x: Of any shape.
+        quantizer: It has one range.
+        state: Its arrays.
+
+    Returns:
+        Q(x), the scale and the offset.
+
+    Raises:
+        ValueError: The quantizer gives no even grid, or is made of other functions.
+    """
+    if quantizer.is_float:
+        return x, 1.0, 0.0
+    # Every number that is fixed is computed from the state alone, whatever stands here.
+    row = nn.Variable.from_numpy_array(np.ones((1, 2), np.float32), need_grad=False)
+    own = {
+        name: nn.Variable.from_numpy_array(np.array(state[name], np.float32), need_grad=False)
+        for name in quantizer.state(1)
+    }
+    form = quantized_form(quantizer, Statistics(row, fixed=True), own)
+    if not isinstance(form, Grid):
+        raise ValueError(f"{quantizer} has no evenly spaced levels, which activations need")
+    scale, offset = _number(form.scale), _number(form.offset)
+    q = F.mul_scalar(_by_scalars(form.codes, row, x, quantizer), scale)
+    return (F.add_scalar(q, offset) if offset else q), scale, offset
+
+
+def _by_scalars(v: Variable, row: Variable, x: Variable, quantizer: Quantizer) -> Variable:
+    if v == row:
+        return x
+    function = v.parent
+    if function is not None:
+        kind, inputs = function.info.type_name, function.inputs
+        before = _by_scalars(inputs[0], row, x, quantizer)
+        if kind == "Reshape":
+            return before
+        if kind == "BatchMatmul" and inputs[1].size == 1:
+            return F.mul_scalar(before, _number(inputs[1]))
+        if kind == "Affine" and inputs[1].size == 1 and _number(inputs[1]) == 1:
+            return F.add_scalar(before, _number(inputs[2]))
+        if len(inputs) == 1 and inputs[0].size == v.size:
+            return again(function, [before], "deploy")[0]
+    what = "a leaf" if function is None else function.info.type_name
+    raise ValueError(
+        f"{quantizer} cannot be written with fixed numbers: its codes need {what}; scale_rows, "
+        f"shift_rows and functions of one input can be"
+    )
+
+
+def _number(v: Variable) -> float:
+    if v.parent is not None:
+        v.forward()
+    values: List[float] = v.d.ravel().tolist()
+    return values[0]
