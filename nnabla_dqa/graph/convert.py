@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    Iterator,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+    Union,
+)
 
 import nnabla as nn
 
 from nnabla_dqa._util.warn import warn
 from nnabla_dqa.graph.traverse import LiveGraph, again
-from nnabla_dqa.layers.build import mix_weights
+from nnabla_dqa.layers.build import mix_activations, mix_weights
 from nnabla_dqa.layers.functions import CHANNEL_AXIS, WEIGHT_INPUT, channel_axis
-from nnabla_dqa.layers.rules import Rules, RulesLike
+from nnabla_dqa.layers.rules import Assignment, Rules, RulesLike
 from nnabla_dqa.layers.tensors import find_quantized, layer_name
-from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.quantization.graph_ops import Variable
 
 Variables = Union[Variable, Sequence[Variable]]
@@ -41,6 +53,14 @@ class _Found(NamedTuple):
     @property
     def channel_axis(self) -> int:
         return _axis(self.functions[0])
+
+    @property
+    def function(self) -> str:
+        return "+".join(dict.fromkeys(f.info.type_name for f in self.functions))
+
+    @property
+    def reads_input(self) -> bool:
+        return any(f.inputs[0].parent is None for f in self.functions)
 
 
 def convert(outputs: Variables, rules: Optional[RulesLike] = None) -> Any:
@@ -90,8 +110,7 @@ def convert(outputs: Variables, rules: Optional[RulesLike] = None) -> Any:
     assigned = Rules.of(rules or ()).assign(found)
     for message in skipped:
         warn(f"convert: skipped: {message}", UserWarning)
-    mixtures = {layer.variable.data: assigned[layer.name].mixture for layer in found}
-    made = _Rebuild({layer.variable.data: layer for layer in found}, mixtures).run(graph)
+    made = _Rebuild({layer.variable.data: layer for layer in found}, assigned).run(graph)
     results = tuple(made.get(v, v) for v in roots)
     return results if several else results[0]
 
@@ -99,7 +118,7 @@ def convert(outputs: Variables, rules: Optional[RulesLike] = None) -> Any:
 @dataclasses.dataclass
 class _Rebuild:
     layers: Mapping[Any, _Found]
-    mixtures: Mapping[Any, Mixture]
+    assigned: Mapping[str, Assignment]
     mixed: Dict[Any, Variable] = dataclasses.field(default_factory=dict)
 
     def run(self, graph: LiveGraph) -> Dict[Variable, Variable]:
@@ -110,6 +129,7 @@ class _Rebuild:
             is_layer = _weight(function) is not None and (inputs[WEIGHT_INPUT].data in self.layers)
             if is_layer:
                 inputs[WEIGHT_INPUT] = self._weights(function)
+                inputs[0] = self._input(function, inputs[0])
             elif not any(v in made for v in function.inputs):
                 continue
             results = again(function, inputs, "convert")
@@ -120,16 +140,31 @@ class _Rebuild:
         w = function.inputs[WEIGHT_INPUT]
         if w.data not in self.mixed:
             layer = self.layers[w.data]
-            path, _, key = layer.weight.rpartition("/")
-            scope = None if path else nn.parameter.get_current_parameter_scope()
-            with nn.parameter_scope(path, scope), nn.auto_forward(False):
-                kinds = "+".join(dict.fromkeys(f.info.type_name for f in layer.functions))
-                mixture = self.mixtures[w.data]
-                fixed = not w.need_grad
+            with _scope_of(layer) as key:
+                mixture, fixed = self.assigned[layer.name].mixture, not w.need_grad
                 self.mixed[w.data] = mix_weights(
-                    w, w, kinds, mixture, fixed, key=key, name=layer.name
+                    w, w, layer.function, mixture, fixed, key=key, name=layer.name
                 )
         return self.mixed[w.data]
+
+    def _input(self, function: Any, x: Variable) -> Variable:
+        w = function.inputs[WEIGHT_INPUT]
+        layer = self.layers[w.data]
+        mixture = self.assigned[layer.name].activations
+        if mixture is None:
+            return x
+        with _scope_of(layer) as key:
+            fixed = not w.need_grad
+            return mix_activations(x, layer.function, mixture, fixed, key, layer.name)
+
+
+@contextlib.contextmanager
+def _scope_of(layer: _Found) -> Iterator[str]:
+    """The scope of a layer's weights; gives their name in it."""
+    path, _, key = layer.weight.rpartition("/")
+    scope = None if path else nn.parameter.get_current_parameter_scope()
+    with nn.parameter_scope(path, scope), nn.auto_forward(False):
+        yield key
 
 
 def _check_plain(graph: LiveGraph) -> None:

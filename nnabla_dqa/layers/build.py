@@ -14,7 +14,7 @@ from nnabla_dqa.backends import BackendError, portable
 from nnabla_dqa.backends import mixture as mix
 from nnabla_dqa.backends.dispatch import checks_before_saving, mixture_with_attention
 from nnabla_dqa.layers.built import note_build
-from nnabla_dqa.layers.config import ACTIVATION, WEIGHT, TensorConfig, check_config
+from nnabla_dqa.layers.config import ACTIVATION, WEIGHT, TensorConfig, check_config, check_place
 from nnabla_dqa.layers.scopes import (
     current_activations,
     current_mixture,
@@ -96,7 +96,7 @@ def mix_weights(
     path = name or (scope_path(scope) if key == "W" else key)
     config = TensorConfig(function, mixture)
     try:
-        _check_place(mixture, WEIGHT)
+        check_place(mixture, WEIGHT)
         for q in mixture.quantizers:
             RowLayout.of(w.shape, q.axis)
         check_config(scope.get(state_scope(key), {}), config)
@@ -186,7 +186,7 @@ def mix_activations(
     config = TensorConfig(function, mixture, ACTIVATION)
     selection = current_selection()
     try:
-        _check_place(mixture, ACTIVATION)
+        check_place(mixture, ACTIVATION)
         for q in mixture.quantizers:
             if q.axis is not None:
                 raise ValueError(f"{q}: activations have one range; leave channel_axis out")
@@ -212,12 +212,6 @@ def mix_activations(
     if coefficients is not None:
         note_build(state[HARD], coefficients)
     return q
-
-
-def _check_place(mixture: Mixture, tensor: str) -> None:
-    for q in mixture.quantizers:
-        if tensor not in q.tensors:
-            raise ValueError(f"{q} quantizes {' and '.join(f'{t}s' for t in q.tensors)} alone")
 
 
 def _resolve(quantizers: Quantizers, mixing: Optional[MixingRule]) -> Mixture:

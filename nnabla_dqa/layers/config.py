@@ -148,3 +148,10 @@ def _described(config: TensorConfig) -> str:
     target = f", target {mixture.target_quantizer}" if mixture.target else ""
     where = "in" if config.tensor == WEIGHT else "at the input of"
     return f"{mixture} mixed by {mixture.mixing}{target} {where} {config.function}"
+
+
+def check_place(mixture: Mixture, tensor: str) -> None:
+    """Raise ValueError if a quantizer of the mixture cannot stand there."""
+    for q in mixture.quantizers:
+        if tensor not in q.tensors:
+            raise ValueError(f"{q} quantizes {' and '.join(f'{t}s' for t in q.tensors)} alone")

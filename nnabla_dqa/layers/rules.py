@@ -9,6 +9,7 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Seq
 
 from nnabla_dqa._util.files import PathLike, parse_yaml, read_yaml
 from nnabla_dqa._util.registry import UnknownTypeError, field_values
+from nnabla_dqa.layers.config import ACTIVATION, check_place
 from nnabla_dqa.layers.scopes import make_mixture
 from nnabla_dqa.mixing import MIXING_RULES, MixingRule
 from nnabla_dqa.mixing.mixture import Mixture
@@ -32,13 +33,21 @@ class Candidate(Protocol):
     def shape(self) -> Tuple[int, ...]: ...
     @property
     def channel_axis(self) -> int: ...
+    @property
+    def function(self) -> str: ...
+    @property
+    def reads_input(self) -> bool: ...
 
 
 class Assignment(NamedTuple):
-    """What a layer's weights go through, and the rule that said so."""
+    """What a layer's weights go through, the rule that said so, and what its input goes through.
+
+    ``activations`` is None where what enters the layer stays float.
+    """
 
     mixture: Mixture
     rule: str
+    activations: Optional[Mixture] = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,6 +63,9 @@ class Rule:
             (:func:`~nnabla_dqa.quantization.notation.quantizer_set`).
         mixing: A mixing rule, or what :func:`mixing_rule` reads. Default:
             attention, or Single for one quantizer.
+        activations: Likewise for what enters the layers, also where that is the network's
+            input; ``"float"``: it stays as it is. Default: what :class:`Rules` say. A layer
+            whose weights are all float keeps float activations.
 
     Raises:
         ValueError: The notation cannot be read.
@@ -62,16 +74,18 @@ class Rule:
     pattern: str
     quantizers: Any
     mixing: Any = None
+    activations: Any = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.pattern, str) or not self.pattern:
             raise ValueError(f"rule: pattern={self.pattern!r} is not a name glob such as 'conv*'")
         object.__setattr__(self, "quantizers", quantizer_set(self.quantizers))
         object.__setattr__(self, "mixing", mixing_rule(self.mixing))
+        object.__setattr__(self, "activations", _activations(self.activations))
 
     def matches(self, layer: Candidate) -> bool:
         """Whether the pattern is, or matches, one of the layer's names."""
-        return any(name == self.pattern or fnmatchcase(name, self.pattern) for name in layer.names)
+        return _names(layer, self.pattern)
 
     def mixture_for(self, layer: Candidate) -> Mixture:
         """The mixture for one layer.
@@ -83,6 +97,24 @@ class Rule:
         mixing = None if len(quantizers) == 1 else self.mixing
         return make_mixture(*quantizers, mixing=mixing)
 
+    def activations_for(self, default: Optional[QuantizerSet], own: bool) -> Optional[Mixture]:
+        """The mixture of what enters a layer, None for none.
+
+        Args:
+            default: Quantizers where the rule names none.
+            own: Only what the rule itself says counts.
+
+        Raises:
+            ValueError: Not a valid set, or of weights.
+        """
+        found = self.activations or (None if own else default)
+        if found is None or all(q.is_float for q in found.quantizers):
+            return None
+        mixing = None if len(found.quantizers) == 1 else self.mixing
+        mixture = make_mixture(*found.quantizers, mixing=mixing)
+        check_place(mixture, ACTIVATION)
+        return mixture
+
 
 @dataclasses.dataclass(frozen=True)
 class Rules:
@@ -93,16 +125,23 @@ class Rules:
             default ``"minmax:2,4,8"``, the DQA paper's.
         rules: Each must match a layer, and no two the same.
         mixing: The mixing rule where a rule names none.
+        activations: Quantizers of what enters the layers, where a rule names none; the
+            network's own input stays as it is. None: activations stay float.
+        keep_activations: Globs of layers at whose input nothing is quantized.
     """
 
     quantizers: Any = DEFAULT
     rules: Tuple[Rule, ...] = ()
     mixing: Any = None
+    activations: Any = None
+    keep_activations: Tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "quantizers", quantizer_set(self.quantizers))
         object.__setattr__(self, "mixing", mixing_rule(self.mixing))
         object.__setattr__(self, "rules", tuple(self.rules))
+        object.__setattr__(self, "activations", _activations(self.activations))
+        object.__setattr__(self, "keep_activations", tuple(self.keep_activations))
 
     @classmethod
     def of(cls, rules: RulesLike) -> Rules:
@@ -127,7 +166,8 @@ class Rules:
         list of these), ``mixing`` (a name such as ``attention`` or
         ``binary_relax``, or ``{type: Attention, init: inverse_bits}``) and
         ``rules``, a list of mappings with ``layers`` (a glob or a list of
-        them), ``quantizers`` and ``mixing``; all optional but ``layers`` and
+        them), ``quantizers``, ``mixing`` and ``activations``; and ``activations`` and
+        ``keep_activations`` (a glob or a list of them). All are optional but ``layers`` and
         ``quantizers`` of a rule.
 
         Raises:
@@ -144,24 +184,26 @@ class Rules:
     @classmethod
     def from_mapping(cls, content: Any) -> Rules:
         """Rules from what :meth:`from_yaml` reads; raises ValueError."""
-        _check_keys(content, ("quantizers", "mixing", "rules"), "the rules")
+        keys = ("quantizers", "mixing", "rules", "activations", "keep_activations")
+        _check_keys(content, keys, "the rules")
         rules = content.get("rules", [])
         if not isinstance(rules, list):
             raise ValueError(f"key 'rules' must be a list of rules; got {rules!r}")
         made: List[Rule] = []
         for i, entry in enumerate(rules):
             where = f"rule {i + 1}"
-            _check_keys(entry, ("layers", "quantizers", "mixing"), where)
-            patterns = entry.get("layers")
-            patterns = [patterns] if isinstance(patterns, str) else patterns
-            texts = isinstance(patterns, list) and all(isinstance(p, str) for p in patterns)
-            if not texts or not patterns:
-                raise ValueError(f"{where}: key 'layers' must be a name glob or a list of them")
+            _check_keys(entry, ("layers", "quantizers", "mixing", "activations"), where)
+            patterns = _patterns(entry.get("layers"), "layers", where)
             quantizers = _quantizers(entry.get("quantizers"), where)
             mixing = _mixing(entry.get("mixing"), where)
-            made += [Rule(pattern, quantizers, mixing) for pattern in patterns]
-        default = _quantizers(content.get("quantizers", DEFAULT), "the rules")
-        return cls(default, tuple(made), _mixing(content.get("mixing"), "the rules"))
+            inputs = _optional(entry, "activations", where)
+            made += [Rule(pattern, quantizers, mixing, inputs) for pattern in patterns]
+        where = "the rules"
+        default = _quantizers(content.get("quantizers", DEFAULT), where)
+        mixing = _mixing(content.get("mixing"), where)
+        kept = content.get("keep_activations")
+        globs = () if kept is None else tuple(_patterns(kept, "keep_activations", where))
+        return cls(default, tuple(made), mixing, _optional(content, "activations", where), globs)
 
     def assign(self, layers: Sequence[Candidate]) -> Dict[str, Assignment]:
         """The mixture of every layer, by the layer's name.
@@ -184,6 +226,12 @@ class Rules:
                         f"layer {layer.name}; the layers are: {_listed(layers)}"
                     )
                 chosen[layer.name] = rule
+        for pattern in self.keep_activations:
+            if not any(_names(layer, pattern) for layer in layers):
+                raise ValueError(
+                    f"keep_activations {pattern!r} matches no layer; the layers are: "
+                    f"{_listed(layers)}"
+                )
         return {layer.name: self._assigned(layer, chosen.get(layer.name)) for layer in layers}
 
     def _assigned(self, layer: Candidate, rule: Optional[Rule]) -> Assignment:
@@ -194,9 +242,14 @@ class Rules:
             mixture = used.mixture_for(layer)
             for quantizer in mixture.quantizers:
                 RowLayout.of(layer.shape, quantizer.axis)
+            activations = None
+            kept = any(_names(layer, pattern) for pattern in self.keep_activations)
+            indices = "Embed" in layer.function
+            if not (kept or indices or all(q.is_float for q in mixture.quantizers)):
+                activations = used.activations_for(self.activations, layer.reads_input)
         except ValueError as error:
             raise ValueError(f"layer {layer.name}: {error}") from None
-        return Assignment(mixture, rule.pattern if rule else DEFAULT_RULE)
+        return Assignment(mixture, rule.pattern if rule else DEFAULT_RULE, activations)
 
 
 RulesLike = Union[str, QuantizerSet, Mapping[str, Any], Sequence[Rule], Sequence[Quantizer], Rules]
@@ -243,6 +296,36 @@ def _quantizers(value: Any, where: str) -> QuantizerSet:
         return quantizer_set(value)
     except ValueError as error:
         raise ValueError(f"{where}: key 'quantizers': {error}") from None
+
+
+def _optional(content: Any, key: str, where: str) -> Optional[QuantizerSet]:
+    value = content.get(key)
+    try:
+        return _activations(value)
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def _activations(value: Any) -> Optional[QuantizerSet]:
+    if value is None:
+        return None
+    found = quantizer_set(value)
+    if found.per_channel or any(q.axis is not None for q in found.quantizers):
+        raise ValueError(f"activations {value!r}: they have one range, not one per channel")
+    return found
+
+
+def _names(layer: Candidate, pattern: str) -> bool:
+    """Whether the pattern is, or matches, one of the layer's names."""
+    return any(name == pattern or fnmatchcase(name, pattern) for name in layer.names)
+
+
+def _patterns(value: Any, key: str, where: str) -> List[str]:
+    patterns = [value] if isinstance(value, str) else value
+    texts = isinstance(patterns, (list, tuple)) and all(isinstance(p, str) for p in patterns)
+    if not texts or not patterns:
+        raise ValueError(f"{where}: key {key!r} must be a name glob or a list of them")
+    return list(patterns)
 
 
 def _check_keys(content: Any, allowed: Tuple[str, ...], where: str) -> None:

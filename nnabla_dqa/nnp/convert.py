@@ -104,7 +104,14 @@ def convert_file(
         raise NothingToConvertError(
             f"{source}: no layer to convert, nothing written" + (f" ({left})" if left else "")
         )
-    result = file.converted(Rules.of(rules or ()).assign(file.layers))
+    assigned = Rules.of(rules or ()).assign(file.layers)
+    asked = [name for name, assignment in assigned.items() if assignment.activations]
+    if asked:
+        raise ValueError(
+            f"layer {asked[0]}: activations of a file cannot be quantized yet; those of model code "
+            f"can (dqa.convert, activations= of a layer, or a recipe with a model)"
+        )
+    result = file.converted(assigned)
     messages = [f"skipped: {entry}" for entry in file.skipped]
     try:
         messages += _set_statistics(result.archive.definition)

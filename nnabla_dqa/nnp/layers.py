@@ -33,12 +33,16 @@ class Skipped(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class FileLayer:
-    """Weights that can be quantized, with all functions of all networks that use them."""
+    """Weights that can be quantized, with all functions of all networks that use them.
+
+    ``reads_input``: what enters one of these functions is a network's own input.
+    """
 
     weight: str
     shape: Tuple[int, ...]
     channel_axis: int
     uses: Tuple[Use, ...]
+    reads_input: bool = False
 
     @property
     def name(self) -> str:
@@ -74,8 +78,10 @@ def discover(
     axes: Dict[str, Set[int]] = {}
     skipped: List[Skipped] = []
     otherwise: Dict[str, str] = {}
+    reading: Set[str] = set()
     for network in definition.network:
         looped = {v.name for v in network.variable if v.repeat_id}
+        computed = {name for function in network.function for name in function.output}
         for function in network.function:
             use = Use(network.name, function.name, function.type)
             weight = _weight(function)
@@ -92,6 +98,8 @@ def discover(
             else:
                 uses.setdefault(weight, []).append(use)
                 axes.setdefault(weight, set()).add(_channel_axis(function))
+                if function.input[0] not in computed:
+                    reading.add(weight)
     layers = []
     for weight, users in uses.items():
         shape = parameters[weight].array.shape
@@ -99,7 +107,7 @@ def discover(
         if reason:
             skipped += [Skipped(*use, reason) for use in users]
             continue
-        layers.append(FileLayer(weight, shape, min(axes[weight]), tuple(users)))
+        layers.append(FileLayer(weight, shape, min(axes[weight]), tuple(users), weight in reading))
     return layers, skipped
 
 

@@ -141,3 +141,67 @@ def test_scalar_functions_give_the_codes_bits(kind, bits):
     q.forward()
     np.testing.assert_array_equal(q.d, kind(bits).quantize(x, state))
     assert offset <= 0 < scale
+
+
+@quiet
+def test_convert_quantizes_activations_by_rules_and_leaves_the_networks_input_alone(tmp_path):
+    x = nn.Variable.from_numpy_array(np.random.RandomState(0).randn(2, 3, 6, 6).astype(np.float32))
+    h = F.relu(PF.convolution(x, 4, (3, 3), name="c1"))
+    h = F.relu(PF.convolution(h, 4, (3, 3), name="c2"))
+    y = PF.affine(F.relu(PF.affine(h, 5, name="f1")), 3, name="f2")
+    rules = dqa.Rules(
+        "sawb:2",
+        (dqa.Rule("f2*", "sawb:4", activations="lsq:4,signed=false"),),
+        activations="pact:2,4,8",
+        keep_activations=("f1*",),
+    )
+    q = dqa.convert(y, rules)
+    found = {t.name: t.mixture for t in dqa.find_quantized() if not t.is_weight}
+    assert {name: str(m.target_quantizer.bits) for name, m in found.items()} == {
+        "c2/conv:input": "2",
+        "f2/affine:input": "4",
+    }
+    assert found["c2/conv:input"] == dqa.make_mixture(*PACT)
+    loss = F.mean(F.pow_scalar(q, 2.0))
+    solver = dqa.attach(nn.solvers.Sgd(0.01), dqa.TemperatureSchedule(4, hard_fraction=0.5))
+    solver.set_parameters(nn.get_parameters())
+    for _ in range(4):
+        loss.forward()
+        solver.zero_grad()
+        loss.backward()
+        solver.update()
+    with dqa.hard():
+        hard = dqa.convert(y, rules)
+    hard.forward()
+    q.forward()
+    np.testing.assert_array_equal(q.d, hard.d)
+    result = dqa.deploy(tmp_path / "d.nnp", {"x": x}, {"y": q})
+    assert [(a.layer, a.bits) for a in result.activations] == [
+        ("c2/conv:input", 2),
+        ("f2/affine:input", 4),
+    ]
+    deployed = nn.graph_def.load(str(tmp_path / "d.nnp"))(x)
+    deployed.forward()
+    np.testing.assert_array_equal(deployed.d, hard.d)
+
+
+def test_a_rule_can_ask_for_the_networks_input():
+    y = PF.affine(nn.Variable((2, 3)), 4, name="f1")
+    dqa.convert(y, [dqa.Rule("f1*", "minmax:2", activations="lsq:8")])
+    assert [t.name for t in dqa.find_quantized()] == ["f1/affine", "f1/affine:input"]
+
+
+@pytest.mark.parametrize(
+    ("rules", "message"),
+    [
+        ({"activations": "minmax:2"}, r"layer f2/affine: MinMax\(.* quantizes weights alone"),
+        ({"activations": "pact:2", "keep_activations": "g*"}, "keep_activations 'g\\*' matches no"),
+        ({"activations": "lsq:2@channel"}, "they have one range, not one per channel"),
+        ({"keep_activations": 3}, "key 'keep_activations' must be a name glob or a list"),
+    ],
+)
+def test_rules_that_cannot_be(rules, message):
+    h = F.relu(PF.affine(nn.Variable((2, 3)), 4, name="f1"))
+    y = PF.affine(h, 4, name="f2")
+    with pytest.raises(ValueError, match=message):
+        dqa.convert(y, dqa.Rules.from_mapping({"quantizers": "sawb:2", **rules}))
