@@ -6,12 +6,15 @@ import argparse
 from pathlib import Path
 from typing import Callable
 
-from nnabla_dqa.commands._arguments import add_max_bytes
+from nnabla_dqa.commands._arguments import add_columns, add_max_bytes, columns_of
 from nnabla_dqa.nnp.check import check_file
+from nnabla_dqa.recipes.parts import DataRecipe
+from nnabla_dqa.training.tasks.file_scores import check_on_data
 
-HELP = "prove that a deployed NNP's weights lie on the levels it states"
+HELP = "prove that a deployed NNP's weights, and with data its activations, lie on their levels"
 EXAMPLE = """example:
   nnabla-dqa check lenet_2bit.nnp
+  nnabla-dqa check lenet_2bit.nnp --data mnist/
 
 exit code: 0 if all is as the file says, 1 if not, 2 if the file cannot be read
 """
@@ -21,10 +24,21 @@ def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument("input", metavar="NNP", type=Path, help="a deployed NNP")
     add_max_bytes(parser)
+    parser.add_argument(
+        "--data",
+        help="run the file on some samples and prove the levels of its quantized activations: "
+        "a file, or a folder of which the validation part is used",
+    )
+    add_columns(parser)
 
 
 def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Check; 1 if something is not as the file says."""
     result = check_file(arguments.input, arguments.max_bytes)
     say(str(result))
-    return 0 if result.ok else 1
+    if arguments.data is None or not result.ok:
+        return 0 if result.ok else 1
+    data = DataRecipe(arguments.data, scale=arguments.scale, inputs=columns_of(arguments))
+    found = check_on_data(arguments.input, data, max_bytes=arguments.max_bytes)
+    say(str(found))
+    return 0 if found.ok else 1

@@ -18,6 +18,7 @@ EXAMPLE = """examples:
   nnabla-dqa convert lenet.nnp -o small.nnp --quantizers sawb:2,4,8 --keep-float Convolution
   nnabla-dqa convert lenet.nnp --quantizers minmax:2,4,8 --rule 'Affine*=bwn/twn/float'
   nnabla-dqa convert lenet.nnp --quantizers sawb:2,4,channel_axis=0 --mixing binary-relax
+  nnabla-dqa convert lenet.nnp --quantizers sawb:2,4,8 --activations pact:2,4,8
   nnabla-dqa convert lenet.nnp --rules rules.yaml
 
 rules.yaml:
@@ -60,6 +61,19 @@ def add(parser: argparse.ArgumentParser) -> None:
         "installed; options as in attention:init=uniform",
     )
     parser.add_argument(
+        "--activations",
+        metavar="SET",
+        help="quantizers of what enters the layers, such as pact:2,4,8 or emaminmax:2 (default: "
+        "activations stay float); the network's input stays as it is",
+    )
+    parser.add_argument(
+        "--keep-activations",
+        metavar="LAYERS",
+        action="append",
+        default=[],
+        help="leave what enters layers as it is; can be repeated",
+    )
+    parser.add_argument(
         "--rules", metavar="YAML", type=Path, help="rules from a file, instead of the options above"
     )
 
@@ -79,19 +93,28 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
 
 
 def _rules(arguments: argparse.Namespace) -> Rules:
-    options = arguments.quantizers, arguments.rule, arguments.keep_float, arguments.mixing
+    options = (
+        *(arguments.quantizers, arguments.rule, arguments.keep_float, arguments.mixing),
+        *(arguments.activations, arguments.keep_activations),
+    )
     if arguments.rules is not None:
         if any(options):
             raise ValueError(
-                "--rules is given with --quantizers, --rule, --keep-float or --mixing; write it "
-                "all in the file, or all as options"
+                "--rules is given with --quantizers, --rule, --keep-float, --mixing, "
+                "--activations or --keep-activations; write it all in the file, or all as options"
             )
         return Rules.from_yaml(arguments.rules)
     made: List[Rule] = []
     for text in arguments.rule:
         made.append(_rule(text))
     made += [Rule(pattern, "float") for pattern in arguments.keep_float]
-    return Rules(arguments.quantizers or DEFAULT, tuple(made), arguments.mixing)
+    return Rules(
+        arguments.quantizers or DEFAULT,
+        tuple(made),
+        arguments.mixing,
+        arguments.activations,
+        tuple(arguments.keep_activations),
+    )
 
 
 def _rule(text: str) -> Rule:

@@ -37,6 +37,7 @@ class _Found(NamedTuple):
     weight: str
     variable: Variable
     functions: Tuple[Any, ...]
+    reads_input: bool
 
     @property
     def name(self) -> str:
@@ -57,10 +58,6 @@ class _Found(NamedTuple):
     @property
     def function(self) -> str:
         return "+".join(dict.fromkeys(f.info.type_name for f in self.functions))
-
-    @property
-    def reads_input(self) -> bool:
-        return any(f.inputs[0].parent is None for f in self.functions)
 
 
 def convert(outputs: Variables, rules: Optional[RulesLike] = None) -> Any:
@@ -182,8 +179,15 @@ def _discover(graph: LiveGraph) -> Tuple[List[_Found], List[str]]:
     uses: Dict[Any, List[Any]] = {}
     others: Dict[Any, str] = {}
     skipped: List[str] = []
+    # What parameters have had a part in: the rest is the network's input, scaled or cut perhaps.
+    learned: Set[Any] = set()
+    reading: Set[Any] = set()
     for function in graph.functions:
         w = _weight(function)
+        if w is not None and function.inputs[0] not in learned:
+            reading.add(w.data)
+        if any(v in learned or v.data in names for v in function.inputs):
+            learned.update(function.outputs)
         for i, v in enumerate(function.inputs):
             if not (w is not None and i == WEIGHT_INPUT):
                 others.setdefault(v.data, function.info.type_name)
@@ -205,7 +209,7 @@ def _discover(graph: LiveGraph) -> Tuple[List[_Found], List[str]]:
             skipped.append(f"{names[array]}, shared by functions with other output channels")
         else:
             w = functions[0].inputs[WEIGHT_INPUT]
-            found.append(_Found(names[array], w, tuple(functions)))
+            found.append(_Found(names[array], w, tuple(functions), array in reading))
     return found, skipped
 
 

@@ -28,7 +28,7 @@ from nnabla_dqa.layers.config import ACTIVATION, CONFIG, WEIGHT, TensorConfig, t
 from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.quantization import StateEntry
-from nnabla_dqa.quantization.base import FIRST, initial_values, unset_names
+from nnabla_dqa.quantization.base import FIRST, check_ready, initial_values, unset_names
 
 STATE_SCOPE = "dqa"
 INPUT = ":input"
@@ -202,12 +202,8 @@ class QuantizedTensor:
 
     def check_set(self, index: int) -> None:
         """Raise ValueError, naming the layer, if a quantizer of activations has seen no data."""
-        quantizer, state = self.mixture.quantizers[index], self.quantizer_state(index)
         try:
-            quantizer.check_set(state)
-            for name in unset_names(quantizer):
-                if not state[name].all():
-                    raise ValueError(f"{quantizer}: its {name} has seen no data; train first")
+            check_ready(self.mixture.quantizers[index], self.quantizer_state(index))
         except ValueError as error:
             raise ValueError(f"layer {self.name}: {error}") from None
 

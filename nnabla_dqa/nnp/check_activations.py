@@ -12,6 +12,7 @@ import numpy as np
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.export.metadata import read_activations
+from nnabla_dqa.nnp.inspect import running_networks
 from nnabla_dqa.nnp_format.archive import Archive
 
 
@@ -60,7 +61,8 @@ def check_activations(
 
     Args:
         path: The file.
-        inputs: An array for each input of the network, batch first, all of one batch size.
+        inputs: An array for each input of the network that is run, batch first, all of one
+            batch size.
         max_bytes: What it may unpack to; the default is that of
             :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
 
@@ -69,10 +71,13 @@ def check_activations(
         ValueError: It has no quantized activations, or other inputs.
         OSError: It cannot be read.
     """
-    stated = read_activations(Archive.read(path, max_bytes))
+    archive = Archive.read(path, max_bytes)
+    stated = read_activations(archive)
     if not stated:
         raise ValueError(f"{path}: the file names no quantized activations")
-    found = _run(path, inputs, [a.name for a in stated])
+    run = [*running_networks(archive.definition), archive.definition.network[0].name][0]
+    found = _run(path, run, inputs, [a.name for a in stated])
+    stated = [a for a in stated if a.name in found]
     rows = tuple(
         CheckedActivation(
             a.layer,
@@ -86,16 +91,22 @@ def check_activations(
     return ActivationCheck(Path(path), rows)
 
 
-def _run(path: PathLike, inputs: Mapping[str, np.ndarray], names: List[str]) -> Dict[str, Any]:
-    """The values of variables by name, computed by NNabla alone."""
+def _run(
+    path: PathLike, name: str, inputs: Mapping[str, np.ndarray], names: List[str]
+) -> Dict[str, Any]:
+    """The values of a network's variables of these names, computed by NNabla alone."""
     with nn.context_scope(nn.Context(["cpu:float"])):
         graph = nn.graph_def.load(str(path))
-        network = graph.default_graph()
+        network = graph.networks[name]
         missing = sorted(set(network.inputs) ^ set(inputs))
         if missing:
             raise ValueError(f"{path}: its inputs are {list(network.inputs)}, not {list(inputs)}")
         arrays = [np.asarray(inputs[name], np.float32) for name in network.inputs]
         network(*[nn.Variable.from_numpy_array(array) for array in arrays])
-        variables = {name: network.variables[name].variable_instance for name in names}
+        variables = {
+            name: network.variables[name].variable_instance
+            for name in names
+            if name in network.variables
+        }
         nn.forward_all(list(variables.values()))
     return {name: v.d.copy() for name, v in variables.items()}

@@ -34,7 +34,7 @@ class Conversion:
     messages: Tuple[str, ...]
 
     def __str__(self) -> str:
-        head = ("layer", "function", "shape", "weights", "rule", "quantizers")
+        head = ("layer", "function", "shape", "weights", "rule", "quantizers", "activations")
         rows = [
             (
                 layer.name,
@@ -43,6 +43,7 @@ class Conversion:
                 f"{layer.size:,}",
                 self.file.assigned[layer.name].rule,
                 " ".join(short_name(q) for q in self.file.mixtures[layer.name].quantizers),
+                _activations(self.file, layer.name),
             )
             for layer in self.file.quantized
         ]
@@ -69,6 +70,8 @@ def convert_file(
     they are in the file; weights shared by functions or networks get one
     attention. Names, inputs, outputs, executors, optimizers, data sets,
     training configuration and other members of the file are kept.
+    What rules say of activations is written beside them: it holds where this package
+    trains and deploys the file; any other NNabla runs the converted file with float activations.
     BatchNormalization is set to batch statistics in networks that an optimizer
     of the file trains, and to running statistics in those that an executor or
     monitor runs; what had to be changed is reported.
@@ -105,12 +108,6 @@ def convert_file(
             f"{source}: no layer to convert, nothing written" + (f" ({left})" if left else "")
         )
     assigned = Rules.of(rules or ()).assign(file.layers)
-    asked = [name for name, assignment in assigned.items() if assignment.activations]
-    if asked:
-        raise ValueError(
-            f"layer {asked[0]}: activations of a file cannot be quantized yet; those of model code "
-            f"can (dqa.convert, activations= of a layer, or a recipe with a model)"
-        )
     result = file.converted(assigned)
     messages = [f"skipped: {entry}" for entry in file.skipped]
     try:
@@ -130,6 +127,11 @@ def convert_file(
         messages += [f"layer {name}: {warning}"] if warning else []
     size = result.save(target)
     return Conversion(Path(target), result, size, tuple(messages))
+
+
+def _activations(file: NetworkFile, name: str) -> str:
+    mixture = file.assigned[name].activations
+    return "-" if mixture is None else " ".join(short_name(q) for q in mixture.quantizers)
 
 
 def _set_statistics(definition: Any) -> List[str]:

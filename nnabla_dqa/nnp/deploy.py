@@ -16,6 +16,7 @@ from nnabla_dqa.export.nnp import deployed_of, write_nnp
 from nnabla_dqa.export.tensor import DeployedTensor
 from nnabla_dqa.layers.report import LayerReport, Report
 from nnabla_dqa.layers.scopes import checked_selection
+from nnabla_dqa.nnp.activations import fix_activations
 from nnabla_dqa.nnp.bn_reestimate import estimate_statistics
 from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
 from nnabla_dqa.nnp.fold_bn import fold_deployed
@@ -23,7 +24,7 @@ from nnabla_dqa.nnp.inspect import running_networks
 from nnabla_dqa.nnp.layers import FileLayer
 from nnabla_dqa.nnp.live import Program
 from nnabla_dqa.nnp.prune import drop_unused, kept
-from nnabla_dqa.nnp.summary import file_report
+from nnabla_dqa.nnp.summary import activation_report, file_report
 from nnabla_dqa.nnp_format.members import NNPError, check_output
 from nnabla_dqa.nnp_format.parameters import Parameter
 
@@ -123,9 +124,11 @@ def _quantized(
     """The networks to keep of a converted file, with quantized weights."""
     _check_deployable(file, allow_untrained)
     rows = {layer.name: file_report(file, layer) for layer in file.quantized}
+    inputs = [layer for layer in file.quantized if file.assigned[layer.name].activations]
+    entering = {layer.name: activation_report(file, layer) for layer in inputs}
     messages: List[str] = []
     if select == "target" and file.is_trained:
-        messages += Report(tuple(rows.values())).messages()
+        messages += Report((*rows.values(), *entering.values())).messages()
     deployed = kept(file, whole, messages)
     deployed.select = select
     if samples is not None:
@@ -142,6 +145,10 @@ def _quantized(
             )
             deployed.tensors[layer.weight] = tensor
             deployed.parameters[layer.weight] = Parameter(weights)
+    for layer in inputs:
+        row = entering[layer.name]
+        index = row.argmax if select == "argmax" else row.target
+        fix_activations(file, layer, row, index, deployed)
     deployed.messages = tuple(messages)
     return deployed
 

@@ -7,14 +7,14 @@ form is by far the slowest part of writing large networks.
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import nnabla as nn
 from google.protobuf import text_encoding, text_format
 from nnabla.utils import nnabla_pb2
 
 from nnabla_dqa.backends import mixture as mix
-from nnabla_dqa.layers.config import TensorConfig
+from nnabla_dqa.layers.config import ACTIVATION, TensorConfig
 from nnabla_dqa.layers.functions import WEIGHT_INPUT
 from nnabla_dqa.layers.tensors import state_scope
 from nnabla_dqa.mixing import Mixture
@@ -176,11 +176,21 @@ def remove_mixtures(definition: Any, weights: Sequence[str]) -> None:
         keep_only(section.parameter_variable, lambda listed: outer(listed.variable_name))
 
 
-def initial_state(layer: FileLayer, mixture: Mixture) -> Dict[str, Parameter]:
+def initial_state(
+    layer: FileLayer, mixture: Mixture, activations: Optional[Mixture] = None
+) -> Dict[str, Parameter]:
     """The first values of a layer's state, by the names of the parameters."""
     scope = state_path(layer.weight)
-    config, content = TensorConfig(layer.function, mixture).entry()
-    state = {f"{scope}/{config}": Parameter(content, False)}
-    for path, entry in mixture.state_layout(layer.shape).items():
+    state = _initial(scope, TensorConfig(layer.function, mixture), layer.shape)
+    if activations is not None:
+        config = TensorConfig(layer.function, activations, ACTIVATION)
+        state.update(_initial(f"{scope}/{ACTIVATION}", config, layer.shape))
+    return state
+
+
+def _initial(scope: str, config: TensorConfig, shape: Tuple[int, ...]) -> Dict[str, Parameter]:
+    name, content = config.entry()
+    state = {f"{scope}/{name}": Parameter(content, False)}
+    for path, entry in config.layout(shape).items():
         state[f"{scope}/{path}"] = Parameter(entry.initial, entry.learned)
     return state

@@ -18,7 +18,7 @@ from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._version import __version__
 from nnabla_dqa.export.metadata import DEPLOYED, FORMAT, check_format
 from nnabla_dqa.export.nnp import deployed_of
-from nnabla_dqa.layers.config import CONFIG
+from nnabla_dqa.layers.config import ACTIVATION, CONFIG
 from nnabla_dqa.layers.rules import Assignment
 from nnabla_dqa.layers.tensors import STATE_SCOPE
 from nnabla_dqa.mixing import Mixture
@@ -106,8 +106,12 @@ class NetworkFile:
 
     def check_quantizers(self) -> None:
         """Raise NNPError if the class of a quantizer is not known; names it and what helps."""
-        for name, mixture in self.mixtures.items():
-            for quantizer in mixture.quantizers:
+        for name, assignment in self.assigned.items():
+            inputs = assignment.activations
+            for quantizer in (
+                *assignment.mixture.quantizers,
+                *(inputs.quantizers if inputs else ()),
+            ):
                 if isinstance(quantizer, UnknownQuantizer):
                     raise NNPError(f"{self.archive.path}: layer {name}: {quantizer.reason}")
 
@@ -134,8 +138,9 @@ class NetworkFile:
         """A converted form of this float file: shares the weights, adds the layers' state."""
         parameters = dict(self.archive.parameters)
         for layer in self.layers:
-            if is_rewritten(assigned[layer.name].mixture):
-                parameters.update(initial_state(layer, assigned[layer.name].mixture))
+            given = assigned[layer.name]
+            if is_rewritten(given.mixture):
+                parameters.update(initial_state(layer, given.mixture, given.activations))
         metadata = {
             "format": FORMAT,
             "kind": CONVERTED,
@@ -151,6 +156,7 @@ class NetworkFile:
                     "rule": assigned[layer.name].rule,
                     "bits": [q.bits for q in assigned[layer.name].mixture.quantizers],
                     **assigned[layer.name].mixture.to_json(),
+                    **_activations_to_json(assigned[layer.name].activations),
                 }
                 for layer in self.layers
             ],
@@ -194,10 +200,11 @@ class NetworkFile:
         path, parameters = self.archive.path, self.archive.parameters
         known: Set[str] = set()
         for layer in self.rewritten:
-            mixture = self.assigned[layer.name].mixture
-            wanted = initial_state(layer, mixture)
+            mixture, _, inputs = self.assigned[layer.name]
+            wanted = initial_state(layer, mixture, inputs)
             known.update(wanted)
-            others = [name for name in parameters if name.startswith(_configs(layer))]
+            scopes = (_configs(layer), f"{activation_path(layer)}/{CONFIG}/")
+            others = [name for name in parameters if name.startswith(scopes)]
             if others and not set(others) <= set(wanted):
                 raise NNPError(
                     f"{path}: the state of layer {layer.name} is that of other quantizers than "
@@ -223,6 +230,12 @@ class NetworkFile:
             if name.startswith(scope)
         }
 
+    def activation_state(self, layer: FileLayer) -> Dict[str, np.ndarray]:
+        """The arrays of what enters a layer, by their paths in its state scope."""
+        mixture, scope = self.assigned[layer.name].activations, activation_path(layer)
+        layout = {} if mixture is None else mixture.state_layout(layer.shape, ACTIVATION)
+        return {path: self.archive.parameters[f"{scope}/{path}"].array for path in layout}
+
     @property
     def steps(self) -> int:
         """Updates that training has counted."""
@@ -239,6 +252,17 @@ class NetworkFile:
     def rewritten(self) -> List[FileLayer]:
         """The layers whose weights are quantized at all."""
         return [layer for layer in self.quantized if is_rewritten(self.mixtures[layer.name])]
+
+
+def activation_path(layer: FileLayer) -> str:
+    """The path of the scope with the state of what enters a layer."""
+    return f"{state_path(layer.weight)}/{ACTIVATION}"
+
+
+def _activations_to_json(mixture: Optional[Mixture]) -> Dict[str, Any]:
+    if mixture is None:
+        return {}
+    return {"activations": {"bits": [q.bits for q in mixture.quantizers], **mixture.to_json()}}
 
 
 def _configs(layer: FileLayer) -> str:
@@ -263,7 +287,9 @@ def _assignments(archive: Archive) -> Dict[str, Assignment]:
             weight = row["weight"]
             if not isinstance(weight, str) or weight in found:
                 raise ValueError(f"weight {weight!r} is no name, or listed twice")
-            found[weight] = Assignment(_mixture(row), str(row["rule"]))
+            inputs = row.get("activations")
+            activations = None if inputs is None else _mixture(inputs)
+            found[weight] = Assignment(_mixture(row), str(row["rule"]), activations)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise NNPError(f"{where} does not fit the file: {what}") from None

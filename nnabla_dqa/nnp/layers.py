@@ -35,7 +35,8 @@ class Skipped(NamedTuple):
 class FileLayer:
     """Weights that can be quantized, with all functions of all networks that use them.
 
-    ``reads_input``: what enters one of these functions is a network's own input.
+    ``reads_input``: what enters one of these functions is a network's own input, in which
+    no parameter has had a part yet.
     """
 
     weight: str
@@ -81,7 +82,7 @@ def discover(
     reading: Set[str] = set()
     for network in definition.network:
         looped = {v.name for v in network.variable if v.repeat_id}
-        computed = {name for function in network.function for name in function.output}
+        learned: Set[str] = set()
         for function in network.function:
             use = Use(network.name, function.name, function.type)
             weight = _weight(function)
@@ -98,8 +99,10 @@ def discover(
             else:
                 uses.setdefault(weight, []).append(use)
                 axes.setdefault(weight, set()).add(_channel_axis(function))
-                if function.input[0] not in computed:
+                if function.input[0] not in learned:
                     reading.add(weight)
+            if any(name in learned or name in parameters for name in function.input):
+                learned.update(function.output)
     layers = []
     for weight, users in uses.items():
         shape = parameters[weight].array.shape

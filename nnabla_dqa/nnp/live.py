@@ -8,7 +8,8 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set
 import nnabla as nn
 from nnabla.utils import nnabla_pb2
 
-from nnabla_dqa.layers.build import mix_weights
+from nnabla_dqa.graph.traverse import LiveGraph, again
+from nnabla_dqa.layers.build import mix_activations, mix_weights
 from nnabla_dqa.layers.functions import WEIGHT_INPUT
 from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
 from nnabla_dqa.nnp.expand import mixed_name
@@ -180,6 +181,9 @@ class Program:
                 f"compute {unknown[0]}; has each function a name?"
             )
         variables = {name: v.variable_instance for name, v in net.variables.items()}
+        owners = {given[name]: layer for name, layer in layers.items()}
+        made = self._quantize_inputs(list(variables.values()), owners)
+        variables = {name: made.get(v, v) for name, v in variables.items()}
         return Built(
             {name: given[name] for name in net.inputs if name not in layers},
             {name: variables[name] for name in net.outputs},
@@ -210,6 +214,34 @@ class Program:
             with nn.parameter_scope(path, None if path else self.scope):
                 mixture = self.file.mixtures[layer.name]
                 return mix_weights(w, w, layer.function, mixture, key=key, name=layer.name)
+
+    def _quantize_inputs(
+        self, variables: List[Variable], owners: Mapping[Variable, FileLayer]
+    ) -> Dict[Variable, Variable]:
+        """What enters layers quantized where it is to be; new variables by the old ones."""
+        assigned = self.file.assigned
+        wanted = {w: o for w, o in owners.items() if assigned[o.name].activations is not None}
+        made: Dict[Variable, Variable] = {}
+        if not wanted:
+            return made
+        ends = [v for v in variables if not v.function_references]
+        for function in LiveGraph.of({str(i): v for i, v in enumerate(ends)}).functions:
+            inputs = [made.get(v, v) for v in function.inputs]
+            w = function.inputs[WEIGHT_INPUT] if len(inputs) > WEIGHT_INPUT else None
+            if w in wanted:
+                inputs[0] = self._quantized_input(wanted[w], inputs[0])
+            elif not any(v in made for v in function.inputs):
+                continue
+            made.update(zip(function.outputs, again(function, inputs, "build")))
+        return made
+
+    def _quantized_input(self, layer: FileLayer, x: Variable) -> Variable:
+        mixture = self.file.assigned[layer.name].activations
+        assert mixture is not None
+        path, _, key = layer.weight.rpartition("/")
+        around = nn.parameter_scope("", self.scope)
+        with around, nn.parameter_scope(path, None if path else self.scope), nn.auto_forward(False):
+            return mix_activations(x, layer.function, mixture, key=key, name=layer.name)
 
 
 def _set_mode(network: Any, batch_stat: Optional[bool], dropout: bool) -> None:

@@ -13,12 +13,15 @@ import nnabla as nn
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.renamed import renamed
 from nnabla_dqa._util.tables import format_table
+from nnabla_dqa.export.deployed import Deployed
 from nnabla_dqa.export.metadata import DEPLOYED
 from nnabla_dqa.export.nnp import deployed_of
 from nnabla_dqa.export.quantizer_info import FLOAT_BITS
 from nnabla_dqa.export.tensor import DeployedTensor
-from nnabla_dqa.layers.report import LayerReport, layer_report
-from nnabla_dqa.layers.tensors import STATE_SCOPE
+from nnabla_dqa.layers.config import ACTIVATION
+from nnabla_dqa.layers.functions import WEIGHT_INPUT
+from nnabla_dqa.layers.report import LayerReport, layer_report, short_names
+from nnabla_dqa.layers.tensors import INPUT, STATE_SCOPE
 from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.nnp.expand import state_path
 from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
@@ -34,7 +37,9 @@ class LayerSummary:
 
     ``bits`` is what the layer ends with: its lowest bit width in a converted
     file. ``packed_bytes`` counts codes of that many bits and a float32 scale
-    and offset a range. ``share`` is the layer's part of all weights.
+    and offset a range. ``share`` is the layer's part of all weights. ``activations`` are
+    the quantizers of what enters the layer, none if that is float; ``activation_bits`` what
+    it ends with, ``activation_bytes`` of all that enters its functions at batch 1.
     """
 
     layer: str
@@ -48,6 +53,18 @@ class LayerSummary:
     float_bytes: int
     packed_bytes: int
     share: float
+    activations: Tuple[str, ...] = ()
+    activation_bits: int = FLOAT_BITS
+    activation_bytes: int = 0
+
+    @property
+    def entering(self) -> str:
+        """A line on what enters the layer."""
+        names = " ".join(self.activations)
+        return (
+            f"enters {self.layer}: {names}, {self.activation_bits} bits, "
+            f"{self.activation_bytes:,} bytes at batch 1"
+        )
 
 
 @renamed(untouched="skipped")
@@ -144,6 +161,7 @@ class FileSummary:
         return "\n".join(
             [
                 format_table([head, *rows]),
+                *(row.entering for row in self.layers if row.activations),
                 *(f"skipped: {entry}" for entry in self.skipped),
                 f"networks: {', '.join(self.networks)}; run: {runs}",
                 f"{self.path}: {self.kind}, {self.file_bytes:,} bytes on disk ({members})",
@@ -168,8 +186,14 @@ def summarize(path: PathLike, max_bytes: Optional[int] = None) -> FileSummary:
     path = Path(path)
     file = NetworkFile.read(path, max_bytes)
     total = sum(layer.size for layer in file.layers)
-    tensors = deployed_of(file.archive).tensors if file.kind == DEPLOYED else {}
-    layers = tuple(_row(file, layer, tensors.get(layer.weight), total) for layer in file.layers)
+    deployed = deployed_of(file.archive) if file.kind == DEPLOYED else None
+    tensors = {} if deployed is None else deployed.tensors
+    layers = tuple(
+        _with_activations(
+            file, layer, deployed, _row(file, layer, tensors.get(layer.weight), total)
+        )
+        for layer in file.layers
+    )
     with zipfile.ZipFile(path) as archive:
         members = {info.filename: info.compress_size for info in archive.infolist()}
     return FileSummary(
@@ -197,6 +221,19 @@ def file_report(file: NetworkFile, layer: FileLayer) -> LayerReport:
     attention = mixture.mixing.evaluate(state, len(mixture.quantizers), mixture.target)
     is_hard = not mixture.is_mixed or bool(state[HARD].d.any())
     return layer_report(layer.name, layer.function, layer.shape, mixture, attention, is_hard)
+
+
+def activation_report(file: NetworkFile, layer: FileLayer) -> LayerReport:
+    """The state of what enters one layer of a converted file, which is quantized."""
+    mixture = file.assigned[layer.name].activations
+    assert mixture is not None
+    arrays = file.activation_state(layer)
+    state = {path: nn.Variable.from_numpy_array(array) for path, array in arrays.items()}
+    attention = mixture.mixing.evaluate(state, len(mixture.quantizers), mixture.target)
+    is_hard = not mixture.is_mixed or bool(arrays[HARD].any())
+    name = layer.name + INPUT
+    row = layer_report(name, layer.function, layer.shape, mixture, attention, is_hard)
+    return dataclasses.replace(row, tensor=ACTIVATION)
 
 
 def _row(
@@ -229,6 +266,42 @@ def _row(
         packed,
         layer.size / total,
     )
+
+
+def _with_activations(
+    file: NetworkFile, layer: FileLayer, deployed: Optional[Deployed], row: LayerSummary
+) -> LayerSummary:
+    assigned = file.assigned.get(layer.name)
+    names: Tuple[str, ...] = ()
+    if deployed is not None:
+        found = [a for a in deployed.activations.values() if a.layer == layer.name + INPUT]
+        if not found:
+            return row
+        names, bits = (found[0].quantizer.name,), found[0].bits
+    elif assigned is None or assigned.activations is None:
+        return row
+    else:
+        names, bits = short_names(assigned.activations), assigned.activations.target_quantizer.bits
+    size = math.ceil(_entering(file, layer) * bits / 8)
+    return dataclasses.replace(row, activations=names, activation_bits=bits, activation_bytes=size)
+
+
+def _entering(file: NetworkFile, layer: FileLayer) -> int:
+    """The numbers that enter a layer's functions at batch 1, in the network that is run."""
+    definition = file.archive.definition
+    runs = {e.network_name for e in definition.executor} or {definition.network[0].name}
+    total = 0
+    for network in definition.network:
+        if network.name not in runs:
+            continue
+        shapes = {v.name: list(v.shape.dim) for v in network.variable}
+        entering = {
+            function.input[0]
+            for function in network.function
+            if len(function.input) > WEIGHT_INPUT and function.input[WEIGHT_INPUT] == layer.weight
+        }
+        total += sum(math.prod(shapes.get(name, [0])[1:]) for name in entering)
+    return total
 
 
 def _others(file: NetworkFile) -> int:

@@ -278,6 +278,14 @@ def set_state(quantizer: Quantizer, statistics: Statistics, state: State) -> Sta
     return made
 
 
+def check_ready(quantizer: Quantizer, state: Mapping[str, np.ndarray]) -> None:
+    """Raise ValueError if a quantizer of activations has seen no data."""
+    quantizer.check_set(state)
+    for name in unset_names(quantizer):
+        if not np.all(state[name]):
+            raise ValueError(f"{quantizer}: its {name} has seen no data; train first")
+
+
 def observations(quantizer: Quantizer, statistics: Statistics) -> Dict[str, Variable]:
     """What a mini-batch shows for the running arrays, with 1 at the end of each row."""
     seen = quantizer.observe(statistics)

@@ -69,7 +69,7 @@ _SOLVER = must_be(
     lambda value: isinstance(value, str) or (isinstance(value, Mapping) and "type" in value),
     lambda value: {"type": value} if isinstance(value, str) else dict(value),
 )
-_QUANTIZATION = ("quantizers", "rules", "mixing")
+_QUANTIZATION = ("quantizers", "rules", "mixing", "activations", "keep_activations")
 
 
 def _solver(key: str, value: Any) -> Any:
@@ -114,6 +114,9 @@ class Recipe:
         rules: Other quantizers for some layers, as in the file of ``nnabla-dqa
             convert --rules``: ``[{layers: "conv1*", quantizers: float}]``.
         mixing: ``attention`` (DQA, the default), ``binary_relax``, or ``{type: ..., ...}``.
+        activations: Quantizers of what enters the layers, such as ``pact:2,4,8``; the network's
+            input stays as it is. Default: none.
+        keep_activations: Layers at whose input nothing is quantized: a glob or a list of them.
         epochs: Passes over the training data.
         batch_size: Samples a step, of all processes together.
         solver: Name of an NNabla solver, or a mapping with ``type`` and its arguments.
@@ -157,6 +160,8 @@ class Recipe:
     quantizers: Optional[Any] = option(_ANY, None)
     rules: Optional[List[Any]] = option(_ANY, None)
     mixing: Optional[Any] = option(_ANY, None)
+    activations: Optional[Any] = option(_ANY, None)
+    keep_activations: Optional[Any] = option(_ANY, None)
     epochs: int = option(whole(1), 3)
     batch_size: int = option(whole(1), 64)
     solver: Dict[str, Any] = option(_solver, {"type": "Adam"})
@@ -215,7 +220,11 @@ class Recipe:
         """The quantizers of the layers, by rules; None if the recipe names none."""
         keys = {key: getattr(self, key) for key in _QUANTIZATION}
         rules = Rules.from_mapping({key: v for key, v in keys.items() if v is not None})
-        return None if self.quantizers is None and not self.rules else rules
+        if self.quantizers is not None or self.rules:
+            return rules
+        if self.activations is not None:
+            raise ValueError("activations need quantizers of the weights; name these too")
+        return None
 
     def mixture(self) -> Optional[Mixture]:
         """What the layers that no rule names mix; None for a float net."""

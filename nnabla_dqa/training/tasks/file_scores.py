@@ -10,6 +10,7 @@ import numpy as np
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.data import Data, DataError, iterate, open_data
+from nnabla_dqa.nnp.check_activations import ActivationCheck, check_activations
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.inspect import target_inputs
 from nnabla_dqa.nnp.live import Program
@@ -60,6 +61,22 @@ def evaluate_file(
             f"the data have {', '.join(f'{k} {v}' for k, v in samples.shapes.items())}"
         )
     return Score(task.metric, evaluate([task], samples)[0].value, len(samples))
+
+
+def check_on_data(
+    path: PathLike, data: DataRecipe, batch_size: int = 100, max_bytes: Optional[int] = None
+) -> ActivationCheck:
+    """:func:`~nnabla_dqa.check_activations` on one mini-batch of the validation part of ``data``.
+
+    Raises:
+        NNPError, DataError, RecipeError: One line that names file, key or column.
+        ValueError: The file has no quantized activations.
+    """
+    samples = open_data(data.train, "validation", data.scale, data.image_shape)
+    file = NetworkFile.read(path, max_bytes)
+    size = min(batch_size, len(samples))
+    batch = next(input_batches(file, data, samples, size, 1))
+    return check_activations(path, batch, max_bytes)
 
 
 def input_batches(

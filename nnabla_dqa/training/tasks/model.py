@@ -131,7 +131,7 @@ class ModelNetwork(Network):
         images = F.transpose(x, (0, 3, 1, 2)) if last else x
         data, model, mixture = self.recipe.data, self.model, self.recipe.mixture()
         # One mixture for all layers is built right away, anything else by converting the float net.
-        by_layer = bool(self.recipe.rules)
+        by_layer = bool(self.recipe.rules) or self.recipe.activations is not None
         if mixture is not None:
             by_layer = by_layer or any(q.axis is not None for q in mixture.quantizers)
         logits = build(

@@ -1,0 +1,160 @@
+"""Activations of an .nnp: converted by rules, trained, deployed as fixed functions, proved."""
+
+from __future__ import annotations
+
+import nnabla as nn
+import nnabla.functions as F
+import nnabla.parametric_functions as NPF
+import numpy as np
+import pytest
+
+import nnabla_dqa as dqa
+from nnabla_dqa.graph.save import save_network
+from nnabla_dqa.nnp.file import NetworkFile
+from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp_format.members import NNPError
+from tests.nnp.networks import shared_files
+
+RULES = dqa.Rules("sawb:2,4,8", activations="pact:2,4,8")
+quiet = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
+
+
+def write(path):
+    """Its input is scaled before the first layer."""
+    nn.seed(3)
+    nn.random.prng.seed(3)
+    x = nn.Variable((2, 1, 8, 8))
+    h = F.relu(NPF.convolution(F.mul_scalar(x, 1 / 255), 4, (3, 3), pad=(1, 1), name="c1"))
+    h = NPF.convolution(h, 4, (3, 3), name="c2")
+    h = F.relu(NPF.batch_normalization(h, name="bn", batch_stat=False))
+    save_network(path, {"x": x}, {"y": NPF.affine(h, 3, name="f")})
+    nn.clear_parameters()
+    return path
+
+
+def images(seed=0, count=4):
+    return (np.random.RandomState(seed).rand(count, 1, 8, 8) * 255).astype(np.float32)
+
+
+def trained(folder, rules=RULES, steps=6):
+    """A converted and trained file, and the program that trained it."""
+    dqa.convert_file(write(folder / "n.nnp"), folder / "c.nnp", rules)
+    file = NetworkFile.read(folder / "c.nnp")
+    program = Program(file)
+    x = nn.Variable.from_numpy_array(images())
+    built = program.build("main", 4, {"x": x}, batch_stat=True)
+    loss = F.mean(F.pow_scalar(F.add_scalar(built.outputs["y"], -1.0), 2.0))
+    with nn.parameter_scope("", program.scope):
+        schedule = dqa.TemperatureSchedule(steps, hard_fraction=0.5)
+        solver = dqa.attach(nn.solvers.Momentum(0.01), schedule)
+        solver.set_parameters(nn.get_parameters())
+        for _ in range(steps):
+            loss.forward(clear_no_need_grad=True)
+            solver.zero_grad()
+            loss.backward(clear_buffer=True)
+            solver.update()
+    file.with_parameters(program.arrays()).save(folder / "t.nnp")
+    return program
+
+
+@quiet
+@pytest.mark.parametrize("notation", ["pact:2,4,8", "emaminmax:2,4,8", "lsq:2,4,8,signed=false"])
+@pytest.mark.parametrize("fold", [False, True])
+def test_convert_train_deploy_check(notation, fold, tmp_path):
+    program = trained(tmp_path, dqa.Rules("sawb:2,4,8", activations=notation))
+    assert [t.name for t in program.layers if not t.is_weight] == [
+        "c2/conv:input",
+        "f/affine:input",
+    ]
+    x = nn.Variable.from_numpy_array(images(1))
+    with dqa.hard():
+        hard = program.build("main", 4, {"x": x}, batch_stat=False).outputs["y"]
+    hard.forward()
+    result = dqa.deploy_file(tmp_path / "t.nnp", tmp_path / "d.nnp", fold=fold)
+    deployed = nn.graph_def.load(str(tmp_path / "d.nnp"))(x)
+    deployed.forward()
+    if fold:
+        np.testing.assert_allclose(deployed.d, hard.d, rtol=1e-4, atol=1e-4)
+    else:
+        np.testing.assert_array_equal(deployed.d, hard.d)
+    assert [(a.layer, a.bits) for a in result.activations] == [
+        ("c2/conv:input", 2),
+        ("f/affine:input", 2),
+    ]
+    assert dqa.check_file(tmp_path / "d.nnp").ok
+    found = dqa.check_activations(tmp_path / "d.nnp", {"x": x.d})
+    assert found.ok
+    assert all(2 <= row.values <= 4 for row in found.rows)
+
+
+@quiet
+def test_a_trained_file_is_read_back_with_its_ranges(tmp_path):
+    program = trained(tmp_path)
+    again = Program(NetworkFile.read(tmp_path / "t.nnp"))
+    x = nn.Variable.from_numpy_array(images(2))
+    first = program.build("main", 4, {"x": x}, batch_stat=False).outputs["y"]
+    second = again.build("main", 4, {"x": x}, batch_stat=False).outputs["y"]
+    nn.forward_all([first, second])
+    np.testing.assert_array_equal(first.d, second.d)
+    clips = [name for name in again.arrays() if name.endswith("activation/pact/clip")]
+    assert len(clips) == 2
+    assert all(again.arrays()[name].array > 0 for name in clips)
+
+
+def test_a_converted_file_opens_in_plain_nnabla(tmp_path):
+    dqa.convert_file(write(tmp_path / "n.nnp"), tmp_path / "c.nnp", RULES)
+    x = nn.Variable.from_numpy_array(images())
+    y = nn.graph_def.load(str(tmp_path / "c.nnp"))(x)
+    y.forward()
+    assert np.isfinite(y.d).all()
+
+
+def test_ranges_without_data_are_not_deployed(tmp_path):
+    dqa.convert_file(write(tmp_path / "n.nnp"), tmp_path / "c.nnp", RULES)
+    with pytest.raises(NNPError, match=r"layer c2/conv:input: .* its clip has seen no data"):
+        dqa.deploy_file(tmp_path / "c.nnp", tmp_path / "d.nnp", allow_untrained=True)
+    assert not (tmp_path / "d.nnp").exists()
+
+
+def test_rules_choose_and_keep(tmp_path):
+    rules = dqa.Rules(
+        "sawb:2",
+        (dqa.Rule("c1*", "sawb:4", activations="lsq:8"),),
+        activations="pact:2",
+        keep_activations=("f*",),
+    )
+    result = dqa.convert_file(write(tmp_path / "n.nnp"), tmp_path / "c.nnp", rules)
+    file = NetworkFile.read(tmp_path / "c.nnp")
+    found = {name: a.activations and str(a.activations) for name, a in file.assigned.items()}
+    assert found == {
+        "c1/conv": str(dqa.LSQ(8)),
+        "c2/conv": str(dqa.PACT(2)),
+        "f/affine": None,
+    }
+    assert "PACT2" in str(result)
+
+
+def test_a_file_kept_float_keeps_float_activations(tmp_path):
+    rules = dqa.Rules("sawb:2", (dqa.Rule("f*", "float"),), activations="pact:2")
+    dqa.convert_file(write(tmp_path / "n.nnp"), tmp_path / "c.nnp", rules)
+    assert NetworkFile.read(tmp_path / "c.nnp").assigned["f/affine"].activations is None
+
+
+@pytest.mark.parametrize("source", shared_files())
+def test_files_of_others_convert_and_build(source, tmp_path):
+    try:
+        result = dqa.convert_file(source, tmp_path / "c.nnp", RULES)
+    except dqa.NothingToConvertError as nothing:
+        assert "\n" not in str(nothing)  # noqa: PT017
+        return
+    file = NetworkFile.read(tmp_path / "c.nnp")
+    network = file.networks[0]
+    try:
+        Program(NetworkFile.read(source)).build(network, 2)
+    except ValueError:
+        pass  # NNabla cannot build the float file either.
+    else:
+        Program(file).build(network, 2)
+    assert {n: a.activations for n, a in file.assigned.items()} == {
+        n: a.activations for n, a in result.file.assigned.items()
+    }
