@@ -179,14 +179,14 @@ def _discover(graph: LiveGraph) -> Tuple[List[_Found], List[str]]:
     uses: Dict[Any, List[Any]] = {}
     others: Dict[Any, str] = {}
     skipped: List[str] = []
-    # What parameters have had a part in: the rest is the network's input, scaled or cut perhaps.
+    # What learned parameters have had a part in: the rest is the input, normalized perhaps.
     learned: Set[Any] = set()
     reading: Set[Any] = set()
     for function in graph.functions:
         w = _weight(function)
         if w is not None and function.inputs[0] not in learned:
             reading.add(w.data)
-        if any(v in learned or v.data in names for v in function.inputs):
+        if any(v in learned or (v.data in names and v.need_grad) for v in function.inputs):
             learned.update(function.outputs)
         for i, v in enumerate(function.inputs):
             if not (w is not None and i == WEIGHT_INPUT):

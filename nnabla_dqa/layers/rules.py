@@ -142,6 +142,9 @@ class Rules:
         object.__setattr__(self, "rules", tuple(self.rules))
         object.__setattr__(self, "activations", _activations(self.activations))
         object.__setattr__(self, "keep_activations", tuple(self.keep_activations))
+        given = (self.activations, *(rule.activations for rule in self.rules))
+        if self.keep_activations and all(found is None for found in given):
+            raise ValueError("keep_activations is for nothing: no activations are given")
 
     @classmethod
     def of(cls, rules: RulesLike) -> Rules:

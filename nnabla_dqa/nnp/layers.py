@@ -36,7 +36,7 @@ class FileLayer:
     """Weights that can be quantized, with all functions of all networks that use them.
 
     ``reads_input``: what enters one of these functions is a network's own input, in which
-    no parameter has had a part yet.
+    no parameter that is trained has had a part yet.
     """
 
     weight: str
@@ -101,7 +101,7 @@ def discover(
                 axes.setdefault(weight, set()).add(_channel_axis(function))
                 if function.input[0] not in learned:
                     reading.add(weight)
-            if any(name in learned or name in parameters for name in function.input):
+            if any(name in learned or _is_learned(name, parameters) for name in function.input):
                 learned.update(function.output)
     layers = []
     for weight, users in uses.items():
@@ -112,6 +112,10 @@ def discover(
             continue
         layers.append(FileLayer(weight, shape, min(axes[weight]), tuple(users), weight in reading))
     return layers, skipped
+
+
+def _is_learned(name: str, parameters: Mapping[str, Parameter]) -> bool:
+    return name in parameters and parameters[name].need_grad
 
 
 def _refused(

@@ -197,6 +197,7 @@ def test_a_rule_can_ask_for_the_networks_input():
         ({"activations": "minmax:2"}, r"layer f2/affine: MinMax\(.* quantizes weights alone"),
         ({"activations": "pact:2", "keep_activations": "g*"}, "keep_activations 'g\\*' matches no"),
         ({"activations": "lsq:2@channel"}, "they have one range, not one per channel"),
+        ({"keep_activations": "f1*"}, "keep_activations is for nothing"),
         ({"keep_activations": 3}, "key 'keep_activations' must be a name glob or a list"),
     ],
 )

@@ -243,6 +243,8 @@ FULL = {
     "lambda": 0.5,
     "attention_lr": 0.125,
     "seed": 2**32 - 1,
+    "activations": "pact:2,4,8",
+    "keep_activations": ["conv1*"],
     "quantizers": "bwn/twn/float",
     "rules": [{"layers": "fc", "quantizers": "float"}],
     "mixing": "binary_relax",
@@ -282,6 +284,8 @@ def test_a_recipe_that_differs_in_a_key_is_another_training():
             photos = {"data": {"augment": "random_resized_crop"}}
             rest = merged(BASE, photos) if part in ("corrupt", "reader", "size") else BASE
             rest = {**rest, "teacher": "t.nnp"} if key == "loss" else rest
+            if key in ("activations", "keep_activations"):
+                rest = {**rest, "quantizers": "sawb:2", "activations": "lsq:2"}
             base = Recipe.from_mapping(rest)
             made = Recipe.from_mapping(
                 merged(rest, {key: entry if part is None else {part: entry}})

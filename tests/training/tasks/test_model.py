@@ -423,3 +423,15 @@ def test_a_rule_for_every_layer_trains_as_one_mixture_for_all(tmp_path):
     assert set(first) == set(second)
     for name, array in first.items():
         np.testing.assert_array_equal(array, second[name], err_msg=name)
+
+
+def test_activations_of_a_model_are_quantized_behind_its_first_layer(tmp_path):
+    keys = {"quantizers": "sawb:2", "activations": "pact:2", "data": {"mean": MEAN, "std": STD}}
+    job = Task(experiment(tmp_path, **keys))
+    entering = [t.name for t in job.layers if not t.is_weight]
+    assert entering
+    assert not any(name.startswith("stem") for name in entering)
+    assert len(entering) == sum(t.is_weight for t in job.layers) - 1
+    update, shared = Updater(job), nn.NdArray((1,))
+    update(job.data.batch(np.arange(16)), 0.01, 0, shared)
+    assert all(np.isfinite(v.d).all() for v in job.parameters().values())
