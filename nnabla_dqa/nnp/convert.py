@@ -122,7 +122,7 @@ def convert_file(
     ]
     if not result.rewritten:
         messages.append("all layers stay float: there is nothing to train or to deploy small")
-    for name, mixture in result.mixtures.items():
+    for name, mixture in result.all_mixtures.items():
         warning = mixture.mixing.check(mixture.quantizers)
         messages += [f"layer {name}: {warning}"] if warning else []
     size = result.save(target)

@@ -20,7 +20,7 @@ from nnabla_dqa.export.metadata import DEPLOYED, FORMAT, check_format
 from nnabla_dqa.export.nnp import deployed_of
 from nnabla_dqa.layers.config import ACTIVATION, CONFIG
 from nnabla_dqa.layers.rules import Assignment
-from nnabla_dqa.layers.tensors import STATE_SCOPE
+from nnabla_dqa.layers.tensors import INPUT, STATE_SCOPE
 from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.nnp.expand import (
     definition_text,
@@ -100,18 +100,21 @@ class NetworkFile:
         return {name: assignment.mixture for name, assignment in self.assigned.items()}
 
     @property
+    def all_mixtures(self) -> Dict[str, Mixture]:
+        """:attr:`mixtures` and those of what enters layers, ``conv1/conv:input``."""
+        assigned = self.assigned.items()
+        entering = {name + INPUT: a.activations for name, a in assigned if a.activations is not None}
+        return {**self.mixtures, **entering}
+
+    @property
     def quantized(self) -> List[FileLayer]:
         """The layers of a converted file, also those that a rule keeps float."""
         return [layer for layer in self.layers if layer.name in self.assigned]
 
     def check_quantizers(self) -> None:
         """Raise NNPError if the class of a quantizer is not known; names it and what helps."""
-        for name, assignment in self.assigned.items():
-            inputs = assignment.activations
-            for quantizer in (
-                *assignment.mixture.quantizers,
-                *(inputs.quantizers if inputs else ()),
-            ):
+        for name, mixture in self.all_mixtures.items():
+            for quantizer in mixture.quantizers:
                 if isinstance(quantizer, UnknownQuantizer):
                     raise NNPError(f"{self.archive.path}: layer {name}: {quantizer.reason}")
 

@@ -48,7 +48,7 @@ class FileNetwork(Network):
         self.recipe = recipe
         self.messages: List[str] = []
         self.file = self._read(str(recipe.network))
-        self.mixtures = self.file.mixtures
+        self.mixtures = self.file.all_mixtures
         self.identity = self.file.archive.metadata
         self.plan = resolve(self.file, recipe)
         shapes = network_inputs(self.file.network(self.plan.run.network), buffers=True).values()
