@@ -19,6 +19,12 @@ def rows_in(folder: Path) -> Dict[str, Path]:
     }
 
 
+def quantizers_of(recipe: Recipe) -> str:
+    """Those of the weights, and of the activations behind a plus sign."""
+    both = (recipe.quantizers, recipe.activations)
+    return " + ".join(str(one) for one in both if one is not None) or "-"
+
+
 def table_of(folders: Mapping[str, Path]) -> str:
     """All rows, with what the paper prints for them."""
     lines = [("data set", "row", "model", "quantizers", "lambda", "paper %", "top-5 %", "epochs")]
@@ -27,7 +33,7 @@ def table_of(folders: Mapping[str, Path]) -> str:
             recipe = Recipe.from_yaml(path)
             values: Dict[str, Any] = recipe.paper
             lines.append((
-                name, row, recipe.model.name, recipe.quantizers or "-",
+                name, row, recipe.model.name, quantizers_of(recipe),
                 f"{recipe.strength:g}" if recipe.method == "DQA" else "-",
                 str(values.get("accuracy", "-")), str(values.get("top5", "-")), str(recipe.epochs),
             ))  # fmt: skip

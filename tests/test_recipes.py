@@ -11,6 +11,7 @@ from pathlib import Path
 import nnabla as nn
 import pytest
 
+import nnabla_dqa as dqa
 from nnabla_dqa.models import build
 from nnabla_dqa.recipes.recipe import Recipe
 from tests.examples.scripts import load
@@ -58,6 +59,29 @@ TABLE_2 = [
     ("resnet18_224", "Plain", "bwn", None, 61.0, 83.5),
     ("resnet18_224", "DQA", "bwn/twn/minmax:8", 10, 61.4, 83.7),
 ]
+# The paper's later version, weights and activations: data set, quantizers of both, method,
+# lambda, accuracy, top-5.
+WITH_ACTIVATIONS = [
+    ("cifar10", "minmax:2", "emaminmax:2", "Plain", None, 87.8, None),
+    ("cifar10", "minmax:2/float", "emaminmax:2/float", "Binary-Relax", None, 89.5, None),
+    ("cifar10", "minmax:2,4,8", "emaminmax:2,4,8", "DQA", 5, 90.4, None),
+    ("cifar10", "sawb:2", "pact:2", "Plain", None, 94.4, None),
+    ("cifar10", "sawb:2/float", "pact:2/float", "Binary-Relax", None, 94.3, None),
+    ("cifar10", "sawb:2,4,8", "pact:2,4,8", "DQA", 1, 94.7, None),
+    ("cifar100", "minmax:2/float", "emaminmax:2/float", "Binary-Relax", None, 65.2, None),
+    ("cifar100", "minmax:2,4,8", "emaminmax:2,4,8", "DQA", 10, 68.3, None),
+    ("cifar100", "sawb:2", "pact:2", "Plain", None, 75.2, None),
+    ("cifar100", "sawb:2/float", "pact:2/float", "Binary-Relax", None, 75.9, None),
+    ("cifar100", "sawb:2,4,8", "pact:2,4,8", "DQA", 5, 78.1, None),
+    ("imagenet", "minmax:2", "emaminmax:2", "Plain", None, 40.7, 69.9),
+    ("imagenet", "minmax:2/float", "emaminmax:2/float", "Binary-Relax", None, 57.7, 81.5),
+    ("imagenet", "minmax:2,4,8", "emaminmax:2,4,8", "DQA", 0.5, 60.4, 83.4),
+]
+FOLDERS_OF_ACTIVATIONS = {
+    "cifar10": "cifar/recipes/cifar10-activations",
+    "cifar100": "cifar/recipes/cifar100-activations",
+    "imagenet": "imagenet/recipes/activations",
+}
 MEANS = {
     "cifar10": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.2010)),
     "cifar100": ((0.5071, 0.4867, 0.4408), (0.2675, 0.2565, 0.2761)),
@@ -137,6 +161,46 @@ def test_table_2():
     assert (narrow.model.classes, narrow.data.size) == (10, 96)
 
 
+def test_weights_and_activations():
+    found = {name: recipes(folder) for name, folder in FOLDERS_OF_ACTIVATIONS.items()}
+    assert Counter(WITH_ACTIVATIONS) == Counter(
+        (
+            *(name, recipe.quantizers, recipe.activations, recipe.method, strength(recipe)),
+            *(recipe.paper["accuracy"], recipe.paper.get("top5")),
+        )
+        for name, rows in found.items()
+        for recipe in rows.values()
+    )
+    for name, rows in found.items():
+        for recipe in rows.values():
+            assert recipe.model.name == ("resnet18_224" if name == "imagenet" else "resnet18_32")
+            assert recipe.epochs == recipe.paper["epochs"] == (90 if name == "imagenet" else 300)
+            assert (recipe.data.mean, recipe.data.std) == MEANS[name]
+
+
+def test_narrow_rows_with_activations_are_recipes():
+    names = example("cifar/narrow.py").W2A2_ROWS
+    found = {name: recipe for name, recipe in recipes("cifar/narrow").items() if "w2a2" in name}
+    assert sorted(found) == sorted(names)
+    for name, recipe in found.items():
+        plain = name.endswith("plain")
+        assert recipe.method == ("Plain" if plain else "DQA" if "dqa" in name else "Binary-Relax")
+        kind = "emaminmax" if "minmax" in name else "pact"
+        assert recipe.activations.startswith(f"{kind}:2")
+
+
+@pytest.mark.parametrize("activations", ["emaminmax:2,4,8", "pact:2,4,8"])
+def test_activations_of_a_narrow_net_are_built_behind_the_first_layer(activations):
+    rules = dqa.Rules("sawb:2,4,8", activations=activations)
+    x = nn.Variable((1, 3, 32, 32))
+    with nn.auto_forward(False):
+        dqa.convert(build("resnet18_32", x, 10, True, None, width=0.1), rules)
+    layers = dqa.find_quantized()
+    entering = [layer for layer in layers if not layer.is_weight]
+    assert len(entering) == len(layers) - len(entering) - 1
+    assert layers[1].is_weight  # behind the stem comes a layer, not what enters the stem
+
+
 def distinct():
     """One experiment for each model, method and set of quantizers."""
     folders = ("cifar/recipes/cifar10", "cifar/recipes/cifar100", "imagenet/recipes")
@@ -177,7 +241,8 @@ def test_rows_are_listed(name):
         env={**os.environ, "PYTHONPATH": str(EXAMPLES.parent)},
     )
     assert (done.returncode, done.stderr) == (0, "")
-    count = 2 + 2 * len(TABLE_1) if name == "cifar" else 2 + len(TABLE_2) + 1
+    both = sum((row[0] == "imagenet") == (name == "imagenet") for row in WITH_ACTIVATIONS)
+    count = both + (2 + 2 * len(TABLE_1) if name == "cifar" else 2 + len(TABLE_2) + 1)
     assert len(done.stdout.splitlines()) == count
     assert ("76.4" if name == "cifar" else "77.1") in done.stdout
 

@@ -44,6 +44,12 @@ ROWS = (
     "sawb-binary-relax",
     "sawb-dqa",
 )
+W2A2_ROWS = tuple(
+    f"w2a2-{kind}-{method}"
+    for kind in ("minmax", "sawb")
+    for method in ("plain", "binary-relax", "dqa")
+)
+"""Weights and activations: not among those that run by default."""
 
 
 def main() -> None:
@@ -82,7 +88,7 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--data", required=True, help="folder or archive of CIFAR-10")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", nargs="+", choices=ROWS, default=list(ROWS))
+    parser.add_argument("--rows", nargs="+", choices=ROWS + W2A2_ROWS, default=list(ROWS))
     parser.add_argument("--work", default="runs/narrow", help="where the runs are kept")
     parser.add_argument("--holdout", type=float, default=0.0, help="share of the training images")
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")

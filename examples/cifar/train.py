@@ -1,4 +1,4 @@
-"""A row of Table 1 of the DQA paper: nnabla-dqa train with its recipe.
+"""A row of Table 1 of the DQA paper, or of its later version: nnabla-dqa train with its recipe.
 
 python examples/cifar/train.py --rows
 python examples/cifar/train.py --row dqa-minmax --dataset cifar10 \\
@@ -19,7 +19,8 @@ sys.path.insert(0, str(HERE.parent))
 
 from rows import main  # noqa: E402
 
-FOLDERS = {name: HERE / "recipes" / name for name in ("cifar10", "cifar100")}
+NAMES = ("cifar10", "cifar100", "cifar10-activations", "cifar100-activations")
+FOLDERS = {name: HERE / "recipes" / name for name in NAMES}
 
 if __name__ == "__main__":
     sys.exit(main(str(__doc__), FOLDERS))

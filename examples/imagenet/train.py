@@ -19,7 +19,10 @@ sys.path.insert(0, str(HERE.parent))
 
 from rows import main  # noqa: E402
 
-FOLDERS = {"ImageNet": HERE / "recipes"}
+FOLDERS = {
+    "ImageNet": HERE / "recipes",
+    "ImageNet-activations": HERE / "recipes" / "activations",
+}
 
 if __name__ == "__main__":
     sys.exit(main(str(__doc__), FOLDERS))

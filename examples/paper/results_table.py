@@ -111,7 +111,7 @@ class Row:
             _data_set(recipe.data.train),
             _model(recipe),
             recipe.method,
-            recipe.quantizers or "-",
+            _quantizers(recipe),
             _lambda(recipe),
             str(recipe.epochs) + ("" if printed is None else f"/{printed:g}"),
         )
@@ -124,6 +124,7 @@ class Row:
             "model": model,
             "method": method,
             "quantizers": self.recipe.quantizers,
+            "activations": self.recipe.activations,
             "lambda": self.recipe.strength if method == "DQA" else None,
             "epochs": self.recipe.epochs,
             "seeds": [run.recipe.seed for run in self.runs],
@@ -257,6 +258,12 @@ def _model(recipe: Recipe) -> str:
     stem = f" stem/{model.stem_stride}" if model.stem_stride > 1 else ""
     width = f" x{model.width:g}" if model.width != 1 else ""
     return model.name + width + stem + (f" at {size}" if size else "")
+
+
+def _quantizers(recipe: Recipe) -> str:
+    """Those of the weights, and of the activations behind a plus sign."""
+    both = (recipe.quantizers, recipe.activations)
+    return " + ".join(str(one) for one in both if one is not None) or "-"
 
 
 def _lambda(recipe: Recipe) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, Dict, List, Mapping, Sequence, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Sequence, Tuple
 
 import nnabla as nn
 import nnabla.functions as F
@@ -30,25 +30,22 @@ class Fixed:
     variables: Dict[str, Variable]
 
 
-def fix_activations(
-    graph: LiveGraph,
-    outputs: Mapping[str, Variable],
-    weights: Sequence[QuantizedTensor],
-    activations: Sequence[QuantizedTensor],
-    chosen: Mapping[str, int],
-) -> Fixed:
-    """The graph anew, with one quantizer of each mixture of activations by scalar functions.
+class Entering(NamedTuple):
+    """What enters a function, quantized: whose it is, and the float variable."""
+
+    tensor: QuantizedTensor
+    x: Variable
+
+
+def quantized_inputs(
+    graph: LiveGraph, weights: Sequence[QuantizedTensor], activations: Sequence[QuantizedTensor]
+) -> Dict[Any, Entering]:
+    """The functions of a graph into which quantized activations go.
 
     Args:
-        graph: The graph above ``outputs``.
-        outputs: Its outputs by name.
+        graph: The graph.
         weights: The quantized weights in it.
-        activations: The quantized activations of the same layers.
-        chosen: The index of the quantizer of each tensor.
-
-    Raises:
-        ValueError: A range has seen no data, or a quantizer is made of functions that need
-            more than one number; names the layer.
+        activations: The quantized activations of a scope; a graph may be built without them.
     """
     by_layer = {layer.name[: -len(INPUT)]: layer for layer in activations}
     owners = {
@@ -57,30 +54,52 @@ def fix_activations(
         if layer.name in by_layer
         for v in graph.weights_of(layer)
     }
+    found = {}
+    for function in graph.functions:
+        is_layer = function.info.type_name in CHANNEL_AXIS and len(function.inputs) > WEIGHT_INPUT
+        owner = owners.get(function.inputs[WEIGHT_INPUT]) if is_layer else None
+        x = None if owner is None else float_input(function.inputs[0])
+        if owner is not None and x is not None:
+            found[function] = Entering(owner, x)
+    return found
+
+
+def fix_activations(
+    graph: LiveGraph,
+    outputs: Mapping[str, Variable],
+    entering: Mapping[Any, Entering],
+    chosen: Mapping[str, int],
+) -> Fixed:
+    """The graph anew, with one quantizer of each mixture of activations by scalar functions.
+
+    Args:
+        graph: The graph above ``outputs``.
+        outputs: Its outputs by name.
+        entering: As of :func:`quantized_inputs`.
+        chosen: The index of the quantizer of each tensor.
+
+    Raises:
+        ValueError: A range has seen no data, or a quantizer is made of functions that need
+            more than one number; names the layer.
+    """
     made: Dict[Variable, Variable] = {}
     tensors: Dict[str, DeployedActivation] = {}
     variables: Dict[str, Variable] = {}
     for function in graph.functions:
         inputs = [made.get(v, v) for v in function.inputs]
-        owner = _owner(function, owners)
-        x = float_input(function.inputs[0]) if owner is not None else None
-        if owner is not None and x is not None:
+        if function in entering:
+            owner, x = entering[function]
             index = chosen[owner.name]
             inputs[0], scale, offset = _fixed(made.get(x, x), owner, index)
-            count = sum(other.layer == owner.name for other in tensors.values())
-            name = owner.name.replace(INPUT, "/input") + (f"_{count + 1}" if count else "")
-            variables[name] = inputs[0]
-            tensors[name] = _described(name, owner, index, inputs[0], scale, offset)
+            if not owner.mixture.quantizers[index].is_float:
+                count = sum(other.layer == owner.name for other in tensors.values())
+                name = owner.name[: -len(INPUT)] + "/input" + (f"_{count + 1}" if count else "")
+                variables[name] = inputs[0]
+                tensors[name] = _described(name, owner, index, inputs[0], scale, offset)
         elif not any(v in made for v in function.inputs):
             continue
         made.update(zip(function.outputs, again(function, inputs, "deploy")))
     return Fixed({name: made.get(v, v) for name, v in outputs.items()}, tensors, variables)
-
-
-def _owner(function: Any, owners: Mapping[Variable, QuantizedTensor]) -> Any:
-    if function.info.type_name not in CHANNEL_AXIS or len(function.inputs) <= WEIGHT_INPUT:
-        return None
-    return owners.get(function.inputs[WEIGHT_INPUT])
 
 
 def _described(

@@ -13,7 +13,7 @@ from nnabla_dqa._util.warn import warn
 from nnabla_dqa.export.deployed import Deployed, Deployment
 from nnabla_dqa.export.nnp import write_nnp
 from nnabla_dqa.export.tensor import DeployedTensor, distinct_values
-from nnabla_dqa.graph.activations import fix_activations
+from nnabla_dqa.graph.activations import fix_activations, quantized_inputs
 from nnabla_dqa.graph.save import network_definition
 from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.layers.report import LayerReport, Report, report
@@ -119,7 +119,8 @@ def _deployed(
     _check_inputs(graph, inputs)
     present = [layer for layer in find_quantized() if layer.weight.data in graph.leaves]
     layers = [layer for layer in present if layer.is_weight]
-    activations = [layer for layer in present if not layer.is_weight]
+    entering = quantized_inputs(graph, layers, [t for t in present if not t.is_weight])
+    present = [*layers, *dict.fromkeys(found.tensor for found in entering.values())]
     if not layers:
         raise ValueError(
             "deploy: the graph has no DQA layer of the current parameter scope; call it in the "
@@ -135,7 +136,7 @@ def _deployed(
     if select == "argmax":
         _check_open(graph, present)
     chosen = {name: row.argmax if select == "argmax" else row.target for name, row in rows.items()}
-    fixed = fix_activations(graph, outputs, layers, activations, chosen)
+    fixed = fix_activations(graph, outputs, entering, chosen)
     outputs, graph = fixed.outputs, LiveGraph.of(fixed.outputs)
     materialised: Dict[str, List[Variable]] = {}
     tensors: Dict[str, DeployedTensor] = {}

@@ -87,7 +87,8 @@ class QuantizedTensor:
     @cached_property
     def layout(self) -> Mapping[str, StateEntry]:
         """What the arrays of its state are, by their paths in the state scope."""
-        return self.config.layout(self.weight.shape)
+        # Activations have one range whatever their shape, and come before their layer's weights.
+        return self.config.layout(self.weight.shape if self.is_weight else ())
 
     @cached_property
     def state(self) -> Dict[str, Any]:
@@ -141,7 +142,7 @@ class QuantizedTensor:
         if not mixture.has_quantizer_state or not self.is_weight:
             return unset
         for q, state in zip(mixture.quantizers, mixture.quantizer_states(self.state)):
-            arrays = {name: v.data.get_data("r") for name, v in state.items()}
+            arrays = {name: state[name].data.get_data("r") for name in unset_names(q)}
             if all(array.all() for array in arrays.values()):
                 continue
             for name, value in initial_values(q, self.weight.d).items():

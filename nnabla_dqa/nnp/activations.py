@@ -72,7 +72,7 @@ def _functions(x: Any, q: Any) -> List[Any]:
 
 def _insert(network: Any, layer: FileLayer, chain: List[Any]) -> List[Tuple[str, Tuple[int, ...]]]:
     """Put the chain before each function of the layer; names and shapes of what it gives."""
-    shapes = {v.name: v.shape for v in network.variable}
+    variables = {v.name: v for v in network.variable}
     made: Dict[str, str] = {}
     functions: List[Any] = []
     found = []
@@ -83,12 +83,16 @@ def _insert(network: Any, layer: FileLayer, chain: List[Any]) -> List[Tuple[str,
             if x not in made:
                 number = f"_{len(made) + 1}" if made else ""
                 made[x] = f"{layer.name}/input{number}"
-                functions += _renamed(chain, x, made[x])
-                for step in functions[-len(chain) :] if chain else ():
-                    added = network.variable.add(name=step.output[0], type="Buffer")
-                    added.shape.CopyFrom(shapes[x])
+                steps = _renamed(chain, x, made[x])
+                for step in steps:
+                    # Within a loop it is one for each turn, as what it is computed from.
+                    step.repeat_id[:] = function.repeat_id
+                    added = network.variable.add()
+                    added.CopyFrom(variables[x])
+                    added.name, added.type = step.output[0], "Buffer"
+                functions += steps
                 if chain:
-                    found.append((made[x], tuple(shapes[x].dim)))
+                    found.append((made[x], tuple(variables[x].shape.dim)))
             function.input[0] = made[x] if chain else x
         functions.append(function)
     copies = [nnabla_pb2.Function.FromString(f.SerializeToString()) for f in functions]

@@ -11,6 +11,7 @@ import numpy as np
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.tables import format_table
+from nnabla_dqa.export.activation import DeployedActivation
 from nnabla_dqa.export.metadata import read_activations
 from nnabla_dqa.nnp.inspect import running_networks
 from nnabla_dqa.nnp_format.archive import Archive
@@ -75,38 +76,56 @@ def check_activations(
     stated = read_activations(archive)
     if not stated:
         raise ValueError(f"{path}: the file names no quantized activations")
-    run = [*running_networks(archive.definition), archive.definition.network[0].name][0]
+    networks = {network.name: network for network in archive.definition.network}
+    run = networks[[*running_networks(archive.definition), *networks][0]]
     found = _run(path, run, inputs, [a.name for a in stated])
-    stated = [a for a in stated if a.name in found]
-    rows = tuple(
-        CheckedActivation(
-            a.layer,
-            a.quantizer.name,
-            a.quantizer.levels,
-            int(np.unique(found[a.name]).size),
-            a.fault(found[a.name]),
-        )
-        for a in stated
+    elsewhere = {v.name for network in networks.values() for v in network.variable}
+    return ActivationCheck(
+        Path(path),
+        tuple(
+            _checked(a, found[a.name])
+            for a in stated
+            # Those of other networks are not computed here.
+            if found[a.name].size or a.name not in elsewhere
+        ),
     )
-    return ActivationCheck(Path(path), rows)
+
+
+def _checked(activation: DeployedActivation, values: np.ndarray) -> CheckedActivation:
+    info = activation.quantizer
+    fault = activation.fault(values) if values.size else "the file has no such variable"
+    return CheckedActivation(
+        activation.layer, info.name, info.levels, int(np.unique(values).size), fault
+    )
 
 
 def _run(
-    path: PathLike, name: str, inputs: Mapping[str, np.ndarray], names: List[str]
+    path: PathLike, definition: Any, inputs: Mapping[str, np.ndarray], names: List[str]
 ) -> Dict[str, Any]:
-    """The values of a network's variables of these names, computed by NNabla alone."""
+    """All values of a network's variables of these names, computed by NNabla alone.
+
+    A variable in a loop is one for each turn, called ``name_loop[0]`` and so on.
+    """
+    loops = {v.name: f"{v.name}_{v.repeat_id[0]}[" for v in definition.variable if v.repeat_id}
     with nn.context_scope(nn.Context(["cpu:float"])):
         graph = nn.graph_def.load(str(path))
-        network = graph.networks[name]
+        graph.expand_loop_control()
+        network = graph.networks[definition.name]
         missing = sorted(set(network.inputs) ^ set(inputs))
         if missing:
             raise ValueError(f"{path}: its inputs are {list(network.inputs)}, not {list(inputs)}")
         arrays = [np.asarray(inputs[name], np.float32) for name in network.inputs]
         network(*[nn.Variable.from_numpy_array(array) for array in arrays])
         variables = {
-            name: network.variables[name].variable_instance
+            name: [
+                v.variable_instance
+                for key, v in network.variables.items()
+                if key == name or (name in loops and key.startswith(loops[name]))
+            ]
             for name in names
-            if name in network.variables
         }
-        nn.forward_all(list(variables.values()))
-    return {name: v.d.copy() for name, v in variables.items()}
+        nn.forward_all([v for several in variables.values() for v in several])
+    return {
+        name: np.concatenate([np.zeros(0, np.float32), *(v.d.ravel() for v in several)])
+        for name, several in variables.items()
+    }

@@ -125,6 +125,11 @@ def convert_file(
     for name, mixture in result.all_mixtures.items():
         warning = mixture.mixing.check(mixture.quantizers)
         messages += [f"layer {name}: {warning}"] if warning else []
+    if any(assignment.activations for assignment in result.assigned.values()):
+        messages.append(
+            "activations are quantized where nnabla-dqa trains and deploys the file; another NNabla "
+            "runs the converted file with float ones"
+        )
     size = result.save(target)
     return Conversion(Path(target), result, size, tuple(messages))
 

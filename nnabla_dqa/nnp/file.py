@@ -103,7 +103,9 @@ class NetworkFile:
     def all_mixtures(self) -> Dict[str, Mixture]:
         """:attr:`mixtures` and those of what enters layers, ``conv1/conv:input``."""
         assigned = self.assigned.items()
-        entering = {name + INPUT: a.activations for name, a in assigned if a.activations is not None}
+        entering = {
+            name + INPUT: a.activations for name, a in assigned if a.activations is not None
+        }
         return {**self.mixtures, **entering}
 
     @property

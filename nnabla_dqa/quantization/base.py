@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import functools
 from typing import (
     Any,
     ClassVar,
@@ -292,10 +293,11 @@ def observations(quantizer: Quantizer, statistics: Statistics) -> Dict[str, Vari
     return {name: F.concatenate(v, statistics.one, axis=1) for name, v in seen.items()}
 
 
+@functools.cache
 def unset_names(quantizer: Quantizer) -> Tuple[str, ...]:
-    """The arrays whose first value depends on the data, in the order of :meth:`state`."""
-    entries = quantizer.state(1).items()
-    return tuple(name for name, e in entries if e.kind == "quantizer" and not e.initial.any())
+    """The arrays whose first value depends on the data."""
+    with nn.auto_forward(False):
+        return tuple(quantizer.initial_state(Statistics(nn.Variable((1, 2)))))
 
 
 def all_observations(

@@ -10,7 +10,7 @@ import nnabla.functions as F
 import numpy as np
 
 from nnabla_dqa.quantization.base import Grid, Quantizer, State, StateEntry
-from nnabla_dqa.quantization.graph_ops import Variable, detach, difference, scale_rows
+from nnabla_dqa.quantization.graph_ops import Variable, detach, difference, scale_rows, shift_rows
 from nnabla_dqa.quantization.statistics import Statistics, positive
 from nnabla_dqa.quantization.validation import check_bits, check_channel_axis
 
@@ -34,19 +34,24 @@ class LSQ(Quantizer):
         channel_axis: One step per index of this axis; None: one per tensor.
         signed: False for what is never negative, as after a ReLU: ``n = 0`` and
             ``p = 2^bits - 1``.
+        offset: Learn an offset ``b`` too (LSQ+, arXiv 2004.09576, eq. 3 and 4):
+            ``Q(x) = s * round(clip((x - b) / s, -n, p)) + b``. It starts at 0; its gradient is 0
+            inside the clip and 1 outside, times the same factor.
     """
 
     bits: int
     channel_axis: Optional[int] = None
     signed: bool = True
+    offset: bool = False
 
     tensors: ClassVar[Tuple[str, ...]] = ("weight", "activation")
 
     def __post_init__(self) -> None:
         check_bits(self, 2, 8)
         check_channel_axis(self)
-        if not isinstance(self.signed, bool):
-            raise ValueError(f"LSQ: signed={self.signed!r} is neither true nor false")
+        for name in ("signed", "offset"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"LSQ: {name}={getattr(self, name)!r} is neither true nor false")
 
     @property
     def clip(self) -> Tuple[float, float]:
@@ -56,7 +61,8 @@ class LSQ(Quantizer):
         return 2.0 ** (self.bits - 1), 2.0 ** (self.bits - 1) - 1
 
     def state(self, rows: int) -> Dict[str, StateEntry]:
-        return {"step": StateEntry(np.zeros((rows, 1), np.float32), "quantizer")}
+        entry = StateEntry(np.zeros((rows, 1), np.float32), "quantizer")
+        return {"step": entry, "offset": entry} if self.offset else {"step": entry}
 
     def initial_state(self, statistics: Statistics) -> Dict[str, Variable]:
         return {"step": F.mul_scalar(statistics.mean_magnitude, 2 / math.sqrt(self.clip[1]))}
@@ -64,15 +70,23 @@ class LSQ(Quantizer):
     def grid_from(self, statistics: Statistics, state: State) -> Grid:
         step = positive(state["step"])
         n, _ = self.clip
-        codes = F.add_scalar(F.round(self._clipped(statistics.w, step)), n)
-        return Grid(codes, step, F.mul_scalar(step, -n))
+        lowest, w = F.mul_scalar(step, -n), statistics.w
+        if self.offset:
+            lowest, w = F.add2(lowest, state["offset"]), _shifted(w, state["offset"])
+        codes = F.add_scalar(F.round(self._clipped(w, step)), n)
+        return Grid(codes, step, lowest)
 
     def surrogate(self, w: Variable, state: State) -> Variable:
         step = positive(state["step"])
         fixed = detach(step)
         factor = 1 / math.sqrt(w.shape[1] * self.clip[1])
         step = F.add2(fixed, F.mul_scalar(difference(step, fixed), factor))
-        return scale_rows(F.round(self._clipped(w, step)), step)
+        if not self.offset:
+            return scale_rows(F.round(self._clipped(w, step)), step)
+        fixed = detach(state["offset"])
+        offset = F.add2(fixed, F.mul_scalar(difference(state["offset"], fixed), factor))
+        q = scale_rows(F.round(self._clipped(_shifted(w, offset), step)), step)
+        return shift_rows(q, offset)
 
     def _clipped(self, w: Variable, step: Variable) -> Variable:
         n, p = self.clip
@@ -81,7 +95,13 @@ class LSQ(Quantizer):
 
     def to_json(self) -> Dict[str, Any]:
         data = super().to_json()
+        # Layers of earlier files are known by the JSON without what is as it was then.
         if self.signed:
-            # Layers of earlier files are known by the JSON without it.
             del data["signed"]
+        if not self.offset:
+            del data["offset"]
         return data
+
+
+def _shifted(w: Variable, offset: Variable) -> Variable:
+    return shift_rows(w, F.mul_scalar(offset, -1.0))

@@ -59,7 +59,7 @@ class AttentionHistory:
             self.attention.setdefault(layer.name, []).append(values)
         temperature = first.state.get("temperature")
         self.temperatures.append(None if temperature is None else float(temperature.d[0]))
-        if curve:
+        if curve and first.is_weight:
             w = first.weight.d.ravel()
             order = np.argsort(w)
             mixed = first.mixed_weights().ravel()

@@ -207,3 +207,22 @@ def test_numbers_beyond_half_precision_are_finite():
     w.g[1, 2] = np.inf
     with pytest.raises(NonFiniteError, match="layer affine: the gradient of W is NaN or infinite"):
         check_finite(dqa.find_quantized())
+
+
+@pytest.mark.parametrize("hard", [False, True])
+def test_activations_are_quantized_in_float32(hard):
+    x = nn.Variable.from_numpy_array(np.random.RandomState(0).rand(2, 3, 6, 6))
+
+    def build():
+        both = {"quantizers": [dqa.MinMax(2)], "activations": [dqa.PACT(b) for b in (2, 4, 8)]}
+        return PF.dqa_convolution(F.relu(x), 4, (3, 3), name="c", **both)
+
+    y = build()
+    if hard:
+        with dqa.hard():
+            y = build()
+    half, single = kinds(y)
+    assert sorted(half) == ["Convolution", "ReLU"]
+    assert "Round" in single
+    y.forward()
+    assert np.isfinite(y.d).all()

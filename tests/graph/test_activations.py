@@ -18,6 +18,7 @@ SETS = {
     "PACT": PACT,
     "LSQ": LSQ,
     "signed LSQ": (dqa.LSQ(3),),
+    "LSQ with an offset": (dqa.LSQ(3, offset=True),),
     "sign": (dqa.Sign(),),
     "PACT alone": PACT[1:2],
     "with float": (dqa.PACT(2), dqa.FullPrecision()),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import argparse
+
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as NPF
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 
 import nnabla_dqa as dqa
+from nnabla_dqa.commands import convert
 from nnabla_dqa.graph.save import save_network
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
@@ -132,6 +135,7 @@ def test_rules_choose_and_keep(tmp_path):
         "f/affine": None,
     }
     assert "PACT2" in str(result)
+    assert "runs the converted file with float ones" in result.messages[-1]
 
 
 def test_a_file_kept_float_keeps_float_activations(tmp_path):
@@ -158,3 +162,29 @@ def test_files_of_others_convert_and_build(source, tmp_path):
     assert {n: a.activations for n, a in file.assigned.items()} == {
         n: a.activations for n, a in result.file.assigned.items()
     }
+
+
+def converted_by(arguments):
+    """What ``nnabla-dqa convert`` makes of these arguments, by the layers' names."""
+    parser = argparse.ArgumentParser()
+    convert.add(parser)
+    parsed = parser.parse_args([str(argument) for argument in arguments])
+    assert convert.run(parsed, lambda _: None) == 0
+    assigned = NetworkFile.read(parsed.output).assigned
+    return {name: str(a.activations) for name, a in assigned.items() if a.activations}
+
+
+def test_the_command_takes_them_as_options_or_from_a_file(tmp_path):
+    source = write(tmp_path / "n.nnp")
+    options = ["--quantizers", "sawb:2", "--activations", "pact:2,4", "--keep-activations", "f*"]
+    found = converted_by([source, "-o", tmp_path / "a.nnp", *options])
+    assert found == {"c2/conv": f"{dqa.PACT(2)}, {dqa.PACT(4)}"}
+    rules = tmp_path / "rules.yaml"
+    rules.write_text(
+        "quantizers: sawb:2\nactivations: pact:2,4\nkeep_activations: f*\n"
+        "rules:\n  - {layers: c1*, quantizers: sawb:8, activations: lsq:8}\n"
+    )
+    found = converted_by([source, "-o", tmp_path / "b.nnp", "--rules", rules])
+    assert found == {"c1/conv": str(dqa.LSQ(8)), "c2/conv": f"{dqa.PACT(2)}, {dqa.PACT(4)}"}
+    with pytest.raises(ValueError, match="--rules is given with"):
+        converted_by([source, "-o", tmp_path / "c.nnp", "--rules", rules, *options])

@@ -99,6 +99,22 @@ def test_lsq(bits, signed):
     np.testing.assert_allclose(grads[0]["step"], [[total]], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.parametrize("signed", [True, False])
+def test_lsq_with_an_offset(signed):
+    """LSQ+ (arXiv 2004.09576): the gradient to the offset is 0 inside the clip, 1 outside."""
+    x, upstream = some(4)
+    step, offset = float(np.float32(0.21)), float(np.float32(-0.4))
+    state = {"step": [[step]], "offset": [[offset]]}
+    q, by_x, grads, _ = run([dqa.LSQ(2, None, signed, True)], x, [state], None, upstream)
+    expected, inside, by_step = lsq(x.astype(float) - offset, 2, step, signed)
+    np.testing.assert_allclose(q, expected + offset, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(by_x, upstream * inside, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(grads[0]["step"], [[(upstream * by_step).sum()]], rtol=1e-4)
+    factor = 1 / np.sqrt(x.size * (1 if signed else 3))
+    total = (upstream * (1 - inside)).sum() * factor
+    np.testing.assert_allclose(grads[0]["offset"], [[total]], rtol=1e-4, atol=1e-5)
+
+
 def test_sign():
     x, upstream = some()
     x[0, 0, :3] = 0, 1.5, -1.5
@@ -136,7 +152,10 @@ EDGES = {
     "huge": np.array([[1e30, -1e30, 0.0]]),
     "zeros": np.zeros((2, 2)),
 }
-QUANTIZERS = [dqa.EMAMinMax(2), dqa.PACT(4), dqa.LSQ(2, signed=False), dqa.LSQ(3), dqa.Sign()]
+QUANTIZERS = [
+    *(dqa.EMAMinMax(2), dqa.PACT(4), dqa.LSQ(2, signed=False), dqa.LSQ(3), dqa.Sign()),
+    dqa.LSQ(3, offset=True),
+]
 
 
 @pytest.mark.parametrize("quantizer", QUANTIZERS, ids=str)

@@ -83,3 +83,11 @@ def test_activations_need_quantizers(tmp_path):
     _, recipe = make(tmp_path)
     with pytest.raises(RecipeError, match="activations need quantizers of the weights"):
         changed(recipe, activations="pact:2")
+
+
+def test_one_quantizer_for_weights_and_several_for_activations(tmp_path):
+    converted, recipe = make(tmp_path, dqa.Rules("sawb:2", activations="pact:2,4,8"))
+    result = train(converted, recipe, tmp_path / "t.nnp")
+    (row,) = [row for row in result.report.layers if row.tensor == "activation"]
+    assert row.hard
+    assert row.name in result.epochs[0].attention

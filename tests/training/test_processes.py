@@ -110,6 +110,39 @@ def test_the_loss_of_the_other_process_is_not_finite(tmp_path):
     assert "the loss is nan after 1 steps" in one_line(error)
 
 
+def test_running_ranges_are_those_of_all_processes(tmp_path):
+    """Averaged like gradients: the other process has seen a maximum that is larger by one."""
+    seen = []
+
+    def wish(update, arrays):
+        ranges = [a for a in arrays if a.shape == (1, 3)]
+        assert ranges
+        if update == 1:
+            for array in ranges:
+                add(array, [0, 0.5, 0])
+            seen.extend(array.data.copy() for array in ranges)
+
+    job, loop = loop_with(
+        tmp_path, wish, epochs=1, quantizers="minmax:2", activations="emaminmax:2,decay=0.0"
+    )
+    updates = []
+    original = loop._update
+
+    def update(*arguments):
+        result = original(*arguments)
+        if not updates:
+            layers = [layer for layer in job.layers if layer.running]
+            updates.extend(layer.state["emaminmax/range"].d.copy() for layer in layers)
+        return result
+
+    update.scaler = original.scaler
+    loop._update = update
+    loop.run()
+    assert len(seen) == len(updates) > 1
+    found, expected = (sorted(a.ravel().tolist() for a in arrays) for arrays in (updates, seen))
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("keys", "name"),
     [

@@ -16,7 +16,8 @@ from nnabla_dqa.quantization.statistics import Statistics
 class Sign(Quantizer):
     """Binary activations (arXiv 1602.02830, eq. 1 and 4).
 
-    ``Q(x) = 1`` for ``x >= 0``, else ``-1``; ``dQ/dx = 1`` for ``-1 < x < 1``, else 0.
+    ``Q(x) = 1`` for ``x >= 0``, else ``-1``; ``dQ/dx = 1`` for ``-1 < x < 1``, else 0. Behind
+    a ReLU all of it is 1: it is for inputs of both signs.
     """
 
     tensors: ClassVar[Tuple[str, ...]] = ("activation",)
