@@ -127,8 +127,8 @@ def convert_file(
         messages += [f"layer {name}: {warning}"] if warning else []
     if any(assignment.activations for assignment in result.assigned.values()):
         messages.append(
-            "activations are quantized where nnabla-dqa trains and deploys the file; another NNabla "
-            "runs the converted file with float ones"
+            "activations are quantized where nnabla-dqa trains and deploys the file; any other "
+            "NNabla runs the converted file with float ones"
         )
     size = result.save(target)
     return Conversion(Path(target), result, size, tuple(messages))
