@@ -289,7 +289,7 @@ def test_of_nets_that_are_gone_little_is_kept(backend):
 
 
 def test_what_was_recorded_is_what_is_live():
-    """Layers of one, two and three quantizers; each one's coefficients are in the definition once."""
+    """Of one, two and three quantizers; each layer's coefficients are in the definition once."""
 
     def model(x):
         h = x

@@ -157,7 +157,7 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
 
     def _read(self, inputs: List[Any]) -> List[int]:
         """The addresses of the inputs, in float32 on the device."""
-        addresses = []
+        addresses: List[int] = []
         for v, shape in zip(inputs, self._shapes):
             self._check(v.shape, shape)
             array = v.data
