@@ -10,7 +10,7 @@ from typing import Optional, Sequence
 
 import nnabla.functions as F
 
-from nnabla_dqa.quantization import FullPrecision, Grid, Quantizer, Statistics
+from nnabla_dqa.quantization import Grid, Quantizer, Statistics
 from nnabla_dqa.quantization.base import (
     QuantizedForm,
     RowLayout,
@@ -44,7 +44,7 @@ def mixture(
         A variable shaped like ``w``. Where ``a`` is one-hot its forward value
         is that quantizer's value bit for bit.
     """
-    if all(isinstance(q, FullPrecision) for q in quantizers):
+    if all(q.is_float for q in quantizers):
         return w
     states = states or [{}] * len(quantizers)
     layout = RowLayout.of(w.shape, common_axis(quantizers))
