@@ -82,3 +82,14 @@ def drop_unused(deployed: Deployed) -> None:
     for section in (*deployed.definition.executor, *deployed.definition.optimizer):
         keep_only(section.parameter_variable, lambda listed: listed.variable_name in used)
     deployed.parameters = {k: v for k, v in deployed.parameters.items() if k in used}
+    deployed.tensors = {k: v for k, v in deployed.tensors.items() if k in used}
+
+
+def check_run(file: NetworkFile) -> None:
+    """Raise NNPError unless a quantized layer of a converted file is in a network that is run."""
+    runs = running_networks(file.archive.definition)
+    if runs and not any(use.network in runs for layer in file.rewritten for use in layer.uses):
+        raise NNPError(
+            f"{file.archive.path}: no quantized layer is in the network that is run "
+            f"({', '.join(runs)})"
+        )

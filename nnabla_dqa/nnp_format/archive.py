@@ -143,6 +143,11 @@ class Archive:
                         f"{self.path}: function {function.name} of network {network.name} has "
                         f"type {function.type!r}, which this NNabla does not know"
                     )
+                if _has_zero_stride(function):
+                    raise NNPError(
+                        f"{self.path}: function {function.name} of network {network.name} has a "
+                        f"stride that is not 1 or more"
+                    )
                 for name in (*function.input, *function.output):
                     if name not in known:
                         raise NNPError(
@@ -175,6 +180,15 @@ def keep_only(repeated: Any, keep: Callable[[Any], bool]) -> None:
     if len(kept) < len(repeated):
         del repeated[:]
         repeated.extend(kept)
+
+
+def _has_zero_stride(function: Any) -> bool:
+    # NNabla divides by it, which ends the process.
+    for field, arguments in function.ListFields():
+        if field.message_type is not None and "stride" in field.message_type.fields_by_name:
+            stride = arguments.stride
+            return any(n < 1 for n in getattr(stride, "dim", [stride or 1]))
+    return False
 
 
 def _version() -> bytes:

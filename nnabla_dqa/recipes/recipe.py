@@ -15,9 +15,11 @@ import nnabla.solvers as S
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.messages import one_line
 from nnabla_dqa._util.renamed import renamed
-from nnabla_dqa.layers.rules import Rules
+from nnabla_dqa.layers.rules import Rule, Rules
 from nnabla_dqa.layers.scopes import make_mixture
-from nnabla_dqa.mixing import Mixture
+from nnabla_dqa.mixing import MixingRule, Mixture
+from nnabla_dqa.quantization import Quantizer
+from nnabla_dqa.quantization.notation import QuantizerSet
 from nnabla_dqa.recipes.checks import (
     RecipeError,
     check_fields,
@@ -337,8 +339,15 @@ def method_of(mixtures: Iterable[Mixture]) -> str:
 
 def _json(instance: Any) -> Dict[str, Any]:
     values = {key_of(f): getattr(instance, f.name) for f in dataclasses.fields(instance)}
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in values.items()
-        if value is not None
-    }
+    return {key: _plain(value) for key, value in values.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """Quantizers, mixing rules and rules as the mappings that stand for them."""
+    if isinstance(value, (Quantizer, QuantizerSet, MixingRule, Rule)):
+        value = value.to_json()
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return value

@@ -11,6 +11,7 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
+from google.protobuf import text_format
 from nnabla.utils import nnabla_pb2
 
 from nnabla_dqa.nnp.convert import convert_file
@@ -215,3 +216,16 @@ def test_normalization_that_lacks_inputs(left, tmp_path):
     refused(path, *words, read=lambda path: convert_file(path, tmp_path / "out.nnp"))
     refused(path, *words, read=lambda path: Program(NetworkFile.read(path)))
     assert not (tmp_path / "out.nnp").exists()
+
+
+@pytest.mark.parametrize("kind", ["Convolution", "MaxPooling"])
+def test_a_stride_of_zero(kind, tmp_path):
+    archive = Archive.read(small().save(tmp_path / "m.nnp"))
+    function = next(f for f in archive.definition.network[0].function if f.type == "Convolution")
+    function.type = kind
+    parameters = function.convolution_param if kind == "Convolution" else function.max_pooling_param
+    del parameters.stride.dim[:]
+    parameters.stride.dim.extend([1, 0])
+    text = text_format.MessageToString(archive.definition).encode()
+    rewritten(tmp_path / "m.nnp", **{".nntxt": text})
+    refused(tmp_path / "m.nnp", function.name, "stride")

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import yaml
 
+import nnabla_dqa as dqa
 from nnabla_dqa.recipes.recipe import LOSSES, DataRecipe, Recipe, RecipeError
 from nnabla_dqa.recipes.yaml_files import merged
 from nnabla_dqa.training.run import train
@@ -415,3 +416,26 @@ def test_lambda_draws_attention_to_low_bits(tmp_path):
     np.testing.assert_array_equal(ends[1], ends[2])
     assert (ends[0] != ends[1]).any()
     assert ends[3].argmax() == 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"quantizers": [dqa.MinMax(2), dqa.SAWB(4)], "mixing": dqa.BinaryRelax()},
+        {"rules": [dqa.Rule("fc*", "bwn@channel", None)], "quantizers": dqa.MinMax(2)},
+        {
+            "rules": (
+                dqa.Rule("*", "minmax:2,4", dqa.BinaryRelax()),
+                {"layers": "a", "quantizers": "bwn"},
+            )
+        },
+    ],
+)
+def test_objects_of_python(given, tmp_path):
+    recipe = Recipe("a.npz", "a.nnp", **given)
+    text = yaml.safe_dump(recipe.to_json())
+    (tmp_path / "r.yaml").write_text(text)
+    again = Recipe.from_yaml(tmp_path / "r.yaml")
+    assert json.loads(json.dumps(again.to_json()))["data"]["train"].endswith("a.npz")
+    assert again.quantization == recipe.quantization
+    assert again.mixture() == recipe.mixture()

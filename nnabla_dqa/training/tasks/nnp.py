@@ -14,8 +14,9 @@ from nnabla_dqa.layers.scopes import hard
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.deploy import deploy_file
 from nnabla_dqa.nnp.file import CONVERTED, FLOAT, NetworkFile
-from nnabla_dqa.nnp.inspect import target_inputs
+from nnabla_dqa.nnp.inspect import running_networks, target_inputs
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp.prune import check_run
 from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import DISTILLATION, Recipe, RecipeError
@@ -40,7 +41,7 @@ class FileNetwork(Network):
         recipe: Names the NNP.
 
     Raises:
-        NNPError: It has no layer that learns low bits.
+        NNPError: It has no layer that learns low bits, or none in the network that is run.
         RecipeError: It is converted already, and the recipe names quantizers.
     """
 
@@ -48,6 +49,7 @@ class FileNetwork(Network):
         self.recipe = recipe
         self.messages: List[str] = []
         self.file = self._read(str(recipe.network))
+        check_run(self.file)
         self.mixtures = self.file.mixtures
         self.identity = self.file.archive.metadata
         self.plan = resolve(self.file, recipe)
@@ -109,7 +111,8 @@ class FileNetwork(Network):
         ]
         if folder is None:
             return Written(target, None, {})
-        deployed = deploy_file(target, folder / "deployed.nnp")
+        every = not running_networks(result.archive.definition)
+        deployed = deploy_file(target, folder / "deployed.nnp", whole=every)
         return Written(target, deployed.path, layer_notes(deployed))
 
 
