@@ -89,7 +89,7 @@ def _complain(text: str) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).replace("max_bytes", "--max-bytes")
     if isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"
     # Errors of this package say what is wrong; of others at least the kind is told.

@@ -9,7 +9,7 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import yaml
 
-from nnabla_dqa.commands._arguments import OutputError, beside, check_output
+from nnabla_dqa.commands._arguments import OutputError, add_max_bytes, beside, check_output
 from nnabla_dqa.commands._format import epoch_line, tell_stopped
 from nnabla_dqa.commands.gpus import check_own_gpu, refuse_gpu_options
 from nnabla_dqa.distributed import open_communicator
@@ -67,6 +67,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--run", metavar="FOLDER", type=Path, help="the folder of the run, besides the NNP"
     )
     parser.add_argument("--force", action="store_true", help="overwrite the NNP if it exists")
+    add_max_bytes(parser)
     parser.add_argument("--data", metavar="DATA", help="train on this, whatever the recipe says")
     parser.add_argument("--seed", metavar="N", type=int, help="instead of the recipe's")
     parser.add_argument(
@@ -140,6 +141,7 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
                 context=context,
                 save_seconds=60 * arguments.save_every,
                 communicator=communicator,
+                max_bytes=arguments.max_bytes,
             )
         except TrainingStopped as stopped:
             if not stopped.together:

@@ -86,9 +86,10 @@ def drop_unused(deployed: Deployed) -> None:
 
 
 def check_run(file: NetworkFile) -> None:
-    """Raise NNPError unless a quantized layer of a converted file is in a network that is run."""
+    """Raise NNPError if quantized layers are in no network that is run; all may be float."""
     runs = running_networks(file.archive.definition)
-    if runs and not any(use.network in runs for layer in file.rewritten for use in layer.uses):
+    uses = [use for layer in file.rewritten for use in layer.uses]
+    if runs and uses and not any(use.network in runs for use in uses):
         raise NNPError(
             f"{file.archive.path}: no quantized layer is in the network that is run "
             f"({', '.join(runs)})"

@@ -114,7 +114,8 @@ class Recipe:
         quantizers: Such as ``minmax:2,4,8`` or ``sawb:2@channel``; default:
             those that a converted NNP has, none (a float net) for a model.
         rules: Other quantizers for some layers, as in the file of ``nnabla-dqa
-            convert --rules``: ``[{layers: "conv1*", quantizers: float}]``.
+            convert --rules``: ``[{layers: "conv1*", quantizers: float}]``; without
+            ``quantizers`` the other layers stay float.
         mixing: ``attention`` (DQA, the default), ``binary_relax``, or ``{type: ..., ...}``.
         epochs: Passes over the training data.
         batch_size: Samples a step, of all processes together.
@@ -190,6 +191,11 @@ class Recipe:
                 f"end={schedule['end']:g}"
             )
         self._check_kind()
+        if self.mixing is not None and self.quantizers is None and not self.rules:
+            raise RecipeError(
+                "key 'mixing' needs 'quantizers'; a converted NNP has its own mixing rule (convert "
+                "--mixing)"
+            )
         try:
             self.mixture()
         except (ValueError, AttributeError, TypeError) as error:
@@ -216,16 +222,27 @@ class Recipe:
     def quantization(self) -> Optional[Rules]:
         """The quantizers of the layers, by rules; None if the recipe names none."""
         keys = {key: getattr(self, key) for key in _QUANTIZATION}
-        rules = Rules.from_mapping({key: v for key, v in keys.items() if v is not None})
+        rules = Rules.from_mapping(
+            {"quantizers": "float", **{key: v for key, v in keys.items() if v is not None}}
+        )
         return None if self.quantizers is None and not self.rules else rules
 
     def mixture(self) -> Optional[Mixture]:
         """What the layers that no rule names mix; None for a float net."""
+        return next(iter(self._mixtures()), None)
+
+    def _mixtures(self) -> List[Mixture]:
+        """What the layers mix: those that no rule names, then those of each rule."""
+        made: List[Mixture] = []
         rules = self.quantization
         if rules is None:
-            return None
-        quantizers = rules.quantizers.for_axis(0)
-        return make_mixture(*quantizers, mixing=rules.mixing if len(quantizers) > 1 else None)
+            return made
+        sets = [(rules.quantizers, rules.mixing)]
+        sets += [(rule.quantizers, rule.mixing or rules.mixing) for rule in rules.rules]
+        for quantizer_set, mixing in sets:
+            quantizers = quantizer_set.for_axis(0)
+            made.append(make_mixture(*quantizers, mixing=mixing if len(quantizers) > 1 else None))
+        return made
 
     def make_schedule(
         self, mixture: Mixture, steps: int, steps_per_epoch: int
@@ -239,8 +256,7 @@ class Recipe:
     @property
     def method(self) -> str:
         """``"Full precision"`` or the label of the mixing rule, such as ``"DQA"``."""
-        mixture = self.mixture()
-        return method_of([] if mixture is None else [mixture])
+        return method_of(self._mixtures())
 
     @classmethod
     def keys(cls) -> List[str]:
@@ -332,7 +348,8 @@ class Recipe:
 
 def method_of(mixtures: Iterable[Mixture]) -> str:
     """What tables call a training whose layers mix these."""
-    rules = [mixture.mixing for mixture in mixtures]
+    quantized = [m for m in mixtures if not all(q.is_float for q in m.quantizers)]
+    rules = [mixture.mixing for mixture in quantized]
     labels = {rule.label or type(rule).__name__ for rule in rules}
     return ", ".join(sorted(labels)) or "Full precision"
 

@@ -20,6 +20,7 @@ from nnabla_dqa.layers.report import report
 from nnabla_dqa.layers.tensors import AttentionWarning
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp_format.limits import MAX_BYTES
 from nnabla_dqa.nnp_format.members import check_output
 from nnabla_dqa.recipes.recipe import Recipe, RecipeError, method_of
 from nnabla_dqa.recipes.yaml_files import is_nnp, placed
@@ -50,6 +51,7 @@ def train(
     folder: Optional[PathLike] = None,
     communicator: Optional[Communicator] = None,
     on_step: OnStep = None,
+    max_bytes: Optional[int] = None,
 ) -> Training:
     """Train by a recipe.
 
@@ -81,6 +83,8 @@ def train(
             started several.
         on_step: Called before each step with what is trained and the number of
             steps done, in every process.
+        max_bytes: What the NNP, or a teacher, may unpack to; the default is that
+            of :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
 
     Raises:
         NNPError, RecipeError, DataError, CheckpointError, RunError: One line
@@ -103,7 +107,7 @@ def train(
     with warnings.catch_warnings(), nn.context_scope(context):
         # The messages of the result contain them, once.
         warnings.simplefilter("ignore", AttentionWarning)
-        task = Task(made, comm)
+        task = Task(made, comm, max_bytes)
         if place is not None:
             if comm.rank == 0 and not resume:
                 # Only now: an error up to here leaves nothing behind.
@@ -209,7 +213,7 @@ def _measure(task: Task, path: Path) -> Optional[Measured]:
     hard = task.objective.hard
     if task.validation is None or not hard.metric:
         return None
-    file = NetworkFile.read(path)
+    file = NetworkFile.read(path, MAX_BYTES)
     made = make_evaluation(
         Program(file),
         find_run(file, output=task.recipe.output),

@@ -200,7 +200,8 @@ def test_arguments_by_the_names_of_earlier_versions():
         ({"quantizers": "minmax:2,4,8@channel"}, "DQA", [2, 4, 8]),
         ({"quantizers": "bwn/float", "mixing": "binary_relax"}, "Binary-Relax", [1, 32]),
         ({"quantizers": "bwn/float", "mixing": {"type": "BinaryRelax"}}, "Binary-Relax", [1, 32]),
-        ({"rules": [{"layers": "fc", "quantizers": "float"}]}, "DQA", [2, 4, 8]),
+        ({"rules": [{"layers": "fc", "quantizers": "float"}]}, "Full precision", [32]),
+        ({"rules": [{"layers": "fc", "quantizers": "twn/float"}]}, "DQA", [32]),
     ],
 )
 def test_methods(keys, method, bits):
@@ -283,6 +284,7 @@ def test_a_recipe_that_differs_in_a_key_is_another_training():
             photos = {"data": {"augment": "random_resized_crop"}}
             rest = merged(BASE, photos) if part in ("corrupt", "reader", "size") else BASE
             rest = {**rest, "teacher": "t.nnp"} if key == "loss" else rest
+            rest = {**rest, "quantizers": "minmax:2,4"} if key == "mixing" else rest
             base = Recipe.from_mapping(rest)
             made = Recipe.from_mapping(
                 merged(rest, {key: entry if part is None else {part: entry}})
@@ -416,6 +418,13 @@ def test_lambda_draws_attention_to_low_bits(tmp_path):
     np.testing.assert_array_equal(ends[1], ends[2])
     assert (ends[0] != ends[1]).any()
     assert ends[3].argmax() == 0
+
+
+@pytest.mark.parametrize("kind", [BASE, {"data": "a.npz", "network": "a.nnp"}])
+def test_a_mixing_rule_of_nothing(kind):
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_mapping({**kind, "mixing": "binary_relax"})
+    assert one_line(caught).startswith("key 'mixing' needs 'quantizers'; a converted NNP has its")
 
 
 @pytest.mark.parametrize(
