@@ -229,3 +229,29 @@ def test_a_stride_of_zero(kind, tmp_path):
     text = text_format.MessageToString(archive.definition).encode()
     rewritten(tmp_path / "m.nnp", **{".nntxt": text})
     refused(tmp_path / "m.nnp", function.name, "stride")
+
+
+def hdf5_with(path, **arrays):
+    """The file with its parameters in HDF5, some as they are given."""
+    archive = Archive.read(path)
+    archive.parameter_member = "parameter.h5"
+    for name, array in arrays.items():
+        archive.parameters[name] = Parameter(array)
+    contents = members(path)
+    del contents["parameter.protobuf"]
+    contents["parameter.h5"] = write_parameters(".h5", archive.parameters)
+    write_members(path, contents)
+    return path
+
+
+@pytest.mark.parametrize("kind", [np.complex64, "S3"])
+def test_parameters_in_hdf5_that_are_no_numbers(kind, tmp_path):
+    path = hdf5_with(small().save(tmp_path / "m.nnp"), odd=np.zeros(3, kind))
+    refused(path, "odd holds", "numbers are needed")
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64, np.int32, bool])
+def test_parameters_in_hdf5_become_float32(kind, tmp_path):
+    path = hdf5_with(small().save(tmp_path / "m.nnp"), odd=np.arange(3).astype(kind))
+    array = Archive.read(path).parameters["odd"].array
+    assert (array.dtype, array[1]) == (np.float32, 1)
