@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -23,8 +24,10 @@ from PIL import Image
 import nnabla_dqa as dqa
 from nnabla_dqa.cli import main
 from nnabla_dqa.commands import deploy
+from nnabla_dqa.commands._format import epoch_line
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.training.result import Epoch
 
 COMMANDS = ("convert", "train", "summary", "deploy", "check", "evaluate")
 COMMAND = [sys.executable, "-c", "import nnabla_dqa_command as c, sys; sys.exit(c.main())"]
@@ -155,7 +158,7 @@ def test_nothing_to_convert_is_1_and_writes_nothing(folder, capsys):
 def test_check_is_1_for_a_file_that_is_not_deployed(folder, capsys):
     code, out, _ = run(capsys, "check", "float.nnp")
     assert code == 1
-    assert any("has not deployed the file" in line for line in out)
+    assert any("not checked: nnabla-dqa has not deployed it" in line for line in out)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -457,3 +460,45 @@ def test_all_samples_make_new_statistics(folder, capsys, monkeypatch):
     arguments = ["deploy", "d.nnp", "-o", "s.nnp", "--allow-untrained", "--bn-data", "many.npz"]
     assert run(capsys, *arguments, "--bn-samples", "150")[0] == 0
     assert seen == [150]
+
+
+def test_where_a_training_may_go(folder, capsys):
+    run(capsys, "convert", "float.nnp", "-o", "d.nnp")
+    train = ["train", "d.nnp", "--recipe", "r.yaml", "-o"]
+    assert "-o out.npp: is no .nnp file" in refused(capsys, *train, "out.npp")
+    assert run(capsys, *train, "lr-0.1", "--set", "epochs=1")[0] == 0
+    assert run(capsys, *train, "t.nnp", "--set", "epochs=1")[0] == 0
+    line = refused(capsys, *train, "t.nnp", "--set", "epochs=1", "--resume")
+    assert line == "nnabla-dqa: t.nnp: the training has ended; --force writes it again"
+
+
+@pytest.mark.parametrize("key", ["output", "train_network"])
+def test_errors_about_a_recipe_name_it(key, folder, capsys):
+    run(capsys, "convert", "float.nnp", "-o", "d.nnp")
+    line = refused(
+        capsys, "train", "d.nnp", "--recipe", "r.yaml", "-o", "t.nnp", "--set", f"{key}=gone"
+    )
+    assert line.startswith(f"nnabla-dqa: r.yaml: key '{key}': ")
+
+
+def test_yaml_that_is_broken(folder, capsys):
+    Path("r.yaml").write_text("data: [a\nb: c")
+    line = refused(capsys, "train", "float.nnp", "--recipe", "r.yaml")
+    assert "r.yaml: not YAML" in line
+    assert "unicode" not in line
+    assert "line 2" in line
+
+
+def test_data_are_waited_for():
+    epoch = Epoch(1, 0.5, 0.1, False, "", None, 1.0, waited_seconds=0.9, loaded_per_second=5)
+    assert epoch_line(epoch, 2).endswith("(1 s)")
+    slow = dataclasses.replace(epoch, seconds=5.0, waited_seconds=1.0)
+    assert "1 of them for data" in epoch_line(slow, 2)
+
+
+def test_processes_that_may_not_communicate(folder, capsys, monkeypatch):
+    run(capsys, "convert", "float.nnp", "-o", "d.nnp")
+    monkeypatch.setenv("PMI_SIZE", "2")
+    line = refused(capsys, "train", "d.nnp", "--recipe", "r.yaml", "--parallel", "none")
+    assert line.startswith("nnabla-dqa: MPICH or Intel MPI started 2 processes, but")
+    assert "--parallel auto" in line

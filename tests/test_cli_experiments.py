@@ -120,7 +120,7 @@ BAD_SETS = {
     "data.mean=[1, 2]": "three numbers; got [1, 2]",
     "model=3": "key 'model' must be a mapping",
     "epochs.x=3": "key 'epochs' must be a whole number",
-    "base=other.yaml": "unknown key 'base'",
+    "base=other.yaml": "key 'base' is for a recipe in a file",
     "lambda=-1": "key 'lambda' must be a number >= 0",
     "quantizers=minmax:4,2": "write [2, 4]",
 }

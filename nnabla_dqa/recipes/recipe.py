@@ -199,8 +199,10 @@ class Recipe:
         try:
             self.mixture()
         except (ValueError, AttributeError, TypeError) as error:
-            keys = [key for key in _QUANTIZATION if getattr(self, key) is not None]
-            raise RecipeError(f"key {' and '.join(map(repr, keys))}: {one_line(error)}") from None
+            keys = [repr(key) for key in _QUANTIZATION if getattr(self, key) is not None]
+            text = one_line(error).replace("the rules: ", "", 1)
+            text = text if text.startswith("key ") else f"key {' and '.join(keys)}: {text}"
+            raise RecipeError(text) from None
 
     def _check_kind(self) -> None:
         """Raise RecipeError for keys that what is trained does not have."""
@@ -272,10 +274,15 @@ class Recipe:
         """
         if isinstance(content, Mapping):
             content = spelled_out(content)
-        check_mapping("a recipe", content, [*cls.keys(), "preset"], required="data")
+        check_mapping("a recipe", content, [*cls.keys(), "preset", "base"], required="data")
         content = with_numbers(content)
+        if "base" in content:
+            raise RecipeError("key 'base' is for a recipe in a file, which it is relative to")
         if "preset" in content:
-            content = merged(preset(content.pop("preset")), content)
+            below = preset(content.pop("preset"))
+            if content.get("network") is not None:
+                below = _without(below, _OF_MODEL)
+            content = merged(below, content)
         names = {key_of(field): field.name for field in dataclasses.fields(cls)}
         return cls(**{names[key]: value for key, value in content.items()})
 
@@ -301,9 +308,12 @@ class Recipe:
         if isinstance(changes, (str, os.PathLike)):
             changes = {"data": {"train": os.fspath(changes), "validation": None}}
         content = read_recipe(path)
-        if isinstance(content, Mapping):
-            content = merged(content, placed(spelled_out(changes or {}), os.getcwd()))
         try:
+            if isinstance(content, Mapping):
+                if content.get("network") is not None:
+                    # Also where a change takes its place: the key had another meaning once.
+                    _NETWORK("network", content["network"])
+                content = merged(content, placed(spelled_out(changes or {}), os.getcwd()))
             return cls.from_mapping(content)
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from None
@@ -352,6 +362,15 @@ def method_of(mixtures: Iterable[Mixture]) -> str:
     rules = [mixture.mixing for mixture in quantized]
     labels = {rule.label or type(rule).__name__ for rule in rules}
     return ", ".join(sorted(labels)) or "Full precision"
+
+
+def _without(content: Mapping[str, Any], keys: Iterable[str], above: str = "") -> Dict[str, Any]:
+    """``content`` without some keys, of which those in mappings are called ``data.mean``."""
+    return {
+        key: _without(value, keys, f"{above}{key}.") if isinstance(value, Mapping) else value
+        for key, value in content.items()
+        if f"{above}{key}" not in keys
+    }
 
 
 def _json(instance: Any) -> Dict[str, Any]:

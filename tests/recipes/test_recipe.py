@@ -16,7 +16,7 @@ import yaml
 import nnabla_dqa as dqa
 from nnabla_dqa.recipes.recipe import LOSSES, DataRecipe, Recipe, RecipeError
 from nnabla_dqa.recipes.yaml_files import merged
-from nnabla_dqa.training.run import train
+from nnabla_dqa.training.run import recipe_of, train
 from tests.training.files import changed, make, one_line, parameters_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
@@ -448,3 +448,37 @@ def test_objects_of_python(given, tmp_path):
     assert json.loads(json.dumps(again.to_json()))["data"]["train"].endswith("a.npz")
     assert again.quantization == recipe.quantization
     assert again.mixture() == recipe.mixture()
+
+
+def test_the_photo_preset_with_a_file(tmp_path):
+    """Mean and standard deviation are applied inside a model; a file has its own."""
+    keys = {"preset": "paper-imagenet", "data": "photos"}
+    made = Recipe.from_mapping({**keys, "network": "a.nnp"})
+    assert (made.epochs, made.data.augment) == (90, "random_resized_crop")
+    assert made.data.mean == (0, 0, 0)
+    assert Recipe.from_mapping({**keys, "model": "resnet18_224"}).data.mean[0] == 0.485
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(keys))
+    assert recipe_of("a.nnp", tmp_path / "r.yaml").data.std == (1, 1, 1)
+    with pytest.raises(RecipeError, match=r"'data\.mean' is for a model"):
+        Recipe.from_mapping({"network": "a.nnp", "data": {"train": "b", "mean": [1, 1, 1]}})
+
+
+def test_a_network_inside_the_file_by_its_earlier_key(tmp_path):
+    (tmp_path / "r.yaml").write_text("data: a.npz\nnetwork: Main\n")
+    for make_recipe in (
+        lambda: Recipe.from_yaml(tmp_path / "r.yaml"),
+        lambda: Recipe.from_yaml(tmp_path / "r.yaml", {"network": "a.nnp"}),
+        lambda: recipe_of("a.nnp", tmp_path / "r.yaml"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            make_recipe()
+        assert one_line(caught).startswith(f"{tmp_path / 'r.yaml'}: key 'network' must be an .nnp")
+        assert one_line(caught).endswith("'train_network'); got 'Main'")
+
+
+def test_keys_are_named_once():
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_mapping({**BASE, "quantizers": "minmax:2,4", "mixing": "soft"})
+    assert one_line(caught).startswith("key 'mixing': mixing 'soft' is none of")
+    with pytest.raises(RecipeError, match=r"allowed: .*, base"):
+        Recipe.from_mapping({**BASE, "epoch": 3})
