@@ -69,7 +69,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="overwrite the NNP if it exists")
     add_max_bytes(parser)
-    parser.add_argument("--data", metavar="DATA", help="train on this, whatever the recipe says")
+    parser.add_argument(
+        "--data",
+        metavar="DATA",
+        help="training data, in place of the recipe's training and validation data",
+    )
     parser.add_argument("--seed", metavar="N", type=int, help="instead of the recipe's")
     parser.add_argument(
         "--set",

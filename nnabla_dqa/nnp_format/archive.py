@@ -143,10 +143,10 @@ class Archive:
                         f"{self.path}: function {function.name} of network {network.name} has "
                         f"type {function.type!r}, which this NNabla does not know"
                     )
-                if _has_zero_stride(function):
+                if _zero_divisor(function):
                     raise NNPError(
                         f"{self.path}: function {function.name} of network {network.name} has a "
-                        f"stride that is not 1 or more"
+                        f"{_zero_divisor(function)} that is not 1 or more"
                     )
                 for name in (*function.input, *function.output):
                     if name not in known:
@@ -182,13 +182,15 @@ def keep_only(repeated: Any, keep: Callable[[Any], bool]) -> None:
         repeated.extend(kept)
 
 
-def _has_zero_stride(function: Any) -> bool:
-    # NNabla divides by it, which ends the process.
+def _zero_divisor(function: Any) -> str:
+    """The argument below 1 by which NNabla would divide, ending the process; or ''."""
     for field, arguments in function.ListFields():
-        if field.message_type is not None and "stride" in field.message_type.fields_by_name:
-            stride = arguments.stride
-            return any(n < 1 for n in getattr(stride, "dim", [stride or 1]))
-    return False
+        for name in ("stride", "group"):
+            if field.message_type is not None and name in field.message_type.fields_by_name:
+                value = getattr(arguments, name)
+                if any(n < 1 for n in getattr(value, "dim", [value])):
+                    return name
+    return ""
 
 
 def _version() -> bytes:

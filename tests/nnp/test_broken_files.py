@@ -18,6 +18,7 @@ from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
 from nnabla_dqa.nnp_format.archive import METADATA, Archive
+from nnabla_dqa.nnp_format.limits import Limit, LimitError
 from nnabla_dqa.nnp_format.members import NNPError, write_members
 from nnabla_dqa.nnp_format.parameters import Parameter, write_parameters
 from tests.nnp.files import members, refused, rewritten
@@ -255,3 +256,18 @@ def test_parameters_in_hdf5_become_float32(kind, tmp_path):
     path = hdf5_with(small().save(tmp_path / "m.nnp"), odd=np.arange(3).astype(kind))
     array = Archive.read(path).parameters["odd"].array
     assert (array.dtype, array[1]) == (np.float32, 1)
+
+
+def test_a_group_of_zero(tmp_path):
+    archive = Archive.read(small().save(tmp_path / "m.nnp"))
+    function = next(f for f in archive.definition.network[0].function if f.type == "Convolution")
+    function.convolution_param.group = 0
+    text = text_format.MessageToString(archive.definition).encode()
+    rewritten(tmp_path / "m.nnp", **{".nntxt": text})
+    refused(tmp_path / "m.nnp", function.name, "a group that is not 1 or more")
+
+
+def test_why_a_limit_is_what_it_is():
+    for size, words in ((10, "the default for a file this small"), (2 << 20, "200 times the file")):
+        with pytest.raises(LimitError, match=words):
+            Limit.of(size).check(1 << 40, "its members")

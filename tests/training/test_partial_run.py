@@ -57,3 +57,14 @@ def test_nothing_quantized_is_run(tmp_path):
         deploy_file(source, tmp_path / "o.nnp", allow_untrained=True)
     assert one_line(caught).endswith(wanted)
     assert not (tmp_path / "o.nnp").exists()
+
+
+def test_a_batch_of_no_samples(tmp_path):
+    source, _ = with_head(tmp_path)
+    with pytest.raises(ValueError, match="batch_size must be a whole number from 1 on; got 0"):
+        deploy_file(
+            source,
+            tmp_path / "o.nnp",
+            allow_untrained=True,
+            samples=[{"x": np.zeros((0, 8), np.float32)}],
+        )
