@@ -69,6 +69,11 @@ class Rule:
         object.__setattr__(self, "quantizers", quantizer_set(self.quantizers))
         object.__setattr__(self, "mixing", mixing_rule(self.mixing))
 
+    def to_json(self) -> Dict[str, Any]:
+        """The rule as JSON values, as :meth:`Rules.from_yaml` reads them."""
+        mixing = {} if self.mixing is None else {"mixing": self.mixing.to_json()}
+        return {"layers": self.pattern, "quantizers": self.quantizers.to_json(), **mixing}
+
     def matches(self, layer: Candidate) -> bool:
         """Whether the pattern is, or matches, one of the layer's names."""
         return any(name == self.pattern or fnmatchcase(name, self.pattern) for name in layer.names)
@@ -146,11 +151,14 @@ class Rules:
         """Rules from what :meth:`from_yaml` reads; raises ValueError."""
         _check_keys(content, ("quantizers", "mixing", "rules"), "the rules")
         rules = content.get("rules", [])
-        if not isinstance(rules, list):
+        if not isinstance(rules, (list, tuple)):
             raise ValueError(f"key 'rules' must be a list of rules; got {rules!r}")
         made: List[Rule] = []
         for i, entry in enumerate(rules):
             where = f"rule {i + 1}"
+            if isinstance(entry, Rule):
+                made.append(entry)
+                continue
             _check_keys(entry, ("layers", "quantizers", "mixing"), where)
             patterns = entry.get("layers")
             patterns = [patterns] if isinstance(patterns, str) else patterns

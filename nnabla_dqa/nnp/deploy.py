@@ -22,7 +22,7 @@ from nnabla_dqa.nnp.fold_bn import fold_deployed
 from nnabla_dqa.nnp.inspect import running_networks
 from nnabla_dqa.nnp.layers import FileLayer
 from nnabla_dqa.nnp.live import Program
-from nnabla_dqa.nnp.prune import drop_unused, kept
+from nnabla_dqa.nnp.prune import check_run, drop_unused, kept
 from nnabla_dqa.nnp.summary import file_report
 from nnabla_dqa.nnp_format.members import NNPError, check_output
 from nnabla_dqa.nnp_format.parameters import Parameter
@@ -90,7 +90,7 @@ def deployed_from(
     Raises:
         NNPError: The file is not converted or not trained, has a quantizer
             whose class is not known, has NaN or infinity (names the
-            parameter), or no network to keep.
+            parameter), no network to keep, or no quantized layer in those that are run.
         ValueError: ``select`` is something else, or ``fold`` and ``whole`` together.
     """
     select = checked_selection(select, "deploy")
@@ -122,6 +122,8 @@ def _quantized(
 ) -> Deployed:
     """The networks to keep of a converted file, with quantized weights."""
     _check_deployable(file, allow_untrained)
+    if not whole:
+        check_run(file)
     rows = {layer.name: file_report(file, layer) for layer in file.quantized}
     messages: List[str] = []
     if select == "target" and file.is_trained:

@@ -241,3 +241,12 @@ def test_a_network_that_nnabla_does_not_build_is_named(path):
     # Its function has no name: NNabla leaves it out and its output is no variable.
     with pytest.raises(ValueError, match="network conv_net cannot be built"):
         Program(NetworkFile.read(path)).build("conv_net", 1)
+
+
+@pytest.mark.parametrize("size", [0, -1])
+def test_no_samples(size, tmp_path):
+    file = NetworkFile.read(small().save(tmp_path / "m.nnp"))
+    with pytest.raises(
+        ValueError, match=f"batch_size must be a whole number from 1 on; got {size}"
+    ):
+        Program(file).build(file.networks[0], size)
