@@ -31,9 +31,9 @@ import numpy as np
 import nnabla_dqa as dqa
 from nnabla_dqa._util.devices import in_float32, is_half
 from nnabla_dqa._util.files import write_atomically
-from nnabla_dqa.layers.report import format_table
+from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.layers.scopes import make_mixture
-from nnabla_dqa.layers.tensors import Mixture
+from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.models import MODELS, build
 from nnabla_dqa.quantization.notation import parse_quantizers
 from nnabla_dqa.solver.finite_check import FiniteFlag

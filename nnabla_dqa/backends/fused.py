@@ -270,18 +270,12 @@ def outside_the_pool(context: nn.Context) -> nn.Context:
 
 
 def with_array_class(context: nn.Context) -> nn.Context:
-    """``context`` with the array class that NNabla takes where none is named.
+    """``context`` with the array class that NNabla takes where none of the device is named.
 
-    Raises:
-        RuntimeError: It names one of another device.
+    Files made on a GPU name the GPU's class also where they are run without one.
     """
     device = device_of(context)
+    if context.array_class.lower().startswith(device):
+        return context
     wanted = "CudaCachedArray" if device == "cuda" else "CpuCachedArray"
-    if not context.array_class:
-        return nn.Context(list(context.backend), wanted, context.device_id)
-    if not context.array_class.lower().startswith(device):
-        raise RuntimeError(
-            f"array class {context.array_class} of the context is not one of {device}: leave it "
-            f"out, or take {wanted}"
-        )
-    return context
+    return nn.Context(list(context.backend), wanted, context.device_id)
