@@ -13,7 +13,7 @@ check: setup lint
 	$(PYTEST) -m "not slow and not mpi and not gpu" --hypothesis-profile=check
 
 test: setup lint
-	$(PYTEST) -rs
+	$(PYTEST) -rsfE
 
 readme: setup
 	$(PY) scripts/readme.py

@@ -40,9 +40,9 @@ from runner import environment  # noqa: E402
 
 import nnabla_dqa as dqa  # noqa: E402
 from nnabla_dqa._util.files import write_atomically  # noqa: E402
+from nnabla_dqa._util.tables import format_table  # noqa: E402
 from nnabla_dqa.backends import cpu  # noqa: E402
 from nnabla_dqa.backends.kernel_args import LayerSpec  # noqa: E402
-from nnabla_dqa.layers.report import format_table  # noqa: E402
 
 SHAPES = ((512, 512, 3, 3), (16, 16, 3, 3))
 LAYERS = ("workqueue", "omp")

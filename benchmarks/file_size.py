@@ -17,7 +17,7 @@ import numpy as np
 
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
-from nnabla_dqa.layers.report import format_table
+from nnabla_dqa._util.tables import format_table
 
 QUANTIZERS = {
     "float": dqa.FullPrecision(),

@@ -19,8 +19,8 @@ import numpy as np
 from nnabla.ext_utils import import_extension_module
 
 import nnabla_dqa as dqa
+from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.backends import available_backends, mixture
-from nnabla_dqa.layers.report import format_table
 from nnabla_dqa.training.loss_scaler import make_context
 
 BACKENDS = ("fused", "portable")

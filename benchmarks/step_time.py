@@ -31,11 +31,12 @@ import numpy as np
 import nnabla_dqa as dqa
 from nnabla_dqa._util.devices import in_float32, is_half
 from nnabla_dqa._util.files import write_atomically
-from nnabla_dqa.layers.report import format_table
+from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.layers.scopes import make_mixture
-from nnabla_dqa.layers.tensors import Mixture
+from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.models import MODELS, build
 from nnabla_dqa.quantization.notation import parse_quantizers
+from nnabla_dqa.solver.finite_check import FiniteFlag
 from nnabla_dqa.training.loss_scaler import TYPES, make_context
 
 SCALE = 1024.0
@@ -56,6 +57,7 @@ class Net:
     ) -> None:
         self.scope: Dict[str, Any] = {}
         self.half = is_half(nn.get_current_context())
+        self.flag = FiniteFlag()
         size = int(arguments.model.rsplit("_", 1)[1])
         rng = np.random.RandomState(0)
         shape = (size, size, 3) if arguments.channel_last else (3, size, size)
@@ -100,7 +102,9 @@ class Net:
         scale = SCALE if self.half else 1.0
         self.loss.backward(scale, clear_buffer=True, function_post_hook=self.release)
         if self.half:
-            if self.solver.check_inf_or_nan_grad():
+            # As the package's training does, with or without quantizers.
+            self.flag.begin([v.grad for v in self.solver.get_parameters().values()])
+            if not self.flag.read():
                 raise SystemExit("a gradient overflowed; these times would mean nothing")
             self.solver.scale_grad(1 / SCALE)
         self.solver.weight_decay(5e-4)

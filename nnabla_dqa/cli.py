@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+import time
 import traceback
 import warnings
 from typing import Any, List, Optional, Sequence
 
 from nnabla_dqa._version import __version__
 from nnabla_dqa.commands import backends, check, convert, deploy, evaluate, summary, train
+from nnabla_dqa.distributed import ParallelError
+from nnabla_dqa.distributed.launcher import detect_rank
 
 _COMMANDS = {
     "convert": convert,
@@ -28,6 +31,9 @@ _EPILOG = """the usual way:
 
 exit code: 0 done, 1 done with a negative answer or stopped, 2 not possible (one line says why)
 """
+
+
+_WAIT = 2.0
 
 
 def main(argv: Optional[Sequence[str]] = None) -> int:
@@ -49,6 +55,9 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
             sys.stderr.close()
             return 1
         except Exception as error:
+            if _rank() > 0:
+                # The same error in the first process ends all of them, and is told once.
+                time.sleep(_WAIT)
             if arguments.debug:
                 traceback.print_exc()
             _complain(_one_line(error))
@@ -80,6 +89,13 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _rank() -> int:
+    try:
+        return detect_rank()
+    except ParallelError:
+        return 0
+
+
 def _say(text: str) -> None:
     print(text, flush=True)
 
@@ -89,11 +105,11 @@ def _complain(text: str) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error).split())
+    text = " ".join(str(error).split()).replace("max_bytes", "--max-bytes")
     if isinstance(error, OSError) and error.filename and error.strerror:
         text = f"{error.filename}: {error.strerror}"
     # Errors of this package say what is wrong; of others at least the kind is told.
-    known = isinstance(error, (ValueError, OSError, FloatingPointError, KeyError))
+    known = isinstance(error, (ValueError, OSError, FloatingPointError, KeyError, ParallelError))
     return text if known and text else f"{type(error).__name__}: {text} (--debug shows more)"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -18,11 +19,15 @@ import nnabla.parametric_functions as PF
 import numpy as np
 import pytest
 from nnabla.utils.save import save
+from PIL import Image
 
 import nnabla_dqa as dqa
 from nnabla_dqa.cli import main
+from nnabla_dqa.commands import deploy
+from nnabla_dqa.commands._format import epoch_line
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.training.result import Epoch
 
 COMMANDS = ("convert", "train", "summary", "deploy", "check", "evaluate")
 COMMAND = [sys.executable, "-c", "import nnabla_dqa_command as c, sys; sys.exit(c.main())"]
@@ -153,7 +158,7 @@ def test_nothing_to_convert_is_1_and_writes_nothing(folder, capsys):
 def test_check_is_1_for_a_file_that_is_not_deployed(folder, capsys):
     code, out, _ = run(capsys, "check", "float.nnp")
     assert code == 1
-    assert any("has not deployed the file" in line for line in out)
+    assert any("not checked: nnabla-dqa has not deployed it" in line for line in out)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -273,8 +278,11 @@ def test_bad_data_is_one_line(folder, capsys):
     for name, (arrays, expected) in cases.items():
         np.savez("bad.npz", **arrays)
         options = ["--data", "bad.npz", "-o", "t.nnp"]
-        line = refused(capsys, "train", "d.nnp", "--recipe", "r.yaml", *options)
-        assert expected in line, name
+        code, _, err = run(capsys, "train", "d.nnp", "--recipe", "r.yaml", *options)
+        assert code == 2
+        assert err[-1].startswith("nnabla-dqa: ")
+        assert expected in err[-1], name
+        assert not [line for line in err[:-1] if not line.startswith("no validation data: ")]
         assert not Path("t.nnp").exists()
 
 
@@ -327,7 +335,8 @@ def test_ctrl_c_keeps_the_checkpoint_and_resumes(folder):
         p.send_signal(signal.SIGINT)
         _, err = p.communicate(timeout=60)
     assert p.returncode == 1
-    (line,) = err.splitlines()
+    about_data, line = err.splitlines()
+    assert about_data.startswith("no validation data: name data.validation or data.holdout")
     assert "stopped after" in line
     assert "--resume" in line
     assert not Path("t.nnp").exists()
@@ -348,7 +357,7 @@ def test_a_limit_of_the_users_own(folder, capsys):
         ["summary", "float.nnp"],
         ["deploy", "float.nnp", "-o", "s.nnp"],
     ):
-        assert "max_bytes" in refused(capsys, *arguments, "--max-bytes", "100")
+        assert "larger --max-bytes" in refused(capsys, *arguments, "--max-bytes", "100")
 
 
 def test_deploy_selects(folder, capsys):
@@ -405,3 +414,91 @@ def test_a_quantizer_with_state_goes_all_the_way(quantizers, folder, capsys):
         y.forward()
         outputs.append(y.d.copy())
     np.testing.assert_array_equal(*outputs)
+
+
+def test_every_command_takes_the_limit(folder, capsys):
+    run(capsys, "convert", "float.nnp", "-o", "d.nnp")
+    common = {"train": ["--recipe", "r.yaml"], "evaluate": ["--data", "data.npz"]}
+    for command in COMMANDS:
+        arguments = [command, "d.nnp", *common.get(command, [])]
+        text = refused(capsys, *arguments, "--max-bytes", "5000")
+        assert "5,000 allowed" in text
+        assert "--max-bytes" in text
+        assert "max_bytes" not in text
+
+
+def test_batches_of_nothing(folder, capsys):
+    arguments = ["evaluate", "float.nnp", "--data", "data.npz"]
+    assert "--batch-size" in refused(capsys, *arguments, "--batch-size", "0")
+    assert "--limit" in refused(capsys, *arguments, "--limit", "0")
+    assert "--scale" in refused(capsys, *arguments, "--scale", "0")
+    assert "--input: no network has an input 'q'" in refused(capsys, *arguments, "--input", "q=x")
+
+
+def test_images_of_another_size(folder, capsys):
+    for name in "abc":
+        (folder / "photos" / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = np.random.RandomState(i).randint(0, 255, (9, 9), np.uint8)
+            Image.fromarray(pixels).save(folder / "photos" / name / f"{i}.png")
+    code, out, _ = run(capsys, "evaluate", "float.nnp", "--data", "photos")
+    assert (code, "accuracy" in out[0]) == (0, True)
+    run(capsys, "convert", "float.nnp", "-o", "d.nnp")
+    code, _, _ = run(
+        capsys, "deploy", "d.nnp", "-o", "s.nnp", "--allow-untrained", "--bn-data", "photos"
+    )
+    assert code == 0
+
+
+def test_all_samples_make_new_statistics(folder, capsys, monkeypatch):
+    seen = []
+    found = deploy.input_batches
+    monkeypatch.setattr(deploy, "input_batches", lambda *a: seen.append(a[3] * a[4]) or found(*a))
+    run(capsys, "convert", "float.nnp", "-o", "d.nnp")
+    rng = np.random.RandomState(0)
+    np.savez("many.npz", x=rng.randn(200, 1, 6, 6).astype(np.float32), y=rng.randint(0, 3, 200))
+    arguments = ["deploy", "d.nnp", "-o", "s.nnp", "--allow-untrained", "--bn-data", "many.npz"]
+    assert run(capsys, *arguments, "--bn-samples", "150")[0] == 0
+    assert seen == [150]
+
+
+def test_where_a_training_may_go(folder, capsys):
+    run(capsys, "convert", "float.nnp", "-o", "d.nnp")
+    train = ["train", "d.nnp", "--recipe", "r.yaml", "-o"]
+    assert "-o out.npp: is no .nnp file" in refused(capsys, *train, "out.npp")
+    assert run(capsys, *train, "lr-0.1", "--set", "epochs=1")[0] == 0
+    assert run(capsys, *train, "t.nnp", "--set", "epochs=1")[0] == 0
+    line = refused(capsys, *train, "t.nnp", "--set", "epochs=1", "--resume")
+    assert line == "nnabla-dqa: t.nnp: the training has ended; --force writes it again"
+
+
+@pytest.mark.parametrize("key", ["output", "train_network"])
+def test_errors_about_a_recipe_name_it(key, folder, capsys):
+    run(capsys, "convert", "float.nnp", "-o", "d.nnp")
+    line = refused(
+        capsys, "train", "d.nnp", "--recipe", "r.yaml", "-o", "t.nnp", "--set", f"{key}=gone"
+    )
+    assert line.startswith(f"nnabla-dqa: r.yaml: key '{key}': ")
+
+
+def test_yaml_that_is_broken(folder, capsys):
+    Path("r.yaml").write_text("data: [a\nb: c")
+    line = refused(capsys, "train", "float.nnp", "--recipe", "r.yaml")
+    assert "r.yaml: not YAML" in line
+    assert "unicode" not in line
+    assert "line 2" in line
+
+
+def test_data_are_waited_for():
+    epoch = Epoch(1, 0.5, 0.1, False, "", None, 1.0, waited_seconds=0.9, loaded_per_second=5)
+    assert epoch_line(epoch, 2).endswith("(1 s)")
+    slow = dataclasses.replace(epoch, seconds=5.0, waited_seconds=1.0)
+    assert "1 of them for data" in epoch_line(slow, 2)
+
+
+def test_processes_that_may_not_communicate(folder, capsys, monkeypatch):
+    run(capsys, "convert", "float.nnp", "-o", "d.nnp")
+    monkeypatch.setenv("PMI_SIZE", "2")
+    line = refused(capsys, "train", "d.nnp", "--recipe", "r.yaml", "--parallel", "none")
+    assert line.startswith("nnabla-dqa: MPICH or Intel MPI started 2 processes, but")
+    assert "--parallel auto" in line

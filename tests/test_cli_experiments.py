@@ -9,14 +9,17 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import nnabla as nn
 import pytest
 import yaml
 
 from nnabla_dqa.cli import main
+from nnabla_dqa.commands import train as command
 from nnabla_dqa.commands._format import epoch_line
-from nnabla_dqa.training.result import Epoch
+from nnabla_dqa.distributed import SingleProcess
+from nnabla_dqa.training.result import Epoch, TrainingStopped
 from tests.training.experiments import recipe, result_of
 
 COMMAND = [sys.executable, "-c", "import nnabla_dqa_command as c, sys; sys.exit(c.main())"]
@@ -120,7 +123,7 @@ BAD_SETS = {
     "data.mean=[1, 2]": "three numbers; got [1, 2]",
     "model=3": "key 'model' must be a mapping",
     "epochs.x=3": "key 'epochs' must be a whole number",
-    "base=other.yaml": "unknown key 'base'",
+    "base=other.yaml": "key 'base' is for a recipe in a file",
     "lambda=-1": "key 'lambda' must be a number >= 0",
     "quantizers=minmax:4,2": "write [2, 4]",
 }
@@ -231,3 +234,24 @@ def test_lines_of_epochs():
         "epoch 2/9: loss 0.5000, accuracy 0.7500 (as mixed: 0.8000), lowest bits alone (12 s)"
     )
     assert epoch_line(Epoch(1, 2.0, 0.1, False, "", None, 0.2), 1) == "epoch 1/1: loss 2.0000 (0 s)"
+
+
+@pytest.mark.parametrize(("size", "front"), [(1, ""), (2, "mpiexec -n 2 ")])
+def test_how_a_stopped_run_goes_on(size, front, folder, capsys, monkeypatch):
+    stopped = TrainingStopped(3, 6, 3, Path("a/checkpoint"))
+    monkeypatch.setattr(command, "train", raiser(stopped))
+    monkeypatch.setattr(command, "open_communicator", lambda *_: Processes(size))
+    assert main(["train", "--recipe", "r.yaml", "-o", "a"]) == 1
+    assert f"; {front}nnabla-dqa train -o a --resume goes on" in capsys.readouterr().err
+
+
+class Processes(SingleProcess):
+    def __init__(self, size):
+        self.size = size
+
+
+def raiser(error):
+    def raises(*_, **__):
+        raise error
+
+    return raises

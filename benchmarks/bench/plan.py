@@ -107,7 +107,7 @@ FULL = Plan(
     nets=(
         NetPlan("resnet18_32", 1.0, 16, 2, 0, 1, LONG, 3.8, 7, CLOSE),
         NetPlan("resnet18_32", 1.0, 64, 1, 0, 1, SHORT, 15.0, 2, CLOSE[:2]),
-        NetPlan("mobilenetv2_32", 0.25, 16, 5, 1, 0, ALL, 0.45),
+        NetPlan("mobilenetv2_32", 0.25, 16, 5, 1, 0, ALL, 0.45, 20, CLOSE),
     ),
     alone_rounds=4,
     memory=(

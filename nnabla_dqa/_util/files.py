@@ -53,7 +53,8 @@ def parse_yaml(text: str) -> Any:
         # The loader is a safe one.
         return yaml.load(text, Loader)
     except yaml.YAMLError as error:
-        raise ValueError(f"not YAML: {one_line(error)}") from None
+        where = ' in "<unicode string>",'
+        raise ValueError(f"not YAML: {one_line(error).replace(where, ' in')}") from None
 
 
 def check_target(path: PathLike) -> Path:

@@ -9,7 +9,7 @@ import nnabla as nn
 from nnabla_dqa.backends import portable
 from nnabla_dqa.backends.select import device_of, fused_kernels, unavailable, why_portable
 from nnabla_dqa.mixing import Mixture
-from nnabla_dqa.quantization import FullPrecision, Quantizer
+from nnabla_dqa.quantization import Quantizer
 from nnabla_dqa.quantization.base import State, common_axis
 from nnabla_dqa.quantization.graph_ops import Variable
 
@@ -57,7 +57,7 @@ def mixture(
     if shape != (None if count == 1 else (1, count)):
         wanted = "None" if count == 1 else f"shape (1, {count})"
         raise ValueError(f"the coefficients of {count} quantizers must be {wanted}; got {shape}")
-    if isinstance(w, nn.ProtoVariable) or all(isinstance(q, FullPrecision) for q in quantizers):
+    if isinstance(w, nn.ProtoVariable) or all(q.is_float for q in quantizers):
         return portable.mixture(w, quantizers, coefficients, states)
     found = _kernels(w.shape, quantizers)
     if found is None:
@@ -114,7 +114,7 @@ def backend_of(
         ``"fused"``; ``"portable: "`` and why, for example ``"portable: AbsMean
         has no kernel"``; or ``"none: the weights stay float"``.
     """
-    if all(isinstance(q, FullPrecision) for q in quantizers):
+    if all(q.is_float for q in quantizers):
         return "none: the weights stay float"
     from nnabla_dqa.backends.kernel_args import why_no_kernel
 

@@ -130,7 +130,7 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
         """The closed form; see the module."""
         dq = self._address(outputs[0].grad)
         if len(inputs) == 1 or not propagate_down[1]:
-            self._check(inputs)
+            self._check(inputs[0].shape, self._shapes[0])
             dw, add_w = self._target(inputs[0], propagate_down[0], accum[0])
             if dw is not None:
                 self._kernels.backward(None, dq, None, 0.0, dw, add_w, None, False)
@@ -150,35 +150,37 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
     def grad_depends_output_data(self, i: int, o: int) -> bool:
         # They do not. But NNabla asks for each input and output until the answer is yes, which
         # takes longer than small mixed weights are worth; large ones are not kept for it.
-        return self._attends and (o == 1 or self._is_small)
+        return o == 1 or self._is_small
 
     def grad_depends_input_data(self, i: int, j: int) -> bool:
         return len(self._shapes) > 1
 
     def _read(self, inputs: List[Any]) -> List[int]:
         """The addresses of the inputs, in float32 on the device."""
-        self._check(inputs)
-        return [self._address(self._float32(i, v.data)) for i, v in enumerate(inputs)]
-
-    def _check(self, inputs: List[Any]) -> None:
-        """The kernels were made for these shapes and would touch foreign memory for others."""
+        addresses: List[int] = []
         for v, shape in zip(inputs, self._shapes):
-            if v.shape != shape:
-                raise ValueError(
-                    f"the mixture was built for an array of shape {shape}, which has {v.shape} "
-                    f"now; build the layer again"
-                )
+            self._check(v.shape, shape)
+            array = v.data
+            try:
+                if array.dtype != np.float32:
+                    array = self._float32(len(addresses), array)
+            except RuntimeError:
+                # It was filled, or nothing was written yet: it becomes float32 here.
+                pass
+            addresses.append(array.data_ptr(np.float32, self._context))
+        return addresses
+
+    def _check(self, shape: Tuple[int, ...], built: Tuple[int, ...]) -> None:
+        """The kernels were made for these shapes and would touch foreign memory for others."""
+        if shape != built:
+            raise ValueError(
+                f"the mixture was built for an array of shape {built}, which has {shape} now; "
+                f"build the layer again"
+            )
 
     def _float32(self, i: int, array: nn.NdArray) -> nn.NdArray:
-        """``array``, or a copy where it is kept in another type, which then stays its own."""
-        try:
-            if array.dtype == np.float32:
-                return array
-        except RuntimeError:
-            # It was filled, or nothing was written yet: it becomes float32 where it is used.
-            return array
+        """A copy of what is kept in another type, which then stays its own; made on the device."""
         copy = self._converted.setdefault(i, nn.NdArray(array.shape))
-        # On the device.
         with nn.context_scope(self._context):
             copy.copy_from(array)
         return copy
@@ -268,18 +270,12 @@ def outside_the_pool(context: nn.Context) -> nn.Context:
 
 
 def with_array_class(context: nn.Context) -> nn.Context:
-    """``context`` with the array class that NNabla takes where none is named.
+    """``context`` with the array class that NNabla takes where none of the device is named.
 
-    Raises:
-        RuntimeError: It names one of another device.
+    Files made on a GPU name the GPU's class also where they are run without one.
     """
     device = device_of(context)
+    if context.array_class.lower().startswith(device):
+        return context
     wanted = "CudaCachedArray" if device == "cuda" else "CpuCachedArray"
-    if not context.array_class:
-        return nn.Context(list(context.backend), wanted, context.device_id)
-    if not context.array_class.lower().startswith(device):
-        raise RuntimeError(
-            f"array class {context.array_class} of the context is not one of {device}: leave it "
-            f"out, or take {wanted}"
-        )
-    return context
+    return nn.Context(list(context.backend), wanted, context.device_id)

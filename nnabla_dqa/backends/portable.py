@@ -11,7 +11,7 @@ from typing import Any, Dict, List, Optional, Sequence
 import nnabla.functions as F
 import numpy as np
 
-from nnabla_dqa.quantization import FullPrecision, Grid, Quantizer, Statistics
+from nnabla_dqa.quantization import Grid, Quantizer, Statistics
 from nnabla_dqa.quantization.base import (
     FIRST,
     QuantizedForm,
@@ -58,7 +58,7 @@ def mixture(
         A variable shaped like ``w``. Where ``a`` is one-hot its forward value
         is that quantizer's value bit for bit.
     """
-    if all(isinstance(q, FullPrecision) for q in quantizers):
+    if all(q.is_float for q in quantizers):
         return w
     states = states or [{}] * len(quantizers)
     layout = RowLayout.of(w.shape, common_axis(quantizers))
@@ -102,7 +102,7 @@ def activations(
     evaluated: bool,
 ) -> Variable:
     """:func:`mixture` of what enters a layer, between marks that :func:`float_input` finds."""
-    if all(isinstance(q, FullPrecision) for q in quantizers):
+    if all(q.is_float for q in quantizers):
         return x
     q = mixture(_marked(x, _BEFORE), quantizers, coefficients, states, evaluated)
     return _marked(q, _AFTER)

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import re
 from pathlib import Path
-from typing import Dict, Iterable
+from typing import Dict, Iterable, Iterator
 
 from nnabla_dqa.nnp_format.members import check_output as check_nnp_output
+from nnabla_dqa.recipes.checks import RecipeError
 
 
 class OutputError(ValueError):
@@ -60,6 +63,17 @@ def add_columns(parser: argparse.ArgumentParser) -> None:
         help="which column of the data feeds an input of the network; can be repeated",
     )
     parser.add_argument("--scale", type=float, help="what pixels are multiplied by (1/255)")
+
+
+@contextlib.contextmanager
+def options_named() -> Iterator[None]:
+    """Errors about keys of ``data`` name the options that stand for them."""
+    try:
+        yield
+    except RecipeError as error:
+        named = {"limit": "--limit", "scale": "--scale", "inputs": "--input", "target": "--target"}
+        text = re.sub(r"key 'data\.(\w+)'", lambda m: named.get(m[1], m[0]), str(error))
+        raise RecipeError(text.replace("key 'output'", "--output")) from None
 
 
 def columns_of(arguments: argparse.Namespace) -> Dict[str, str]:

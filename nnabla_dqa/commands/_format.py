@@ -15,7 +15,7 @@ def epoch_line(epoch: Epoch, epochs: int) -> str:
     end = ", lowest bits alone" if epoch.hard else ""
     waited = epoch.waited_seconds or 0.0
     slow = ""
-    if waited > 0.1 * epoch.seconds:
+    if waited >= 1 and waited > 0.1 * epoch.seconds:
         slow = f", {waited:.0f} of them for data: {epoch.loaded_per_second:.0f} samples/s are read"
     return (
         f"epoch {epoch.epoch}/{epochs}: loss {epoch.loss:.4f}{score}{soft}{end} "

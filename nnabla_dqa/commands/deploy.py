@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import sys
 from pathlib import Path
 from typing import Callable, Dict, Iterator, Optional
@@ -16,12 +17,12 @@ from nnabla_dqa.commands._arguments import (
     beside,
     check_output,
     columns_of,
+    options_named,
 )
-from nnabla_dqa.data import open_data
 from nnabla_dqa.nnp.deploy import deploy_file
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.recipes.parts import DataRecipe
-from nnabla_dqa.training.tasks.file_scores import input_batches
+from nnabla_dqa.training.tasks.file_scores import input_batches, open_for
 
 HELP = "write a small NNP of standard functions that holds the quantized weights"
 EXAMPLE = """examples:
@@ -83,16 +84,17 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     output = check_output(
         arguments.output or beside(source, "_deployed"), [source], arguments.force
     )
-    result = deploy_file(
-        source,
-        output,
-        select=select,
-        fold=arguments.fold_bn,
-        whole=arguments.whole,
-        allow_untrained=arguments.allow_untrained,
-        samples=_samples(arguments),
-        max_bytes=arguments.max_bytes,
-    )
+    with options_named():
+        result = deploy_file(
+            source,
+            output,
+            select=select,
+            fold=arguments.fold_bn,
+            whole=arguments.whole,
+            allow_untrained=arguments.allow_untrained,
+            samples=_samples(arguments),
+            max_bytes=arguments.max_bytes,
+        )
     for message in result.messages:
         sys.stderr.write(f"{message}\n")
     say(str(result))
@@ -108,13 +110,9 @@ def _samples(arguments: argparse.Namespace) -> Optional[Iterator[Dict[str, np.nd
     if wanted < 2:
         raise ValueError(f"--bn-samples {wanted}: at least 2 are needed")
     place = DataRecipe(arguments.bn_data, scale=arguments.scale, inputs=columns_of(arguments))
-    data = open_data(place.train, "train", place.scale)
+    file = NetworkFile.read(arguments.input, arguments.max_bytes)
+    data = open_for(file, place, "train")
     count = min(wanted, len(data))
-    size = min(100, count)
-    return input_batches(
-        NetworkFile.read(arguments.input, arguments.max_bytes),
-        place,
-        data,
-        size,
-        max(1, count // size),
-    )
+    # Mini-batches are of equal size; hardly a sample is left over.
+    batches = max(1, math.ceil(count / 100))
+    return input_batches(file, place, data, count // batches, batches)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import yaml
 
-from nnabla_dqa.commands._arguments import OutputError, beside, check_output
+from nnabla_dqa.commands._arguments import OutputError, add_max_bytes, beside, check_output
 from nnabla_dqa.commands._format import epoch_line, tell_stopped
 from nnabla_dqa.commands.gpus import check_own_gpu, refuse_gpu_options
 from nnabla_dqa.distributed import open_communicator
 from nnabla_dqa.distributed.open import KINDS
-from nnabla_dqa.recipes.recipe import Recipe
+from nnabla_dqa.recipes.recipe import Recipe, RecipeError
 from nnabla_dqa.recipes.yaml_files import is_nnp
 from nnabla_dqa.training.checkpoint import checkpoint_path
 from nnabla_dqa.training.loss_scaler import TYPES, make_context
@@ -28,7 +29,7 @@ EXAMPLE = """examples:
   nnabla-dqa train lenet_dqa.nnp --recipe mnist.yaml --resume
   nnabla-dqa train lenet_dqa.nnp --recipe mnist.yaml -o runs/lenet-0
 
-mnist.yaml (docs/nnp.md lists all keys):
+mnist.yaml (docs/experiments.md lists all keys):
   data: mnist/
   epochs: 3
   batch_size: 64
@@ -53,7 +54,7 @@ def add(parser: argparse.ArgumentParser) -> None:
         metavar="NNP",
         type=Path,
         nargs="?",
-        help="what to train, whatever the recipe says; it is kept",
+        help="the NNP to train, in place of the recipe's network; it is kept",
     )
     parser.add_argument("--recipe", metavar="YAML", type=Path, help="what to train, and how")
     parser.add_argument(
@@ -67,7 +68,12 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--run", metavar="FOLDER", type=Path, help="the folder of the run, besides the NNP"
     )
     parser.add_argument("--force", action="store_true", help="overwrite the NNP if it exists")
-    parser.add_argument("--data", metavar="DATA", help="train on this, whatever the recipe says")
+    add_max_bytes(parser)
+    parser.add_argument(
+        "--data",
+        metavar="DATA",
+        help="training data, in place of the recipe's training and validation data",
+    )
     parser.add_argument("--seed", metavar="N", type=int, help="instead of the recipe's")
     parser.add_argument(
         "--set",
@@ -111,12 +117,13 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Train; 1 if it was stopped."""
     if not arguments.save_every >= 0:
         raise ValueError(f"--save-every must be minutes, 0 or more; got {arguments.save_every:g}")
-    recipe = _recipe(arguments)
-    target, folder = _outputs(arguments, recipe)
-    computing = _computing(arguments, folder)
+    computing = _computing(arguments)
     refuse_gpu_options(computing["name"], arguments.device, arguments.tf32)
     wanted = make_context(**computing, device=arguments.device or 0, check=False)
+    # First of all: an error in one process then ends all of them.
     with open_communicator(wanted, arguments.parallel) as communicator:
+        recipe = _recipe(arguments)
+        target, folder = _outputs(arguments, recipe)
         device = communicator.local_rank if arguments.device is None else arguments.device
         context = make_context(**computing, device=device)
         check_own_gpu(communicator, context)
@@ -140,12 +147,19 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
                 context=context,
                 save_seconds=60 * arguments.save_every,
                 communicator=communicator,
+                max_bytes=arguments.max_bytes,
             )
+        except RecipeError as error:
+            if arguments.recipe is None or str(error).startswith(str(arguments.recipe)):
+                raise
+            raise RecipeError(f"{arguments.recipe}: {error}") from None
         except TrainingStopped as stopped:
             if not stopped.together:
                 # The others do not know of it, and closing would wait for them.
                 raise SystemExit(tell_stopped(stopped)) from None
             hint = f"nnabla-dqa train -o {folder} --resume" if target is None else None
+            if hint is not None and communicator.size > 1:
+                hint = f"mpiexec -n {communicator.size} {hint}"
             return tell_stopped(stopped, hint) if first else 1
         if first:
             for message in result.messages[len(shown) :]:
@@ -173,13 +187,19 @@ def _recipe(arguments: argparse.Namespace) -> Recipe:
     changes = changes_of(arguments)
     if arguments.recipe is not None:
         return Recipe.from_yaml(arguments.recipe, changes)
-    folder = arguments.run or (None if is_nnp(arguments.output) else arguments.output)
+    folder = _folder(arguments)
     if not arguments.resume or folder is None:
         what = "what to train, and how" if arguments.input is None else "how to train the NNP"
         raise ValueError(f"--recipe is needed: {what} (or -o FOLDER --resume to go on with a run)")
     kept = RunFolder(folder)
     kept.read_recipe()
     return Recipe.from_yaml(kept.recipe, changes)
+
+
+def _folder(arguments: argparse.Namespace) -> Optional[Path]:
+    """The folder of the run, if one is named."""
+    folder: Optional[Path] = None if is_nnp(arguments.output) else arguments.output
+    return arguments.run or folder
 
 
 def _outputs(
@@ -190,6 +210,10 @@ def _outputs(
     if output is not None and not is_nnp(output):
         if folder is not None:
             raise ValueError(f"-o {output} and --run {folder}: one folder is enough")
+        if not output.exists() and re.fullmatch(r"\.[A-Za-z]\w*", output.suffix):
+            raise OutputError(
+                f"-o {output}: is no .nnp file; for a folder of this name, make it first"
+            )
         if arguments.force:
             raise ValueError(f"--force: remove the folder {output} yourself, if you mean it")
         return None, output
@@ -200,6 +224,8 @@ def _outputs(
     output = output or beside(arguments.input or Path(str(recipe.network)), "_trained")
     inputs = [Path(path) for path in (recipe.network, arguments.recipe) if path is not None]
     again = arguments.force or (folder is not None and arguments.resume)
+    if output.exists() and arguments.resume and not again:
+        raise OutputError(f"{output}: the training has ended; --force writes it again")
     checkpoint = checkpoint_path(check_output(output, inputs, again))
     if folder is None and checkpoint.exists() and not arguments.resume and not arguments.force:
         raise OutputError(
@@ -208,8 +234,9 @@ def _outputs(
     return output, folder
 
 
-def _computing(arguments: argparse.Namespace, folder: Optional[Path]) -> Dict[str, Any]:
+def _computing(arguments: argparse.Namespace) -> Dict[str, Any]:
     """Context, precision and TF32: those asked for; for a resumed run, those of its last start."""
+    folder = _folder(arguments)
     asked = {
         "name": arguments.context,
         "type_config": arguments.type_config,

@@ -88,6 +88,12 @@ def open_data(
         raise DataError(f"{path}: cannot be read: {error}") from None
 
 
+def holds_images(source: PathLike, subset: str) -> bool:
+    """Whether :func:`open_data` reads the images of class folders there, of any size."""
+    folder = Path(source)
+    return folder.is_dir() and not _arrays_in(folder, subset, None) and holds_class_folders(folder)
+
+
 def _open_folder(
     folder: Path,
     subset: str,

@@ -54,6 +54,19 @@ def detect_launch(environment: Optional[Mapping[str, str]] = None) -> Optional[L
     return Launch("PMIx", None) if "PMIX_RANK" in env else None
 
 
+def detect_rank(environment: Optional[Mapping[str, str]] = None) -> int:
+    """The number of this process among those that a launcher started, as it says; else 0.
+
+    Raises:
+        ParallelError: A variable of a launcher is not a number.
+    """
+    env = os.environ if environment is None else environment
+    for name in ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "SLURM_PROCID", "RANK", "PMIX_RANK"):
+        if name in env and (name != "SLURM_PROCID" or _is_srun_task(env)):
+            return _number(env, name)
+    return 0
+
+
 def _is_srun_task(env: Mapping[str, str]) -> bool:
     """Whether the process is a task of srun, not the shell of sbatch or salloc."""
     name = "SLURM_STEP_ID" if "SLURM_STEP_ID" in env else "SLURM_STEPID"

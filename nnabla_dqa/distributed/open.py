@@ -46,7 +46,7 @@ def open_communicator(
     if kind == "none" and launch is not None:
         raise ParallelError(
             f"{launch.launcher} started {launch.processes} processes, but parallel is none; start "
-            f"one process, or set parallel to auto"
+            f"one process, or choose auto (--parallel auto)"
         )
     if kind == "none" or (kind == "auto" and launch is None):
         return SingleProcess()

@@ -83,6 +83,11 @@ class Rule:
         object.__setattr__(self, "mixing", mixing_rule(self.mixing))
         object.__setattr__(self, "activations", _activations(self.activations))
 
+    def to_json(self) -> Dict[str, Any]:
+        """The rule as JSON values, as :meth:`Rules.from_yaml` reads them."""
+        mixing = {} if self.mixing is None else {"mixing": self.mixing.to_json()}
+        return {"layers": self.pattern, "quantizers": self.quantizers.to_json(), **mixing}
+
     def matches(self, layer: Candidate) -> bool:
         """Whether the pattern is, or matches, one of the layer's names."""
         return _names(layer, self.pattern)
@@ -190,11 +195,14 @@ class Rules:
         keys = ("quantizers", "mixing", "rules", "activations", "keep_activations")
         _check_keys(content, keys, "the rules")
         rules = content.get("rules", [])
-        if not isinstance(rules, list):
+        if not isinstance(rules, (list, tuple)):
             raise ValueError(f"key 'rules' must be a list of rules; got {rules!r}")
         made: List[Rule] = []
         for i, entry in enumerate(rules):
             where = f"rule {i + 1}"
+            if isinstance(entry, Rule):
+                made.append(entry)
+                continue
             _check_keys(entry, ("layers", "quantizers", "mixing", "activations"), where)
             patterns = _patterns(entry.get("layers"), "layers", where)
             quantizers = _quantizers(entry.get("quantizers"), where)

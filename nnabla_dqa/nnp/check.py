@@ -20,21 +20,28 @@ from nnabla_dqa.export.metadata import (
     tensor_entries,
     tensor_name,
 )
-from nnabla_dqa.export.quantizer_info import QuantizerInfo
+from nnabla_dqa.export.quantizer_info import QuantizerInfo, short_name
 from nnabla_dqa.nnp.layers import discover
 from nnabla_dqa.nnp_format.archive import Archive
 from nnabla_dqa.quantization import quantizer_from_json
 
+_NOT_DEPLOYED = "not checked: nnabla-dqa has not deployed it; run deploy first"
+_NOTHING = "nothing to check: the file names no quantized tensor"
+
 
 @dataclasses.dataclass(frozen=True)
 class CheckedTensor:
-    """A quantized tensor and what was found; ``fault`` is empty if it is as the file says."""
+    """A tensor of the metadata and what was found; ``fault`` is empty if it is as the file says.
+
+    Of a float one (``is_float``) nothing can be proved.
+    """
 
     weight: str
     quantizer: str
     levels: int
     values: int
     fault: str
+    is_float: bool = False
 
 
 @renamed(unclaimed="not_quantized")
@@ -53,7 +60,7 @@ class Check:
 
     @property
     def ok(self) -> bool:
-        """Whether all is as the file says, and no parameter holds NaN or infinity."""
+        """Whether there are quantized tensors, all is as the file says, and nothing is NaN."""
         return not self.faults
 
     def __str__(self) -> str:
@@ -62,20 +69,19 @@ class Check:
             (
                 row.weight,
                 row.quantizer,
-                f"{row.levels:,}" if row.levels < 2**16 else "float",
+                "float" if row.is_float else f"{row.levels:,}",
                 f"{row.values:,}",
-                "NO" if row.fault else "yes",
+                "NO" if row.fault else "-" if row.is_float else "yes",
             )
             for row in self.layers
         ]
         table = [format_table([head, *rows])] if rows else []
-        verdict = (
-            "verified: all weights on their grids, no NaN or infinity"
-            if self.ok
-            else "NOT as its metadata say"
-        )
+        verdict = "verified: the quantized weights are on their grids, no NaN or infinity"
+        if not self.ok:
+            verdict = "NOT as its metadata say"
+            verdict = next((f for f in self.faults if f in (_NOT_DEPLOYED, _NOTHING)), verdict)
         lines = [f"not quantized, float: {name}" for name in self.not_quantized]
-        lines += [f"fault: {fault}" for fault in self.faults]
+        lines += [f"fault: {fault}" for fault in self.faults if fault != verdict]
         return "\n".join([*table, *self.runs, *lines, f"{self.path}: {verdict}"])
 
 
@@ -85,7 +91,8 @@ def check_file(path: PathLike, max_bytes: Optional[int] = None) -> Check:
     A weight is on its grid if it equals ``scale * code + offset`` bit for bit
     for a whole number ``0 <= code < levels``, with the scale and offset of
     its tensor or channel that the file states, or is one of the levels that
-    it lists. The class of the quantizer need not be known.
+    it lists. The class of the quantizer need not be known. Float tensors are
+    listed; a file without quantized ones is not ``ok``.
 
     Args:
         path: The file.
@@ -100,12 +107,12 @@ def check_file(path: PathLike, max_bytes: Optional[int] = None) -> Check:
     faults = []
     layers = []
     if (archive.metadata or {}).get("kind") != DEPLOYED:
-        faults.append("nothing to check: nnabla-dqa has not deployed the file")
+        faults.append(_NOT_DEPLOYED)
     else:
         layers = [_check_tensor(entry, archive) for entry in tensor_entries(archive)]
         faults += [f"{row.weight}: {row.fault}" for row in layers if row.fault]
-        if not layers:
-            faults.append("nothing to check: the file names no quantized tensor")
+        if all(row.is_float for row in layers):
+            faults.append(_NOTHING)
     for name, (array, _) in archive.parameters.items():
         if not np.isfinite(array).all():
             faults.append(f"parameter {name} holds NaN or infinity")
@@ -123,22 +130,25 @@ def _check_tensor(entry: Any, archive: Archive) -> CheckedTensor:
         return CheckedTensor(tensor_name(entry), "?", 0, 0, fault)
     info = tensor.quantizer
     fault = _disagreement(info) or tensor.fault()
-    return CheckedTensor(tensor.name, info.name, info.levels, tensor.values, fault)
+    return CheckedTensor(tensor.name, info.name, info.levels, tensor.values, fault, info.is_float)
 
 
 def _disagreement(info: QuantizerInfo) -> str:
-    """What is wrong with the description of a quantizer whose class is known; else ''."""
+    """What is wrong with the description of a quantizer, as far as its class is known; else ''."""
+    named = short_name(info.type, info.arguments)
     try:
         known = quantizer_from_json({"type": info.type, **info.arguments})
+        if (known.levels, known.bits) != (info.levels, info.bits):
+            return (
+                f"the file says {info.levels} levels of {info.bits} bits, {known} has "
+                f"{known.levels} of {known.bits}"
+            )
     except UnknownTypeError:
-        return ""
+        pass
     except ValueError as error:
         return f"its quantizer cannot be read: {reason(error)}"
-    if (known.levels, known.bits) != (info.levels, info.bits):
-        return (
-            f"the file says {info.levels} levels of {info.bits} bits, {known} has {known.levels} "
-            f"of {known.bits}"
-        )
+    if info.name != named:
+        return f"the file calls the quantizer {info.name!r}, what it describes is {named}"
     return ""
 
 

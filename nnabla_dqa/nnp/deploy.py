@@ -23,7 +23,7 @@ from nnabla_dqa.nnp.fold_bn import fold_deployed
 from nnabla_dqa.nnp.inspect import running_networks
 from nnabla_dqa.nnp.layers import FileLayer
 from nnabla_dqa.nnp.live import Program
-from nnabla_dqa.nnp.prune import drop_unused, kept
+from nnabla_dqa.nnp.prune import check_run, drop_unused, kept
 from nnabla_dqa.nnp.summary import activation_report, file_report
 from nnabla_dqa.nnp_format.members import NNPError, check_output
 from nnabla_dqa.nnp_format.parameters import Parameter
@@ -91,7 +91,7 @@ def deployed_from(
     Raises:
         NNPError: The file is not converted or not trained, has a quantizer
             whose class is not known, has NaN or infinity (names the
-            parameter), or no network to keep.
+            parameter), no network to keep, or no quantized layer in those that are run.
         ValueError: ``select`` is something else, or ``fold`` and ``whole`` together.
     """
     select = checked_selection(select, "deploy")
@@ -123,6 +123,8 @@ def _quantized(
 ) -> Deployed:
     """The networks to keep of a converted file, with quantized weights."""
     _check_deployable(file, allow_untrained)
+    if not whole:
+        check_run(file)
     rows = {layer.name: file_report(file, layer) for layer in file.quantized}
     inputs = [layer for layer in file.quantized if file.assigned[layer.name].activations]
     entering = {layer.name: activation_report(file, layer) for layer in inputs}

@@ -144,6 +144,9 @@ class Program:
             NNPError: There is no such network.
             ValueError: NNabla cannot build it; the message names the network.
         """
+        if batch_size < 1:
+            # NNabla divides by the size of arrays, and ends the process.
+            raise ValueError(f"batch_size must be a whole number from 1 on; got {batch_size!r}")
         definition = nnabla_pb2.NNablaProtoBuf()
         proto = definition.network.add()
         proto.CopyFrom(self.file.network(network))

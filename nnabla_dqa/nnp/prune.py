@@ -82,3 +82,15 @@ def drop_unused(deployed: Deployed) -> None:
     for section in (*deployed.definition.executor, *deployed.definition.optimizer):
         keep_only(section.parameter_variable, lambda listed: listed.variable_name in used)
     deployed.parameters = {k: v for k, v in deployed.parameters.items() if k in used}
+    deployed.tensors = {k: v for k, v in deployed.tensors.items() if k in used}
+
+
+def check_run(file: NetworkFile) -> None:
+    """Raise NNPError if quantized layers are in no network that is run; all may be float."""
+    runs = running_networks(file.archive.definition)
+    uses = [use for layer in file.rewritten for use in layer.uses]
+    if runs and uses and not any(use.network in runs for use in uses):
+        raise NNPError(
+            f"{file.archive.path}: no quantized layer is in the network that is run "
+            f"({', '.join(runs)})"
+        )

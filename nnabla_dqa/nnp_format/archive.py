@@ -143,6 +143,11 @@ class Archive:
                         f"{self.path}: function {function.name} of network {network.name} has "
                         f"type {function.type!r}, which this NNabla does not know"
                     )
+                if _zero_divisor(function):
+                    raise NNPError(
+                        f"{self.path}: function {function.name} of network {network.name} has a "
+                        f"{_zero_divisor(function)} that is not 1 or more"
+                    )
                 for name in (*function.input, *function.output):
                     if name not in known:
                         raise NNPError(
@@ -175,6 +180,17 @@ def keep_only(repeated: Any, keep: Callable[[Any], bool]) -> None:
     if len(kept) < len(repeated):
         del repeated[:]
         repeated.extend(kept)
+
+
+def _zero_divisor(function: Any) -> str:
+    """The argument below 1 by which NNabla would divide, ending the process; or ''."""
+    for field, arguments in function.ListFields():
+        for name in ("stride", "group"):
+            if field.message_type is not None and name in field.message_type.fields_by_name:
+                value = getattr(arguments, name)
+                if any(n < 1 for n in getattr(value, "dim", [value])):
+                    return name
+    return ""
 
 
 def _version() -> bytes:

@@ -46,7 +46,9 @@ class Limit(NamedTuple):
         """Raise LimitError if ``what`` needs more than is allowed."""
         if needed > self.total:
             rule = "max_bytes" if self.given else f"{MAX_RATIO} times the file's size"
-            rule = "the default" if not self.given and self.total == MAX_BYTES else rule
+            if not self.given and self.total in (FREE_BYTES, MAX_BYTES):
+                small = self.total == FREE_BYTES
+                rule = "the default for a file this small" if small else "the default"
             raise LimitError(
                 f"{what} unpack to {needed:,} bytes, more than the {self.total:,} allowed "
                 f"({rule}); if you trust the file, give a larger max_bytes"

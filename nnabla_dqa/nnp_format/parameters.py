@@ -83,9 +83,12 @@ def _read_h5(data: bytes, limit: Optional[Limit]) -> Dict[str, Parameter]:
 
         def visit(name: str, node: Any) -> None:
             if isinstance(node, h5py.Dataset):
+                if node.dtype.kind not in "biuf":
+                    raise ValueError(f"{name} holds {node.dtype}; numbers are needed")
                 index = node.attrs.get("index", len(found))
                 need_grad = bool(node.attrs.get("need_grad", True))
-                found.append((int(index), name, Parameter(node[...], need_grad)))
+                array = np.asarray(node[...], np.float32)
+                found.append((int(index), name, Parameter(array, need_grad)))
 
         file.visititems(measure)
         file.visititems(visit)

@@ -34,6 +34,11 @@ class QuantizerSet(NamedTuple):
             return self.quantizers
         return tuple(_with_axis(q, channel_axis) for q in self.quantizers)
 
+    def to_json(self) -> List[Dict[str, Any]]:
+        """The set as JSON values, which :func:`quantizer_set` reads."""
+        axis = {"channel_axis": _PER_CHANNEL} if self.per_channel else {}
+        return [{**q.to_json(), **(axis if _has_axis(q) else {})} for q in self.quantizers]
+
 
 def quantizer_set(value: Any) -> QuantizerSet:
     """The set that a value of YAML, the command line or Python stands for.
@@ -163,7 +168,8 @@ def _bits(width: str) -> int:
 
 def _with_axis(quantizer: Quantizer, axis: int) -> Quantizer:
     fields: Any = quantizer
-    if all(field.name != "channel_axis" for field in dataclasses.fields(fields)):
-        return quantizer
-    replaced: Quantizer = dataclasses.replace(fields, channel_axis=axis)
-    return replaced
+    return dataclasses.replace(fields, channel_axis=axis) if _has_axis(quantizer) else quantizer
+
+
+def _has_axis(quantizer: Any) -> bool:
+    return any(field.name == "channel_axis" for field in dataclasses.fields(quantizer))

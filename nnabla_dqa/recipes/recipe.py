@@ -15,9 +15,11 @@ import nnabla.solvers as S
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.messages import one_line
 from nnabla_dqa._util.renamed import renamed
-from nnabla_dqa.layers.rules import Rules
+from nnabla_dqa.layers.rules import Rule, Rules
 from nnabla_dqa.layers.scopes import make_mixture
-from nnabla_dqa.mixing import Mixture
+from nnabla_dqa.mixing import MixingRule, Mixture
+from nnabla_dqa.quantization import Quantizer
+from nnabla_dqa.quantization.notation import QuantizerSet
 from nnabla_dqa.recipes.checks import (
     RecipeError,
     check_fields,
@@ -112,7 +114,8 @@ class Recipe:
         quantizers: Such as ``minmax:2,4,8`` or ``sawb:2@channel``; default:
             those that a converted NNP has, none (a float net) for a model.
         rules: Other quantizers for some layers, as in the file of ``nnabla-dqa
-            convert --rules``: ``[{layers: "conv1*", quantizers: float}]``.
+            convert --rules``: ``[{layers: "conv1*", quantizers: float}]``; without
+            ``quantizers`` the other layers stay float.
         mixing: ``attention`` (DQA, the default), ``binary_relax``, or ``{type: ..., ...}``.
         activations: Quantizers of what enters the layers, such as ``pact:2,4,8``; the network's
             input stays as it is. Default: none.
@@ -193,11 +196,18 @@ class Recipe:
                 f"end={schedule['end']:g}"
             )
         self._check_kind()
+        if self.mixing is not None and self.quantizers is None and not self.rules:
+            raise RecipeError(
+                "key 'mixing' needs 'quantizers'; a converted NNP has its own mixing rule (convert "
+                "--mixing)"
+            )
         try:
             self.mixture()
         except (ValueError, AttributeError, TypeError) as error:
-            keys = [key for key in _QUANTIZATION if getattr(self, key) is not None]
-            raise RecipeError(f"key {' and '.join(map(repr, keys))}: {one_line(error)}") from None
+            keys = [repr(key) for key in _QUANTIZATION if getattr(self, key) is not None]
+            text = one_line(error).replace("the rules: ", "", 1)
+            text = text if text.startswith("key ") else f"key {' and '.join(keys)}: {text}"
+            raise RecipeError(text) from None
 
     def _check_kind(self) -> None:
         """Raise RecipeError for keys that what is trained does not have."""
@@ -219,7 +229,9 @@ class Recipe:
     def quantization(self) -> Optional[Rules]:
         """The quantizers of the layers, by rules; None if the recipe names none."""
         keys = {key: getattr(self, key) for key in _QUANTIZATION}
-        rules = Rules.from_mapping({key: v for key, v in keys.items() if v is not None})
+        rules = Rules.from_mapping(
+            {"quantizers": "float", **{key: v for key, v in keys.items() if v is not None}}
+        )
         if self.quantizers is not None or self.rules:
             return rules
         if self.activations is not None:
@@ -228,11 +240,20 @@ class Recipe:
 
     def mixture(self) -> Optional[Mixture]:
         """What the layers that no rule names mix; None for a float net."""
+        return next(iter(self._mixtures()), None)
+
+    def _mixtures(self) -> List[Mixture]:
+        """What the layers mix: those that no rule names, then those of each rule."""
+        made: List[Mixture] = []
         rules = self.quantization
         if rules is None:
-            return None
-        quantizers = rules.quantizers.for_axis(0)
-        return make_mixture(*quantizers, mixing=rules.mixing if len(quantizers) > 1 else None)
+            return made
+        sets = [(rules.quantizers, rules.mixing)]
+        sets += [(rule.quantizers, rule.mixing or rules.mixing) for rule in rules.rules]
+        for quantizer_set, mixing in sets:
+            quantizers = quantizer_set.for_axis(0)
+            made.append(make_mixture(*quantizers, mixing=mixing if len(quantizers) > 1 else None))
+        return made
 
     def make_schedule(
         self, mixture: Mixture, steps: int, steps_per_epoch: int
@@ -246,8 +267,7 @@ class Recipe:
     @property
     def method(self) -> str:
         """``"Full precision"`` or the label of the mixing rule, such as ``"DQA"``."""
-        mixture = self.mixture()
-        return method_of([] if mixture is None else [mixture])
+        return method_of(self._mixtures())
 
     @classmethod
     def keys(cls) -> List[str]:
@@ -263,10 +283,15 @@ class Recipe:
         """
         if isinstance(content, Mapping):
             content = spelled_out(content)
-        check_mapping("a recipe", content, [*cls.keys(), "preset"], required="data")
+        check_mapping("a recipe", content, [*cls.keys(), "preset", "base"], required="data")
         content = with_numbers(content)
+        if "base" in content:
+            raise RecipeError("key 'base' is for a recipe in a file, which it is relative to")
         if "preset" in content:
-            content = merged(preset(content.pop("preset")), content)
+            below = preset(content.pop("preset"))
+            if content.get("network") is not None:
+                below = _without(below, _OF_MODEL)
+            content = merged(below, content)
         names = {key_of(field): field.name for field in dataclasses.fields(cls)}
         return cls(**{names[key]: value for key, value in content.items()})
 
@@ -292,9 +317,12 @@ class Recipe:
         if isinstance(changes, (str, os.PathLike)):
             changes = {"data": {"train": os.fspath(changes), "validation": None}}
         content = read_recipe(path)
-        if isinstance(content, Mapping):
-            content = merged(content, placed(spelled_out(changes or {}), os.getcwd()))
         try:
+            if isinstance(content, Mapping):
+                if content.get("network") is not None:
+                    # Also where a change takes its place: the key had another meaning once.
+                    _NETWORK("network", content["network"])
+                content = merged(content, placed(spelled_out(changes or {}), os.getcwd()))
             return cls.from_mapping(content)
         except RecipeError as error:
             raise RecipeError(f"{path}: {error}") from None
@@ -339,15 +367,32 @@ class Recipe:
 
 def method_of(mixtures: Iterable[Mixture]) -> str:
     """What tables call a training whose layers mix these."""
-    rules = [mixture.mixing for mixture in mixtures]
+    quantized = [m for m in mixtures if not all(q.is_float for q in m.quantizers)]
+    rules = [mixture.mixing for mixture in quantized]
     labels = {rule.label or type(rule).__name__ for rule in rules}
     return ", ".join(sorted(labels)) or "Full precision"
 
 
+def _without(content: Mapping[str, Any], keys: Iterable[str], above: str = "") -> Dict[str, Any]:
+    """``content`` without some keys, of which those in mappings are called ``data.mean``."""
+    return {
+        key: _without(value, keys, f"{above}{key}.") if isinstance(value, Mapping) else value
+        for key, value in content.items()
+        if f"{above}{key}" not in keys
+    }
+
+
 def _json(instance: Any) -> Dict[str, Any]:
     values = {key_of(f): getattr(instance, f.name) for f in dataclasses.fields(instance)}
-    return {
-        key: list(value) if isinstance(value, tuple) else value
-        for key, value in values.items()
-        if value is not None
-    }
+    return {key: _plain(value) for key, value in values.items() if value is not None}
+
+
+def _plain(value: Any) -> Any:
+    """Quantizers, mixing rules and rules as the mappings that stand for them."""
+    if isinstance(value, (Quantizer, QuantizerSet, MixingRule, Rule)):
+        value = value.to_json()
+    if isinstance(value, (list, tuple)):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(entry) for key, entry in value.items()}
+    return value

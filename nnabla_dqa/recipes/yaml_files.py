@@ -61,7 +61,10 @@ def placed(content: Mapping[str, Any], folder: PathLike) -> Dict[str, Any]:
         return os.path.abspath(os.path.join(folder, os.path.expanduser(value)))
 
     result = dict(content)
-    result.update({key: place(result[key]) for key in ("network", "teacher") if key in result})
+    named = {"teacher": result.get("teacher"), "network": result.get("network")}
+    if not is_nnp(named["network"]):
+        del named["network"]
+    result.update({key: place(value) for key, value in named.items() if key in result})
     if isinstance(result.get("data"), Mapping):
         result["data"] = {
             key: place(value) if key in ("train", "validation") else value

@@ -6,7 +6,7 @@ from typing import Any, Dict, List, Mapping
 
 import numpy as np
 
-from nnabla_dqa.layers.tensors import layer_name
+from nnabla_dqa.layers.tensors import STATE_SCOPE, layer_name
 from nnabla_dqa.quantization.graph_ops import Variable
 
 
@@ -32,7 +32,7 @@ def first_non_finite(loss: Variable, parameters: Mapping[str, Variable]) -> str:
         """The layer of the last parameter on the way to ``function``."""
         for v in function.inputs:
             if v.parent is None and v.data in names:
-                return layer_name(names[v.data])
+                return layer_name(names[v.data].partition(f"/{STATE_SCOPE}/")[0])
         above = (owners.get(v.parent) for v in function.inputs if v.parent is not None)
         return next((name for name in above if name), "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import time
@@ -20,10 +21,12 @@ from nnabla_dqa.layers.report import report
 from nnabla_dqa.layers.tensors import AttentionWarning
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp_format.limits import MAX_BYTES
 from nnabla_dqa.nnp_format.members import check_output
 from nnabla_dqa.recipes.recipe import Recipe, RecipeError, method_of
 from nnabla_dqa.recipes.yaml_files import is_nnp, placed
 from nnabla_dqa.training.checkpoint import checkpoint_path
+from nnabla_dqa.training.lock import locked
 from nnabla_dqa.training.loop import SAVE_SECONDS, Loop, OnEpoch, OnStep, gather_skipped
 from nnabla_dqa.training.loss_scaler import LossScaler
 from nnabla_dqa.training.result import Training
@@ -50,6 +53,7 @@ def train(
     folder: Optional[PathLike] = None,
     communicator: Optional[Communicator] = None,
     on_step: OnStep = None,
+    max_bytes: Optional[int] = None,
 ) -> Training:
     """Train by a recipe.
 
@@ -81,6 +85,8 @@ def train(
             started several.
         on_step: Called before each step with what is trained and the number of
             steps done, in every process.
+        max_bytes: What the NNP, or a teacher, may unpack to; the default is that
+            of :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
 
     Raises:
         NNPError, RecipeError, DataError, CheckpointError, RunError: One line
@@ -103,27 +109,29 @@ def train(
     with warnings.catch_warnings(), nn.context_scope(context):
         # The messages of the result contain them, once.
         warnings.simplefilter("ignore", AttentionWarning)
-        task = Task(made, comm)
+        task = Task(made, comm, max_bytes)
         if place is not None:
             if comm.rank == 0 and not resume:
                 # Only now: an error up to here leaves nothing behind.
                 place.begin(made)
             place.check_seen(comm)
-        scaler = LossScaler() if is_half(context) else None
-        loop = Loop(task, checkpoint, save_seconds, scaler)
-        if resume and (place is None or checkpoint.exists()):
-            loop.resume()
-        if place is not None and comm.rank == 0:
-            start = {"seed": made.seed, "from_step": loop.at.step}
-            place.note_start({**start, **environment(context, comm.size)})
-            monitor = monitor or place.monitors
-        if on_message is not None and comm.rank == 0:
-            for message in task.messages:
-                on_message(message)
-        started = time.perf_counter()
-        loop.run(on_epoch, monitor, progress, on_step)
-        with nn.context_scope(float_context(context)):
-            return _finish(task, loop, written_to, place, time.perf_counter() - started)
+        # The first process writes for all of them.
+        with locked(checkpoint) if comm.rank == 0 else contextlib.nullcontext():
+            scaler = LossScaler() if is_half(context) else None
+            loop = Loop(task, checkpoint, save_seconds, scaler)
+            if resume and (place is None or checkpoint.exists()):
+                loop.resume()
+            if place is not None and comm.rank == 0:
+                start = {"seed": made.seed, "from_step": loop.at.step}
+                place.note_start({**start, **environment(context, comm.size)})
+                monitor = monitor or place.monitors
+            if on_message is not None and comm.rank == 0:
+                for message in task.messages:
+                    on_message(message)
+            started = time.perf_counter()
+            loop.run(on_epoch, monitor, progress, on_step)
+            with nn.context_scope(float_context(context)):
+                return _finish(task, loop, written_to, place, time.perf_counter() - started)
 
 
 def recipe_of(what: RecipeLike, recipe: Optional[RecipeLike] = None) -> Recipe:
@@ -142,7 +150,7 @@ def recipe_of(what: RecipeLike, recipe: Optional[RecipeLike] = None) -> Recipe:
     if isinstance(what, Recipe):
         made = Recipe.from_mapping(placed(what.to_json(), os.getcwd()))
     else:
-        made = Recipe.from_yaml(what)
+        made = Recipe.from_yaml(what, None if network is None else {"network": network})
     made = dataclasses.replace(made, data=made.data.resolved())
     return made if network is None else dataclasses.replace(made, network=network)
 
@@ -209,7 +217,7 @@ def _measure(task: Task, path: Path) -> Optional[Measured]:
     hard = task.objective.hard
     if task.validation is None or not hard.metric:
         return None
-    file = NetworkFile.read(path)
+    file = NetworkFile.read(path, MAX_BYTES)
     made = make_evaluation(
         Program(file),
         find_run(file, output=task.recipe.output),

@@ -192,7 +192,7 @@ def test_the_further_solvers_are_made_in_float32(monkeypatch):
 
     monkeypatch.setattr(S, "Momentum", momentum)
     dqa.attach(original(0.1), dqa.TemperatureSchedule(steps=3))
-    assert made == [False, False]  # for attention, and for what quantizers learn
+    assert made == [False] * 3  # for attention, and for what quantizers learn
 
 
 def test_numbers_beyond_half_precision_are_finite():

@@ -287,3 +287,11 @@ def assert_same(found, expected):
     assert found.keys() == expected.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
+
+
+def assert_close(found, expected):
+    """Equal names, and arrays that differ by float32's rounding."""
+    assert found.keys() == expected.keys()
+    for name, array in expected.items():
+        size = np.abs(array).max()
+        np.testing.assert_allclose(found[name], array, rtol=0, atol=1e-4 * size, err_msg=name)

@@ -11,12 +11,14 @@ import zipfile
 import h5py
 import numpy as np
 import pytest
+from google.protobuf import text_format
 from nnabla.utils import nnabla_pb2
 
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
 from nnabla_dqa.nnp_format.archive import METADATA, Archive
+from nnabla_dqa.nnp_format.limits import Limit, LimitError
 from nnabla_dqa.nnp_format.members import NNPError, write_members
 from nnabla_dqa.nnp_format.parameters import Parameter, write_parameters
 from tests.nnp.files import members, refused, rewritten
@@ -215,3 +217,57 @@ def test_normalization_that_lacks_inputs(left, tmp_path):
     refused(path, *words, read=lambda path: convert_file(path, tmp_path / "out.nnp"))
     refused(path, *words, read=lambda path: Program(NetworkFile.read(path)))
     assert not (tmp_path / "out.nnp").exists()
+
+
+@pytest.mark.parametrize("kind", ["Convolution", "MaxPooling"])
+def test_a_stride_of_zero(kind, tmp_path):
+    archive = Archive.read(small().save(tmp_path / "m.nnp"))
+    function = next(f for f in archive.definition.network[0].function if f.type == "Convolution")
+    function.type = kind
+    parameters = function.convolution_param if kind == "Convolution" else function.max_pooling_param
+    del parameters.stride.dim[:]
+    parameters.stride.dim.extend([1, 0])
+    text = text_format.MessageToString(archive.definition).encode()
+    rewritten(tmp_path / "m.nnp", **{".nntxt": text})
+    refused(tmp_path / "m.nnp", function.name, "stride")
+
+
+def hdf5_with(path, **arrays):
+    """The file with its parameters in HDF5, some as they are given."""
+    archive = Archive.read(path)
+    archive.parameter_member = "parameter.h5"
+    for name, array in arrays.items():
+        archive.parameters[name] = Parameter(array)
+    contents = members(path)
+    del contents["parameter.protobuf"]
+    contents["parameter.h5"] = write_parameters(".h5", archive.parameters)
+    write_members(path, contents)
+    return path
+
+
+@pytest.mark.parametrize("kind", [np.complex64, "S3"])
+def test_parameters_in_hdf5_that_are_no_numbers(kind, tmp_path):
+    path = hdf5_with(small().save(tmp_path / "m.nnp"), odd=np.zeros(3, kind))
+    refused(path, "odd holds", "numbers are needed")
+
+
+@pytest.mark.parametrize("kind", [np.float16, np.float64, np.int32, bool])
+def test_parameters_in_hdf5_become_float32(kind, tmp_path):
+    path = hdf5_with(small().save(tmp_path / "m.nnp"), odd=np.arange(3).astype(kind))
+    array = Archive.read(path).parameters["odd"].array
+    assert (array.dtype, array[1]) == (np.float32, 1)
+
+
+def test_a_group_of_zero(tmp_path):
+    archive = Archive.read(small().save(tmp_path / "m.nnp"))
+    function = next(f for f in archive.definition.network[0].function if f.type == "Convolution")
+    function.convolution_param.group = 0
+    text = text_format.MessageToString(archive.definition).encode()
+    rewritten(tmp_path / "m.nnp", **{".nntxt": text})
+    refused(tmp_path / "m.nnp", function.name, "a group that is not 1 or more")
+
+
+def test_why_a_limit_is_what_it_is():
+    for size, words in ((10, "the default for a file this small"), (2 << 20, "200 times the file")):
+        with pytest.raises(LimitError, match=words):
+            Limit.of(size).check(1 << 40, "its members")

@@ -16,6 +16,9 @@ from tests.nnp.networks import small, train
 SETS = ["minmax:2,4,8", "minmax:2,4,8@channel", "sawb:2", "twn/float", "bwn/float"]
 
 
+NOT_DEPLOYED = "not checked: nnabla-dqa has not deployed it; run deploy first"
+
+
 def deployed(folder, quantizers="minmax:2,4,8", fold=False):
     convert_file(small().save(folder / "m.nnp"), folder / "c.nnp", quantizers)
     train(folder / "c.nnp", folder / "t.nnp")
@@ -146,7 +149,8 @@ def test_files_without_quantized_tensors(tmp_path):
     for name in ("m.nnp", "c.nnp"):
         found = check_file(tmp_path / name)
         assert not found.ok
-        assert found.faults == ("nothing to check: nnabla-dqa has not deployed the file",)
+        assert found.faults == (NOT_DEPLOYED,)
+        assert str(found).endswith(f"{name}: {NOT_DEPLOYED}")
     found = edited(path, lambda archive: archive.metadata.update(tensors=[]))
     assert found.faults == ("nothing to check: the file names no quantized tensor",)
     with pytest.raises(NNPError):
@@ -158,4 +162,36 @@ def test_what_it_prints(tmp_path):
     rows = {line.split()[0]: line.split() for line in text.splitlines()[2:4]}
     assert rows["c/conv/W"][-3:] == ["4", "4", "yes"]
     assert "runs: network net (x -> Fc_out)" in text
-    assert text.endswith("d.nnp: verified: all weights on their grids, no NaN or infinity")
+    assert text.endswith(
+        "d.nnp: verified: the quantized weights are on their grids, no NaN or infinity"
+    )
+
+
+FLOAT = {"type": "FullPrecision", "name": "FullPrecision", "arguments": {}}
+FOREIGN = {"type": "Other", "name": "Other", "arguments": {}}
+
+
+@pytest.mark.parametrize("claimed", [FLOAT, FOREIGN])
+def test_float_tensors_are_not_verified(claimed, tmp_path):
+    path = deployed(tmp_path)
+    float_entry = {**claimed, "bits": 32, "levels": 2**32}
+
+    def forge(archive):
+        archive.metadata["tensors"][0]["quantizer"] = float_entry
+        array = archive.parameters["c/conv/W"].array
+        archive.parameters["c/conv/W"] = Parameter(np.random.randn(*array.shape))
+
+    found = edited(path, forge)
+    row = next(line.split() for line in str(found).splitlines() if line.startswith("c/conv/W"))
+    assert (row[2], row[-1]) == ("float", "-")
+    assert found.ok
+    found = edited(path, lambda a: [t.update(quantizer=float_entry) for t in a.metadata["tensors"]])
+    assert not found.ok
+    assert str(found).endswith("d.nnp: nothing to check: the file names no quantized tensor")
+    assert "verified" not in str(found)
+
+
+def test_the_name_of_a_quantizer_is_what_it_describes(tmp_path):
+    path = deployed(tmp_path)
+    found = edited(path, lambda a: a.metadata["tensors"][0]["quantizer"].update(name="BWN"))
+    assert "the file calls the quantizer 'BWN', what it describes is MinMax2" in found.faults[0]

@@ -76,7 +76,7 @@ def test_folding_changes_outputs_by_rounding_only(kind, quantizers, bias, tmp_pa
     found = Archive.read(tmp_path / "f.nnp")
     assert set(found.parameters) == {"l/W", "l/b", "fc/W", "fc/b"}
     check = check_file(tmp_path / "f.nnp")
-    assert check.ok, str(check)
+    assert check.ok == (quantizers != "float"), str(check)
     layer = next(row for row in check.layers if row.weight == "l/W")
     before = next(r for r in check_file(tmp_path / "d.nnp").layers if r.weight == "l/W")
     assert layer.values <= before.values

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 import yaml
 
+import nnabla_dqa as dqa
 from nnabla_dqa.recipes.recipe import LOSSES, DataRecipe, Recipe, RecipeError
 from nnabla_dqa.recipes.yaml_files import merged
-from nnabla_dqa.training.run import train
+from nnabla_dqa.training.run import recipe_of, train
 from tests.training.files import changed, make, one_line, parameters_of
 
 pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
@@ -199,7 +200,8 @@ def test_arguments_by_the_names_of_earlier_versions():
         ({"quantizers": "minmax:2,4,8@channel"}, "DQA", [2, 4, 8]),
         ({"quantizers": "bwn/float", "mixing": "binary_relax"}, "Binary-Relax", [1, 32]),
         ({"quantizers": "bwn/float", "mixing": {"type": "BinaryRelax"}}, "Binary-Relax", [1, 32]),
-        ({"rules": [{"layers": "fc", "quantizers": "float"}]}, "DQA", [2, 4, 8]),
+        ({"rules": [{"layers": "fc", "quantizers": "float"}]}, "Full precision", [32]),
+        ({"rules": [{"layers": "fc", "quantizers": "twn/float"}]}, "DQA", [32]),
     ],
 )
 def test_methods(keys, method, bits):
@@ -286,6 +288,7 @@ def test_a_recipe_that_differs_in_a_key_is_another_training():
             rest = {**rest, "teacher": "t.nnp"} if key == "loss" else rest
             if key in ("activations", "keep_activations"):
                 rest = {**rest, "quantizers": "sawb:2", "activations": "lsq:2"}
+            rest = {**rest, "quantizers": "minmax:2,4"} if key == "mixing" else rest
             base = Recipe.from_mapping(rest)
             made = Recipe.from_mapping(
                 merged(rest, {key: entry if part is None else {part: entry}})
@@ -419,3 +422,67 @@ def test_lambda_draws_attention_to_low_bits(tmp_path):
     np.testing.assert_array_equal(ends[1], ends[2])
     assert (ends[0] != ends[1]).any()
     assert ends[3].argmax() == 0
+
+
+@pytest.mark.parametrize("kind", [BASE, {"data": "a.npz", "network": "a.nnp"}])
+def test_a_mixing_rule_of_nothing(kind):
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_mapping({**kind, "mixing": "binary_relax"})
+    assert one_line(caught).startswith("key 'mixing' needs 'quantizers'; a converted NNP has its")
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"quantizers": [dqa.MinMax(2), dqa.SAWB(4)], "mixing": dqa.BinaryRelax()},
+        {"rules": [dqa.Rule("fc*", "bwn@channel", None)], "quantizers": dqa.MinMax(2)},
+        {
+            "rules": (
+                dqa.Rule("*", "minmax:2,4", dqa.BinaryRelax()),
+                {"layers": "a", "quantizers": "bwn"},
+            )
+        },
+    ],
+)
+def test_objects_of_python(given, tmp_path):
+    recipe = Recipe("a.npz", "a.nnp", **given)
+    text = yaml.safe_dump(recipe.to_json())
+    (tmp_path / "r.yaml").write_text(text)
+    again = Recipe.from_yaml(tmp_path / "r.yaml")
+    assert json.loads(json.dumps(again.to_json()))["data"]["train"].endswith("a.npz")
+    assert again.quantization == recipe.quantization
+    assert again.mixture() == recipe.mixture()
+
+
+def test_the_photo_preset_with_a_file(tmp_path):
+    """Mean and standard deviation are applied inside a model; a file has its own."""
+    keys = {"preset": "paper-imagenet", "data": "photos"}
+    made = Recipe.from_mapping({**keys, "network": "a.nnp"})
+    assert (made.epochs, made.data.augment) == (90, "random_resized_crop")
+    assert made.data.mean == (0, 0, 0)
+    assert Recipe.from_mapping({**keys, "model": "resnet18_224"}).data.mean[0] == 0.485
+    (tmp_path / "r.yaml").write_text(yaml.safe_dump(keys))
+    assert recipe_of("a.nnp", tmp_path / "r.yaml").data.std == (1, 1, 1)
+    with pytest.raises(RecipeError, match=r"'data\.mean' is for a model"):
+        Recipe.from_mapping({"network": "a.nnp", "data": {"train": "b", "mean": [1, 1, 1]}})
+
+
+def test_a_network_inside_the_file_by_its_earlier_key(tmp_path):
+    (tmp_path / "r.yaml").write_text("data: a.npz\nnetwork: Main\n")
+    for make_recipe in (
+        lambda: Recipe.from_yaml(tmp_path / "r.yaml"),
+        lambda: Recipe.from_yaml(tmp_path / "r.yaml", {"network": "a.nnp"}),
+        lambda: recipe_of("a.nnp", tmp_path / "r.yaml"),
+    ):
+        with pytest.raises(RecipeError) as caught:
+            make_recipe()
+        assert one_line(caught).startswith(f"{tmp_path / 'r.yaml'}: key 'network' must be an .nnp")
+        assert one_line(caught).endswith("'train_network'); got 'Main'")
+
+
+def test_keys_are_named_once():
+    with pytest.raises(RecipeError) as caught:
+        Recipe.from_mapping({**BASE, "quantizers": "minmax:2,4", "mixing": "soft"})
+    assert one_line(caught).startswith("key 'mixing': mixing 'soft' is none of")
+    with pytest.raises(RecipeError, match=r"allowed: .*, base"):
+        Recipe.from_mapping({**BASE, "epoch": 3})

@@ -107,3 +107,10 @@ def test_the_names_are_those_given():
     parameters = {f"net/{k}": v for k, v in nn.get_parameters(grad_only=False).items()}
     parameters["net/a/conv/W"].d = np.nan
     assert first_non_finite(loss, parameters) == "parameter net/a/conv/W"
+
+
+def test_the_state_of_a_layer_is_not_its_name():
+    x = nn.Variable.from_numpy_array(np.ones((1,)))
+    alpha = nn.Variable.from_numpy_array(np.zeros((1,)))
+    loss = F.sum(x / alpha)
+    assert first_non_finite(loss, {"a/conv/dqa/alpha": alpha}) == "layer a/conv"

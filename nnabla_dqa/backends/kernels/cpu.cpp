@@ -47,6 +47,11 @@ struct Sample {
     float* values;
 };
 
+// The columns' grids of one quantizer, with its share in `scale` and `offset`.
+struct Columns {
+    const float *a, *b, *scale, *offset;
+};
+
 struct Kernels {
     void (*extremes)(const float*, int64_t, Stats*);
     bool (*finite)(const float*, int64_t);
@@ -62,6 +67,18 @@ struct Kernels {
                    float* to);
     void (*scatter)(const float* from, int64_t outer, int64_t step, int64_t count, int64_t inner,
                     float* to);
+    void (*column_extremes)(const float* x, int64_t outer, int64_t step, int64_t count, float* low,
+                            float* high, float* none);
+    void (*column_means)(const float* x, int64_t outer, int64_t step, int64_t count, int needs,
+                         Stats* stats, float* room);
+    void (*column_sample)(const float* x, int64_t outer, int64_t step, int64_t count,
+                          const Stats* stats, const Sample& sample, float* values, int64_t size,
+                          float* largest);
+    void (*column_mix)(const Op* ops, const Columns* grids, int many, const float* x, float* q,
+                       int64_t outer, int64_t step, int64_t count);
+    void (*column_dots)(const Op* ops, const Columns* grids, int many, const float* x,
+                        const float* dq, int64_t outer, int64_t step, int64_t count, float* room,
+                        double* sums);
 };
 
 #if defined(__GNUC__) && !defined(DQA_NO_VECTORS)
@@ -398,6 +415,88 @@ void one_range(const Layer& layer, const float* w, Grid* grids) {
     make_grids(layer, needs, 0, w, &sample, &stats, grids);
 }
 
+// Whether the rows are columns of a matrix, which are worked on as they lie. Where sums are wanted,
+// whose order depends on how a row is aligned, their size has to be a multiple of four.
+bool are_columns(const Layer& layer, int needs) {
+    const bool sums = needs & (NEEDS_MEAN | NEEDS_UNIT | NEEDS_KEPT);
+    return layer.inner == 1 && layer.outer > 1 && layer.rows >= 16 &&
+           (!sums || layer.outer % 4 == 0);
+}
+
+template <class F>
+void each_columns(const Layer& layer, F f) {
+    const int threads = threads_for(layer);
+    int64_t step = ceil_div(ceil_div(layer.rows, threads), 16) * 16;
+    step = step < 512 ? step : 512;
+    run(ceil_div(layer.rows, step), threads, [&](int64_t tile) {
+        const int64_t begin = tile * step;
+        f(begin, begin + step < layer.rows ? begin + step : layer.rows);
+    });
+}
+
+// The grids of columns begin .. end as arrays, of the quantizers that take part.
+class ColumnGrids {
+  public:
+    ColumnGrids(const Layer& layer, const float* shares, const int* chosen, int count,
+                int64_t begin, int64_t end, const Grid* grids)
+        : values_((3 * count + 1) * (end - begin)) {
+        const int64_t n = end - begin;
+        float* offset = values_.data() + 3 * count * n;
+        for (int i = 0; i < count; ++i) {
+            float *a = values_.data() + 3 * i * n, *b = a + n, *scale = b + n;
+            ops[i] = layer.ops[chosen[i]];
+            columns[i] = {a, b, scale, offset};
+        }
+        for (int64_t c = 0; c < n; ++c) {
+            const Active active =
+                make_active(layer, shares, chosen, count, begin + c, grids + (begin + c) * layer.count);
+            for (int i = 0; i < count; ++i) {
+                float* a = values_.data() + 3 * i * n + c;
+                a[0] = active.grid[i].a, a[n] = active.grid[i].b, a[2 * n] = active.scale[i];
+            }
+            offset[c] = active.offset;
+        }
+    }
+
+    Op ops[MAX_QUANTIZERS];
+    Columns columns[MAX_QUANTIZERS];
+
+  private:
+    std::vector<float> values_;
+};
+
+void column_grids(const Layer& layer, int needs, const float* w, int64_t begin, int64_t end,
+                  Grid* grids) {
+    const int64_t n = end - begin, step = layer.rows, outer = layer.outer;
+    std::vector<float> room(22 * n), values;
+    std::vector<Stats> stats(n);
+    float *low = room.data(), *high = low + n, *none = high + n, *rest = none + n;
+    kernels().column_extremes(w + begin, outer, step, n, low, high, none);
+    for (int64_t c = 0; c < n; ++c) {
+        stats[c] = {};
+        stats[c].minimum = low[c], stats[c].maximum = high[c], stats[c].finite = none[c] == 0.0f;
+    }
+    kernels().column_means(w + begin, outer, step, n, needs, stats.data(), rest);
+    Sample sample = sample_of(layer);
+    const int64_t size = sample.strata * sample.count;
+    if (needs & NEEDS_SAMPLE) {
+        values.resize(size * n);
+        kernels().column_sample(w + begin, outer, step, n, stats.data(), sample, values.data(),
+                                size, rest);
+    }
+    for (int64_t c = 0; c < n; ++c) {
+        sample.values = values.data() + size * c;
+        for (int k = 0; k < layer.count; ++k) {
+            const Op& op = layer.ops[k];
+            float clip = 1.0f;
+            if (stats[c].finite && op.kind == SAWB_CLOSED) clip = closed_clip(op, stats[c]);
+            if (stats[c].finite && op.kind == SAWB_SEARCH)
+                clip = kernels().searched_clip(sample, begin + c, stats[c], op.top);
+            grids[(begin + c) * layer.count + k] = make_grid(op, stats[c], clip);
+        }
+    }
+}
+
 // The coefficients of a layer with attention go to `shares`.
 Spread attend(const Layer& layer, double* parts, float* shares) {
     const Spread spread = attend(layer.attention, layer.count, parts);
@@ -427,6 +526,16 @@ void forward(const Layer& layer, const float* w, const float* shares, float leas
         return;
     }
     const int needs = needs_of(layer);
+    if (are_columns(layer, needs)) {
+        each_columns(layer, [&](int64_t begin, int64_t end) {
+            column_grids(layer, needs, w, begin, end, grids);
+            if (!q) return;
+            const ColumnGrids own(layer, shares, chosen, count, begin, end, grids);
+            kernels().column_mix(own.ops, own.columns, count, w + begin, q + begin, layer.outer,
+                                 layer.rows, end - begin);
+        });
+        return;
+    }
     each_tile(layer, [&](int64_t begin, int64_t end) {
         Rows rows(layer, begin, end);
         std::vector<float> values;
@@ -445,6 +554,13 @@ void forward(const Layer& layer, const float* w, const float* shares, float leas
             kernels().mix(active, x, to + (r - begin) * size, size);
         }
         if (q) rows.write(q, to);
+    });
+}
+
+void pass_all_on(const Layer& layer, const float* dq, float* dw, bool add) {
+    const Layer flat = {1, 1, size_of(layer) * layer.rows, 0, layer.threads, nullptr, {}};
+    each_piece(flat, [&](int64_t, int64_t begin, int64_t n) {
+        kernels().pass_on(dq + begin, dw + begin, add, n);
     });
 }
 
@@ -468,6 +584,23 @@ void share_gradients(const Layer& layer, const float* w, const float* dq, const 
         });
         return;
     }
+    if (are_columns(layer, 0)) {
+        each_columns(layer, [&](int64_t begin, int64_t end) {
+            const int64_t n = end - begin;
+            const ColumnGrids own(layer, shares, chosen, count, begin, end, grids);
+            std::vector<double> sums((count + 1) * n);
+            std::vector<float> room((count + 1) * n);
+            kernels().column_dots(own.ops, own.columns, count, w + begin, dq + begin, layer.outer,
+                                  layer.rows, n, room.data(), sums.data());
+            for (int64_t c = 0; c < n; ++c) {
+                double of_row[MAX_QUANTIZERS + 1];
+                for (int i = 0; i <= count; ++i) of_row[i] = sums[i * n + c];
+                finish(grids + (begin + c) * layer.count, of_row, parts->data() + (begin + c) * count);
+            }
+        });
+        if (dw) pass_all_on(layer, dq, dw, add);
+        return;
+    }
     each_tile(layer, [&](int64_t begin, int64_t end) {
         Rows rows(layer, begin, end);
         const float* x = rows.read(w, &scratch_x);
@@ -485,13 +618,6 @@ void share_gradients(const Layer& layer, const float* w, const float* dq, const 
             rows.each([&](int64_t there, int64_t n) {
                 kernels().pass_on(dq + there, dw + there, add, n);
             });
-    });
-}
-
-void pass_all_on(const Layer& layer, const float* dq, float* dw, bool add) {
-    const Layer flat = {1, 1, size_of(layer) * layer.rows, 0, layer.threads, nullptr, {}};
-    each_piece(flat, [&](int64_t, int64_t begin, int64_t n) {
-        kernels().pass_on(dq + begin, dw + begin, add, n);
     });
 }
 

@@ -527,7 +527,238 @@ static void scatter(const float* from, int64_t outer, int64_t step, int64_t coun
     }
 }
 
+// What follows works on columns of a matrix: number o of column c is x[o * step + c]. Rows of weights
+// whose channels are the last axis lie like that, and are worked on without being copied. Sums keep
+// the order of `row_sum` for rows whose size is a multiple of four, which begin aligned.
+
+static void column_extremes(const float* x, int64_t outer, int64_t step, int64_t count,
+                            float* __restrict low, float* __restrict high,
+                            float* __restrict none) {
+    for (int64_t c = 0; c < count; ++c) low[c] = high[c] = x[c], none[c] = 0.0f;
+    for (int64_t o = 0; o < outer; ++o, x += step) {
+        for (int64_t c = 0; c < count; ++c) {
+            const float v = x[c];
+            low[c] = v < low[c] ? v : low[c];
+            high[c] = v > high[c] ? v : high[c];
+            none[c] += v * 0.0f;
+        }
+    }
+}
+
+// Two sums of each column, f(x, scale) and g(x, scale); `lanes` has room for 16 * count numbers.
+template <class F, class G>
+static void column_sums(const float* x, int64_t outer, int64_t step, int64_t count,
+                        const float* __restrict scale, float* __restrict lanes, F f, G g,
+                        float* __restrict sum_f, float* __restrict sum_g) {
+    const int64_t end8 = outer / 8 * 8;
+    for (int64_t i = 0; i < 16 * count; ++i) lanes[i] = 0.0f;
+    for (int64_t o = 0; o < outer; ++o) {
+        const float* row = x + o * step;
+        // The last four, if there are eight before them, belong to the first packet, which has by
+        // then been added to the second.
+        if (o == end8 && o > 0)
+            for (int64_t j = 0; j < 4; ++j)
+                for (int64_t c = 0; c < count; ++c) {
+                    lanes[2 * j * count + c] += lanes[2 * (j + 4) * count + c];
+                    lanes[(2 * j + 1) * count + c] += lanes[(2 * (j + 4) + 1) * count + c];
+                }
+        float* __restrict to_f = lanes + 2 * (o % 8) * count;
+        float* __restrict to_g = to_f + count;
+        for (int64_t c = 0; c < count; ++c) {
+            to_f[c] += f(row[c], scale[c]);
+            to_g[c] += g(row[c], scale[c]);
+        }
+    }
+    if (end8 == outer)
+        for (int64_t j = 0; j < 4; ++j)
+            for (int64_t c = 0; c < count; ++c) {
+                lanes[2 * j * count + c] += lanes[2 * (j + 4) * count + c];
+                lanes[(2 * j + 1) * count + c] += lanes[(2 * (j + 4) + 1) * count + c];
+            }
+    for (int64_t c = 0; c < count; ++c) {
+        const float* p = lanes + c;
+        sum_f[c] = (p[0] + p[4 * count]) + (p[2 * count] + p[6 * count]);
+        p += count;
+        sum_g[c] = (p[0] + p[4 * count]) + (p[2 * count] + p[6 * count]);
+    }
+}
+
+// As `means`; `room` is for 19 * count numbers.
+static void column_means(const float* x, int64_t outer, int64_t step, int64_t count, int needs,
+                         Stats* stats, float* room) {
+    const float size = static_cast<float>(outer);
+    float *scale = room, *one = room + count, *other = one + count, *lanes = other + count;
+    if (needs & NEEDS_MEAN) {
+        for (int64_t c = 0; c < count; ++c) scale[c] = 1.0f;
+        column_sums(
+            x, outer, step, count, scale, lanes, [](float v, float) { return magnitude(v); },
+            [](float, float) { return 0.0f; }, one, other);
+        for (int64_t c = 0; c < count; ++c) stats[c].mean_magnitude = one[c] / size;
+    }
+    if (needs & NEEDS_UNIT) {
+        for (int64_t c = 0; c < count; ++c) scale[c] = inverse_peak(stats[c]);
+        column_sums(
+            x, outer, step, count, scale, lanes,
+            [](float v, float s) { return magnitude(v * s); },
+            [](float v, float s) { return (v * s) * (v * s); }, one, other);
+        for (int64_t c = 0; c < count; ++c)
+            stats[c].unit_mean = one[c] / size, stats[c].unit_square = other[c] / size;
+    }
+    if (needs & NEEDS_KEPT) {
+        for (int64_t c = 0; c < count; ++c) scale[c] = inverse_delta(stats[c]);
+        column_sums(
+            x, outer, step, count, scale, lanes,
+            [](float v, float s) { return over_one(magnitude(v * s), magnitude(v)); },
+            [](float v, float s) { return over_one(magnitude(v * s), v * 0.0f + 1.0f); }, one,
+            other);
+        for (int64_t c = 0; c < count; ++c) stats[c].total = one[c], stats[c].count = other[c];
+    }
+}
+
+// As `take_sample`, for each column into `size` values of its own; `largest` is for count numbers.
+static void column_sample(const float* x, int64_t outer, int64_t step, int64_t count,
+                          const Stats* stats, const Sample& sample, float* values, int64_t size,
+                          float* __restrict largest) {
+    if (sample.block == 0) {
+        for (int64_t c = 0; c < count; ++c) {
+            const float scale = inverse_peak(stats[c]);
+            for (int64_t o = 0; o < outer; ++o) values[c * size + o] = fabsf(x[o * step + c] * scale);
+        }
+        return;
+    }
+    for (int64_t b = 0; b < sample.count; ++b) {
+        const int64_t begin = b * sample.block;
+        for (int64_t c = 0; c < count; ++c) largest[c] = 0.0f;
+        for (int64_t i = begin; i < begin + sample.block; ++i) {
+            // The last block is filled up from the front.
+            const float* row = x + (i < outer ? i : i - outer) * step;
+            for (int64_t c = 0; c < count; ++c) largest[c] = larger(fabsf(row[c]), largest[c]);
+        }
+        const float* first_row = x + begin * step;
+        const float* second_row = x + (begin + 1 < outer ? begin + 1 : begin + 1 - outer) * step;
+        for (int64_t c = 0; c < count; ++c) {
+            const float scale = inverse_peak(stats[c]);
+            const float most = largest[c] * scale;
+            const float first = fabsf(first_row[c] * scale);
+            const float second = fabsf(second_row[c] * scale);
+            const float is_largest = first - most >= 0.0f ? 1.0f : 0.0f;
+            values[c * size + b] = most;
+            values[c * size + sample.count + b] = first + is_largest * (second - first);
+        }
+    }
+}
+
+template <int KIND>
+static void add_column_codes(const Op op, const Columns g, int place, const float* __restrict x,
+                             float* __restrict q, int64_t n) {
+    const float *__restrict a = g.a, *__restrict b = g.b, *__restrict scale = g.scale;
+    const float* __restrict offset = g.offset;
+#define DQA_CODE scale[i] * code<KIND>(op, Grid{a[i], b[i], 0.0f, 0.0f}, x[i])
+    if (place == ONLY) {
+        for (int64_t i = 0; i < n; ++i) q[i] = DQA_CODE + offset[i];
+    } else if (place == FIRST) {
+        for (int64_t i = 0; i < n; ++i) q[i] = DQA_CODE;
+    } else if (place == MIDDLE) {
+        for (int64_t i = 0; i < n; ++i) q[i] = q[i] + DQA_CODE;
+    } else {
+        for (int64_t i = 0; i < n; ++i) q[i] = (q[i] + DQA_CODE) + offset[i];
+    }
+#undef DQA_CODE
+}
+
+// As `mix_minmax`.
+template <int N>
+static void column_mix_minmax(const Op* ops, const Columns* grids, const float* __restrict x,
+                              float* __restrict q, int64_t n) {
+    const float *__restrict a = grids[0].a, *__restrict b = grids[0].b;
+    const float* __restrict offset = grids[0].offset;
+    const float* scale[N];
+    float top[N];
+    for (int k = 0; k < N; ++k) top[k] = ops[k].top, scale[k] = grids[k].scale;
+    for (int64_t i = 0; i < n; ++i) {
+        const float unit = (x[i] + a[i]) * b[i];
+        float sum = scale[0][i] * round_positive(unit * top[0]);
+        for (int k = 1; k < N; ++k) sum = sum + scale[k][i] * round_positive(unit * top[k]);
+        q[i] = sum + offset[i];
+    }
+}
+
+template <int N>
+static void column_dot_minmax(const Op* ops, const Columns* grids, const float* __restrict x,
+                              const float* __restrict dq, float* __restrict sums, int64_t n) {
+    const float *__restrict a = grids[0].a, *__restrict b = grids[0].b;
+    float top[N];
+    for (int k = 0; k < N; ++k) top[k] = ops[k].top;
+    for (int64_t i = 0; i < n; ++i) {
+        const float unit = (x[i] + a[i]) * b[i];
+        for (int k = 0; k < N; ++k) sums[k * n + i] += dq[i] * round_positive(unit * top[k]);
+        sums[N * n + i] += dq[i];
+    }
+}
+
+static bool all_minmax(const Op* ops, int many) {
+    for (int k = 0; k < many; ++k)
+        if (ops[k].kind != MINMAX) return false;
+    return true;
+}
+
+static void column_mix(const Op* ops, const Columns* grids, int many, const float* x, float* q,
+                       int64_t outer, int64_t step, int64_t count) {
+    const bool minmax = all_minmax(ops, many);
+    for (int64_t o = 0; o < outer; ++o, x += step, q += step) {
+        if (minmax && many == 2) column_mix_minmax<2>(ops, grids, x, q, count);
+        if (minmax && many == 3) column_mix_minmax<3>(ops, grids, x, q, count);
+        if (minmax && many == 4) column_mix_minmax<4>(ops, grids, x, q, count);
+        if (minmax && many >= 2 && many <= 4) continue;
+        for (int k = 0; k < many; ++k) {
+            const int place = many == 1 ? ONLY : k == 0 ? FIRST : k == many - 1 ? LAST : MIDDLE;
+#define DQA_CALL(KIND) add_column_codes<KIND>(ops[k], grids[k], place, x, q, count)
+            DQA_FOR_KIND(ops[k].kind, DQA_CALL)
+#undef DQA_CALL
+        }
+    }
+}
+
+template <int KIND>
+static void add_column_dots(const Op op, const Columns g, const float* __restrict x,
+                            const float* __restrict dq, float* __restrict sums, int64_t n) {
+    const float *__restrict a = g.a, *__restrict b = g.b;
+    for (int64_t i = 0; i < n; ++i)
+        sums[i] += dq[i] * code<KIND>(op, Grid{a[i], b[i], 0.0f, 0.0f}, x[i]);
+}
+
+// <dq, code_k> of each column to sums[k * count + c] and the sum of dq to sums[many * count + c];
+// `room` is for (many + 1) * count numbers.
+static void column_dots(const Op* ops, const Columns* grids, int many, const float* x,
+                        const float* dq, int64_t outer, int64_t step, int64_t count,
+                        float* __restrict room, double* __restrict sums) {
+    const int64_t SHORT = 64, all = (many + 1) * count;
+    const bool minmax = all_minmax(ops, many);
+    for (int64_t i = 0; i < all; ++i) sums[i] = 0.0;
+    for (int64_t begin = 0; begin < outer; begin += SHORT) {
+        const int64_t end = begin + SHORT < outer ? begin + SHORT : outer;
+        for (int64_t i = 0; i < all; ++i) room[i] = 0.0f;
+        for (int64_t o = begin; o < end; ++o) {
+            const float *row = x + o * step, *d = dq + o * step;
+            if (minmax && many == 2) column_dot_minmax<2>(ops, grids, row, d, room, count);
+            if (minmax && many == 3) column_dot_minmax<3>(ops, grids, row, d, room, count);
+            if (minmax && many == 4) column_dot_minmax<4>(ops, grids, row, d, room, count);
+            if (minmax && many >= 2 && many <= 4) continue;
+            for (int k = 0; k < many; ++k) {
+#define DQA_CALL(KIND) add_column_dots<KIND>(ops[k], grids[k], row, d, room + k * count, count)
+                DQA_FOR_KIND(ops[k].kind, DQA_CALL)
+#undef DQA_CALL
+            }
+            float* __restrict whole = room + many * count;
+            for (int64_t c = 0; c < count; ++c) whole[c] += d[c];
+        }
+        for (int64_t i = 0; i < all; ++i) sums[i] += room[i];
+    }
+}
+
 #undef DQA_FOR_KIND
 
 static const Kernels kernels = {extremes, finite, means, take_sample, searched_clip,
-                                mix, dots, pass_on, encode, gather, scatter};
+                                mix, dots, pass_on, encode, gather, scatter,
+                                column_extremes, column_means, column_sample, column_mix,
+                                column_dots};

@@ -10,6 +10,7 @@ import numpy as np
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.data import Data, DataError, iterate, open_data
+from nnabla_dqa.data.open import holds_images
 from nnabla_dqa.nnp.check_activations import ActivationCheck, check_activations
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.inspect import target_inputs
@@ -29,7 +30,11 @@ class Score(NamedTuple):
 
 
 def evaluate_file(
-    path: PathLike, data: DataRecipe, batch_size: int = 100, output: Optional[str] = None
+    path: PathLike,
+    data: DataRecipe,
+    batch_size: int = 100,
+    output: Optional[str] = None,
+    max_bytes: Optional[int] = None,
 ) -> Score:
     """Run an NNP, plain, converted or deployed, over the validation part of ``data``.
 
@@ -38,9 +43,12 @@ def evaluate_file(
     Args:
         path: The NNP; the network of its first executor is run.
         data: ``data.train`` is where the samples are: a folder's validation
-            part, or the file itself.
+            part, or the file itself. Images of class folders are brought to
+            ``data.image_shape``, default: the size of the network's input.
         batch_size: Samples at a time; does not change the result.
         output: Which output; default: the first.
+        max_bytes: What the NNP may unpack to; the default is that of
+            :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
 
     Returns:
         Accuracy (0 to 1) against class numbers, mean squared error against
@@ -48,12 +56,13 @@ def evaluate_file(
 
     Raises:
         NNPError, DataError, RecipeError: One line that names file, key or column.
+        ValueError: ``batch_size`` is below 1.
     """
-    samples = open_data(data.train, "validation", data.scale, data.image_shape)
+    file = NetworkFile.read(path, max_bytes)
+    run = find_run(file, output=output)
+    samples = open_for(file, data, "validation")
     if data.limit is not None:
         samples = samples.take(min(data.limit, len(samples)))
-    file = NetworkFile.read(path)
-    run = find_run(file, output=output)
     task = make_evaluation(Program(file), run, data, samples.shapes, batch_size)
     if not task.metric:
         raise DataError(
@@ -72,11 +81,24 @@ def check_on_data(
         NNPError, DataError, RecipeError: One line that names file, key or column.
         ValueError: The file has no quantized activations.
     """
-    samples = open_data(data.train, "validation", data.scale, data.image_shape)
     file = NetworkFile.read(path, max_bytes)
+    samples = open_for(file, data, "validation")
     size = min(batch_size, len(samples))
     batch = next(input_batches(file, data, samples, size, 1))
     return check_activations(path, batch, max_bytes)
+
+
+def open_for(file: NetworkFile, data: DataRecipe, subset: str) -> Data:
+    """The samples of ``data.train`` for a file: images are brought to the size of its input.
+
+    Raises:
+        DataError: As of :func:`nnabla_dqa.data.open_data`.
+    """
+    shape = data.image_shape
+    if shape is None and holds_images(data.train, subset):
+        inputs = network_inputs(file.network(find_run(file).network), buffers=True)
+        shape = next((s for s in inputs.values() if len(s) == 3 and s[0] in (1, 3)), None)
+    return open_data(data.train, subset, data.scale, shape)
 
 
 def input_batches(

@@ -52,13 +52,17 @@ class ModelNetwork(Network):
     Args:
         recipe: Its model, quantizers and loss count.
         communicator: For batch statistics of all processes.
+        max_bytes: What the teacher may unpack to.
 
     Raises:
         RecipeError: The model is for a GPU, and this is a CPU.
     """
 
-    def __init__(self, recipe: Recipe, communicator: Communicator) -> None:
+    def __init__(
+        self, recipe: Recipe, communicator: Communicator, max_bytes: Optional[int] = None
+    ) -> None:
         assert recipe.model is not None
+        self._max_bytes = max_bytes
         self.recipe, self.model = recipe, recipe.model
         self.communicator = communicator
         self.image_size = self.model.image_size
@@ -93,7 +97,7 @@ class ModelNetwork(Network):
             if kind == DISTILLATION:
                 target = columns.default_target if columns.default_target in shapes else ""
                 given = {"x": training.images}
-                teacher = teacher_of(self.recipe)
+                teacher = teacher_of(self.recipe, max_bytes=self._max_bytes)
                 loss = distance({"y": logits}, given, teacher, self.recipe, batch_size)
             else:
                 target = columns.target(feeds)

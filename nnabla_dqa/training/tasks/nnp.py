@@ -10,12 +10,14 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 import nnabla.functions as F
 
 from nnabla_dqa.export.metadata import DEPLOYED
+from nnabla_dqa.export.nnp import write_nnp
 from nnabla_dqa.layers.scopes import hard
 from nnabla_dqa.nnp.convert import convert_file
-from nnabla_dqa.nnp.deploy import deploy_file
+from nnabla_dqa.nnp.deploy import deployed_from
 from nnabla_dqa.nnp.file import CONVERTED, FLOAT, NetworkFile
-from nnabla_dqa.nnp.inspect import target_inputs
+from nnabla_dqa.nnp.inspect import running_networks, target_inputs
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp.prune import check_run
 from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import DISTILLATION, Recipe, RecipeError
@@ -38,16 +40,18 @@ class FileNetwork(Network):
 
     Args:
         recipe: Names the NNP.
+        max_bytes: What the NNP, or a teacher, may unpack to.
 
     Raises:
-        NNPError: It has no layer that learns low bits.
+        NNPError: It has no layer that learns low bits, or none in the network that is run.
         RecipeError: It is converted already, and the recipe names quantizers.
     """
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(self, recipe: Recipe, max_bytes: Optional[int] = None) -> None:
+        self.recipe, self._max_bytes = recipe, max_bytes
         self.messages: List[str] = []
         self.file = self._read(str(recipe.network))
+        check_run(self.file)
         self.mixtures = self.file.all_mixtures
         self.identity = self.file.archive.metadata
         self.plan = resolve(self.file, recipe)
@@ -58,10 +62,10 @@ class FileNetwork(Network):
         self.messages += fix_parameters(self.program)
 
     def _read(self, path: str) -> NetworkFile:
-        file, rules = NetworkFile.read(path), self.recipe.quantization
+        file, rules = NetworkFile.read(path, self._max_bytes), self.recipe.quantization
         if rules is not None and file.kind == FLOAT:
             with tempfile.TemporaryDirectory() as folder:
-                made = convert_file(path, Path(folder) / "converted.nnp", rules)
+                made = convert_file(path, Path(folder) / "converted.nnp", rules, self._max_bytes)
             self.messages += made.messages
             archive = dataclasses.replace(made.file.archive, path=file.archive.path)
             file = dataclasses.replace(made.file, archive=archive)
@@ -76,7 +80,7 @@ class FileNetwork(Network):
     def objective(self, shapes: Mapping[str, Shape], batch_size: int, validation: int) -> Objective:
         teacher = None
         if self.plan.kind == DISTILLATION:
-            teacher = teacher_of(self.recipe, self.file)
+            teacher = teacher_of(self.recipe, self.file, self._max_bytes)
         return make_objective(self.program, self.plan, self.recipe, shapes, teacher, batch_size)
 
     def to_estimate(
@@ -109,7 +113,8 @@ class FileNetwork(Network):
         ]
         if folder is None:
             return Written(target, None, {})
-        deployed = deploy_file(target, folder / "deployed.nnp")
+        every = not running_networks(result.archive.definition)
+        deployed = write_nnp(deployed_from(result, whole=every), folder / "deployed.nnp")
         return Written(target, deployed.path, layer_notes(deployed))
 
 

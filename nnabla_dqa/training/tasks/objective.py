@@ -91,14 +91,16 @@ def make_objective(
     return Objective(loss, tuple(feeds), evaluation)
 
 
-def teacher_of(recipe: Recipe, student: Optional[NetworkFile] = None) -> Program:
-    """The float networks that distillation compares with.
+def teacher_of(
+    recipe: Recipe, student: Optional[NetworkFile] = None, max_bytes: Optional[int] = None
+) -> Program:
+    """The float networks that distillation compares with; ``max_bytes`` limits their file.
 
     Raises:
         NNPError: The recipe names no teacher and the student is trained already.
     """
     if recipe.teacher is not None:
-        return Program(NetworkFile.read(recipe.teacher), quantized=False)
+        return Program(NetworkFile.read(recipe.teacher, max_bytes), quantized=False)
     assert student is not None
     if student.is_trained:
         raise NNPError(

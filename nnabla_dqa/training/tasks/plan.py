@@ -6,6 +6,7 @@ from typing import Any, Dict, Mapping, NamedTuple, Optional, Tuple
 
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.inspect import own_losses, predictions, producer, running_networks
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.recipes.checks import RecipeError
 from nnabla_dqa.recipes.parts import DataRecipe
 from nnabla_dqa.recipes.recipe import LOSSES, Recipe
@@ -43,7 +44,10 @@ def resolve(file: NetworkFile, recipe: Recipe) -> Plan:
             or a network or output that is not there.
     """
     if recipe.train_network is not None:
-        file.network(recipe.train_network)
+        try:
+            file.network(recipe.train_network)
+        except NNPError as error:
+            raise RecipeError(f"key 'train_network': {error}") from None
     if recipe.loss not in (None, "file"):
         run = find_run(file, recipe.train_network, recipe.output)
         return Plan(run.network, str(recipe.loss), (), run.columns, run)

@@ -17,6 +17,7 @@ from nnabla_dqa.recipes.parts import PHOTOS, DataRecipe
 ARCHIVES = (".tar.gz", ".tgz")
 """Files that hold subsets, as folders do."""
 _SAMPLED = 16
+_NO_VALIDATION = "name data.validation or data.holdout; epochs have no score"
 
 
 class Sources(NamedTuple):
@@ -65,7 +66,7 @@ def open_sources(recipe: DataRecipe, size: int = 0, seed: int = 0) -> Sources:
             train, seed, recipe.pad, _image_column(train), flip=recipe.augment == "crop_flip"
         )
     validation: Optional[Data] = None
-    messages: List[str] = []
+    why = ""
     if recipe.holdout:
         # The same subset for every seed, so that their scores can be compared.
         train, validation = train.split(recipe.holdout, 0)
@@ -75,9 +76,10 @@ def open_sources(recipe: DataRecipe, size: int = 0, seed: int = 0) -> Sources:
         try:
             validation = opened(recipe.train, "validation", shape, classes)
         except MissingSubsetError as error:
-            messages.append(f"no validation data: {error}")
+            why = f" ({error})"
     elif Path(recipe.train).is_dir():
-        messages.append(f"no validation data: {recipe.train} holds classes, not subsets")
+        why = f" ({recipe.train} holds classes, not subsets)"
+    messages = [] if validation is not None else [f"no validation data{why}: {_NO_VALIDATION}"]
     if recipe.limit is not None:
         train = _limited(train, recipe.limit)
     return Sources(train, validation, messages)

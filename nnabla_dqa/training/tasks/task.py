@@ -42,20 +42,28 @@ class Task(Trainable):
         recipe: Names a network or a model.
         communicator: The processes that train together; each takes its part
             of every mini-batch.
+        max_bytes: What the NNP, or a teacher, may unpack to.
 
     Raises:
         RecipeError, NNPError, DataError: What the recipe names is not there or
             does not fit; one line that names the key, file or column.
     """
 
-    def __init__(self, recipe: Recipe, communicator: Optional[Communicator] = None) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        communicator: Optional[Communicator] = None,
+        max_bytes: Optional[int] = None,
+    ) -> None:
         self.recipe = recipe
         self.communicator = given_or_single(communicator)
         self.source, self.workers = recipe.data.train, recipe.data.workers
         if recipe.network is None and recipe.model is None:
             raise RecipeError("keys 'network' and 'model': name an NNP or a model to train")
         network: Network = (
-            FileNetwork(recipe) if recipe.model is None else ModelNetwork(recipe, self.communicator)
+            FileNetwork(recipe, max_bytes)
+            if recipe.model is None
+            else ModelNetwork(recipe, self.communicator, max_bytes)
         )
         self.network, self.scope = network, network.scope
         self.data, self.validation, messages = open_sources(
