@@ -18,7 +18,7 @@ from nnabla_dqa import MixingRule, Quantizer
 from nnabla_dqa.quantization import Grid
 
 @dataclasses.dataclass(frozen=True)
-class Sign(Quantizer):
+class Gained(Quantizer):
     """The mean magnitude times ``gain``, with the sign of the weight."""
 
     bits: int = 1
@@ -46,7 +46,7 @@ def broken():
 '''
 POINTS = """
 [nnabla_dqa.quantizers]
-sign = a_plugin:Sign
+gained = a_plugin:Gained
 missing = no_such_module:Thing
 function = a_plugin:broken
 
@@ -79,14 +79,14 @@ def test_commands_and_json_know_the_classes_of_installed_packages(installed):
     from tests.nnp.networks import small
 
     small().save(installed / "m.nnp")
-    options = ["--quantizers", "sign:1,gain=0.5/minmax:4", "--mixing", "even:weight=2"]
+    options = ["--quantizers", "gained:1,gain=0.5/minmax:4", "--mixing", "even:weight=2"]
     done = run(installed, "-m", "nnabla_dqa", "convert", "m.nnp", "-o", "c.nnp", *options)
     assert "Sign1 MinMax4" in done.stdout
     warned = [line for line in done.stderr.splitlines() if "warning" in line]
     assert len(warned) == 2
     assert "missing = no_such_module:Thing of group 'nnabla_dqa.quantizers' cannot" in warned[0]
     assert "function = a_plugin:broken" in warned[1]
-    (installed / "r.yaml").write_text("quantizers: [{type: Sign, gain: 0.5}, 'minmax:4']")
+    (installed / "r.yaml").write_text("quantizers: [{type: Gained, gain: 0.5}, 'minmax:4']")
     run(installed, "-m", "nnabla_dqa", "convert", "m.nnp", "-o", "y.nnp", "--rules", "r.yaml")
     deployed = ["deploy", "y.nnp", "-o", "d.nnp", "--allow-untrained"]
     run(installed, "-m", "nnabla_dqa", *deployed)
@@ -103,7 +103,7 @@ def test_nothing_is_loaded_before_a_name_is_not_known(installed):
         parse_quantizers("minmax:2,4,8/float")
         assert "a_plugin" not in sys.modules
         warnings.simplefilter("ignore")
-        quantizer = quantizer_from_json({"type": "Sign", "bits": 1, "gain": 2.0})
+        quantizer = quantizer_from_json({"type": "Gained", "bits": 1, "gain": 2.0})
         assert type(quantizer).__module__ == "a_plugin" and quantizer.gain == 2
     """
     run(installed, "-c", textwrap.dedent(script))
