@@ -81,7 +81,7 @@ def test_commands_and_json_know_the_classes_of_installed_packages(installed):
     small().save(installed / "m.nnp")
     options = ["--quantizers", "gained:1,gain=0.5/minmax:4", "--mixing", "even:weight=2"]
     done = run(installed, "-m", "nnabla_dqa", "convert", "m.nnp", "-o", "c.nnp", *options)
-    assert "Sign1 MinMax4" in done.stdout
+    assert "Gained1 MinMax4" in done.stdout
     warned = [line for line in done.stderr.splitlines() if "warning" in line]
     assert len(warned) == 2
     assert "missing = no_such_module:Thing of group 'nnabla_dqa.quantizers' cannot" in warned[0]
