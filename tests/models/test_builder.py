@@ -13,6 +13,8 @@ from nnabla_dqa.layers.tensors import Mixture
 from nnabla_dqa.models import MODELS, build
 from tests.models.nets import functions, images, multiplications
 
+pytestmark = pytest.mark.slow
+
 DQA = dqa.make_mixture(dqa.MinMax(2), dqa.MinMax(4), dqa.FullPrecision())
 MIXTURES = {
     "float": None,

@@ -18,6 +18,8 @@ from nnabla_dqa.nnp.live import Program
 from nnabla_dqa.nnp_format.members import NNPError
 from tests.nnp.networks import shared_files
 
+pytestmark = pytest.mark.slow
+
 RULES = dqa.Rules("sawb:2,4,8", activations="pact:2,4,8")
 quiet = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
 

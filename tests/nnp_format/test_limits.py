@@ -21,6 +21,8 @@ from nnabla_dqa.nnp_format.members import write_members
 from tests.nnp.files import members, refused, rewritten
 from tests.nnp.networks import Net, small
 
+pytestmark = pytest.mark.slow
+
 LIES = {
     zipfile.ZIP_STORED: (64 << 20, 0),
     zipfile.ZIP_DEFLATED: (64 << 20, 8 << 20),

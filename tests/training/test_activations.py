@@ -14,7 +14,10 @@ from nnabla_dqa.recipes.recipe import Recipe, RecipeError
 from nnabla_dqa.training.run import train
 from tests.training.files import changed, interrupted, make, samples
 
-pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning"),
+]
 KINDS = ["pact:2,4,8", "emaminmax:2,4,8", "lsq:2,signed=false"]
 
 

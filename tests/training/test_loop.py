@@ -24,7 +24,10 @@ from tests.training.files import (
     samples,
 )
 
-pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning"),
+]
 BN = "BatchNormalization/bn"
 
 

@@ -21,7 +21,10 @@ from tests.data.files import write_image
 from tests.training.experiments import KINDS, experiment, interrupted, result_of, run
 from tests.training.files import assert_same_parameters, one_line, parameters_of
 
-pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning"),
+]
 
 FILES = {"recipe.yaml", "run.json", "result.json", "checkpoint", "monitors"}
 
