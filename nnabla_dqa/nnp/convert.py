@@ -47,10 +47,13 @@ class Conversion:
             )
             for layer in self.file.quantized
         ]
+        table: List[Tuple[str, ...]] = [head, *rows]
+        if not any(assignment.activations for assignment in self.file.assigned.values()):
+            table = [row[:-1] for row in table]
         networks = ", ".join(self.file.networks)
         return "\n".join(
             [
-                format_table([head, *rows]),
+                format_table(table),
                 *self.messages,
                 f"{self.path}: {self.file_bytes:,} bytes; networks: {networks}",
             ]
