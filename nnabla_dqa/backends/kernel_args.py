@@ -14,7 +14,7 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 from nnabla_dqa.mixing import Attention, MixingRule
 from nnabla_dqa.quantization import BWN, SAWB, TWN, FullPrecision, MinMax, Quantizer
-from nnabla_dqa.quantization.base import RowLayout
+from nnabla_dqa.quantization.encoding import RowLayout
 from nnabla_dqa.quantization.sawb import CLOSED_FORM
 
 OpFields = Tuple[int, float, float, float]

@@ -15,13 +15,13 @@ from nnabla_dqa.quantization import Grid, Quantizer, Statistics
 from nnabla_dqa.quantization.base import (
     FIRST,
     QuantizedForm,
-    RowLayout,
     State,
     all_observations,
     common_axis,
     quantized_form,
     set_state,
 )
+from nnabla_dqa.quantization.encoding import RowLayout
 from nnabla_dqa.quantization.graph_ops import (
     Variable,
     detach,

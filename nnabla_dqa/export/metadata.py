@@ -17,7 +17,7 @@ from nnabla_dqa.export.quantizer_info import FLOAT_BITS, QuantizerInfo, short_na
 from nnabla_dqa.export.tensor import DeployedTensor
 from nnabla_dqa.nnp_format.archive import METADATA, Archive
 from nnabla_dqa.nnp_format.members import NNPError
-from nnabla_dqa.quantization.base import RowLayout
+from nnabla_dqa.quantization.encoding import RowLayout
 
 FORMAT = 2
 """Version of the metadata that is written; older ones are read."""

@@ -13,7 +13,7 @@ from nnabla_dqa._util.warn import warn
 from nnabla_dqa.export.quantizer_info import QuantizerInfo
 from nnabla_dqa.layers.tensors import layer_name
 from nnabla_dqa.quantization import Encoded, Quantizer
-from nnabla_dqa.quantization.base import RowLayout, code_type, codes_of
+from nnabla_dqa.quantization.encoding import RowLayout, code_type, codes_of
 
 
 class _Report(NamedTuple):

@@ -32,7 +32,7 @@ from nnabla_dqa.layers.tensors import (
 from nnabla_dqa.mixing import MixingRule, Mixture
 from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.quantization import Quantizer, StateEntry
-from nnabla_dqa.quantization.base import RowLayout
+from nnabla_dqa.quantization.encoding import RowLayout
 from nnabla_dqa.quantization.graph_ops import Variable, lift
 
 # Saving a graph refuses state of another net too.

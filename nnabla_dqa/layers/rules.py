@@ -14,7 +14,7 @@ from nnabla_dqa.layers.scopes import make_mixture
 from nnabla_dqa.mixing import MIXING_RULES, MixingRule
 from nnabla_dqa.mixing.mixture import Mixture
 from nnabla_dqa.quantization import Quantizer
-from nnabla_dqa.quantization.base import RowLayout
+from nnabla_dqa.quantization.encoding import RowLayout
 from nnabla_dqa.quantization.notation import QuantizerSet, quantizer_set
 
 DEFAULT = "minmax:2,4,8"

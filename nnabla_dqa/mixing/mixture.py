@@ -15,7 +15,8 @@ from nnabla_dqa.mixing.base import MixingRule
 from nnabla_dqa.mixing.registry import mixing_rule_from_json
 from nnabla_dqa.mixing.single import Single
 from nnabla_dqa.quantization import Quantizer, StateEntry, quantizer_from_json
-from nnabla_dqa.quantization.base import FIRST, RowLayout, State, common_axis, unset_names
+from nnabla_dqa.quantization.base import FIRST, State, common_axis, unset_names
+from nnabla_dqa.quantization.encoding import RowLayout
 from nnabla_dqa.quantization.graph_ops import Variable
 
 HARD = "hard"

@@ -26,7 +26,7 @@ from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.nnp.expand import state_path
 from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
 from nnabla_dqa.nnp.layers import FileLayer
-from nnabla_dqa.quantization.base import RowLayout
+from nnabla_dqa.quantization.encoding import RowLayout
 
 _RANGE_BYTES = 8
 

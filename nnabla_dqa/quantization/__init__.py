@@ -3,8 +3,9 @@
 from nnabla_dqa.quantization.activations.ema_minmax import EMAMinMax
 from nnabla_dqa.quantization.activations.pact import PACT
 from nnabla_dqa.quantization.activations.sign import Sign
-from nnabla_dqa.quantization.base import Encoded, Grid, Levels, Quantizer, StateEntry
+from nnabla_dqa.quantization.base import Grid, Levels, Quantizer, StateEntry
 from nnabla_dqa.quantization.bwn import BWN
+from nnabla_dqa.quantization.encoding import Encoded
 from nnabla_dqa.quantization.full_precision import FullPrecision
 from nnabla_dqa.quantization.lsq import LSQ
 from nnabla_dqa.quantization.minmax import MinMax

@@ -22,6 +22,7 @@ import nnabla.functions as F
 import numpy as np
 
 from nnabla_dqa._util.registry import to_json
+from nnabla_dqa.quantization.encoding import Encoded, RowLayout, code_type, codes_of
 from nnabla_dqa.quantization.graph_ops import Variable, detach, scale_rows, shift_rows
 from nnabla_dqa.quantization.statistics import Statistics
 
@@ -91,34 +92,6 @@ class Levels(NamedTuple):
 
 
 QuantizedForm = Union[Grid, Levels]
-
-
-class Encoded(NamedTuple):
-    """What :meth:`Quantizer.encode` returns; ``decode`` turns it back into weights.
-
-    ``codes`` is shaped like the weights; uint8 for up to 256 levels. On an even grid ``scale`` and
-    ``offset`` are float32 and have one element per tensor, or one per channel
-    with all other axes of size 1, so that they broadcast against ``codes``.
-    For any other set of levels they are None, and ``levels`` is (C, L): a row
-    of values per tensor, or per index of ``axis``.
-    """
-
-    codes: np.ndarray
-    scale: Optional[np.ndarray] = None
-    offset: Optional[np.ndarray] = None
-    levels: Optional[np.ndarray] = None
-    axis: Optional[int] = None
-
-    def decode(self) -> np.ndarray:
-        """The weights in float32, bit for bit what the graph computes."""
-        if self.levels is None:
-            assert self.scale is not None
-            assert self.offset is not None
-            weights: np.ndarray = self.codes.astype(np.float32) * self.scale + self.offset
-            return weights
-        layout = RowLayout.of(self.codes.shape, self.axis)
-        rows = np.take_along_axis(self.levels, layout.to_rows(self.codes).astype(np.intp), axis=1)
-        return layout.from_rows(rows)
 
 
 class Quantizer(abc.ABC):
@@ -363,19 +336,6 @@ def _encode_levels(quantizer: Quantizer, layout: RowLayout, form: Levels) -> Enc
     return Encoded(layout.from_rows(codes), levels=levels, axis=layout.axis)
 
 
-def code_type(levels: int) -> Any:
-    """The smallest type of NumPy's that holds the codes of so many levels."""
-    return np.uint8 if levels <= 256 else np.uint16 if levels <= 65536 else np.uint32
-
-
-def codes_of(levels: np.ndarray, row: np.ndarray) -> np.ndarray:
-    """For each number of ``row``, the index of the level that it equals (if it equals one)."""
-    order = np.argsort(levels)
-    above = np.clip(np.searchsorted(levels[order], row), 0, levels.size - 1)
-    codes: np.ndarray = order[above].astype(code_type(levels.size))
-    return codes
-
-
 def common_axis(quantizers: Sequence[Quantizer]) -> Optional[int]:
     """The channel axis of a set; float members fit any.
 
@@ -387,69 +347,3 @@ def common_axis(quantizers: Sequence[Quantizer]) -> Optional[int]:
         listed = ", ".join(str(q) for q in quantizers)
         raise ValueError(f"the quantizers of one layer must share channel_axis; got {listed}")
     return axes.pop() if axes else None
-
-
-class RowLayout(NamedTuple):
-    """How a weight tensor is laid out as one row per range, and back."""
-
-    shape: Tuple[int, ...]
-    axis: Optional[int]
-
-    @classmethod
-    def of(cls, shape: Tuple[int, ...], axis: Optional[int]) -> RowLayout:
-        """Check ``axis`` against ``shape`` and count it from the front.
-
-        Raises:
-            ValueError: The tensor has no such axis.
-        """
-        if axis is None:
-            return cls(tuple(shape), None)
-        if not -len(shape) <= axis < len(shape):
-            raise ValueError(
-                f"channel_axis={axis} does not exist in weights of shape {tuple(shape)}; "
-                f"it can be {-len(shape)} to {len(shape) - 1}"
-            )
-        return cls(tuple(shape), axis % len(shape))
-
-    @property
-    def _order(self) -> Tuple[int, ...]:
-        assert self.axis is not None
-        return (self.axis, *(i for i in range(len(self.shape)) if i != self.axis))
-
-    @property
-    def rows(self) -> int:
-        """C, the number of ranges."""
-        return 1 if self.axis is None else self.shape[self.axis]
-
-    def to_rows(self, w: np.ndarray) -> np.ndarray:
-        """``w`` as (C, m)."""
-        ordered = w if self.axis is None else w.transpose(self._order)
-        return np.ascontiguousarray(ordered).reshape(self.rows, -1)
-
-    def from_rows(self, rows: np.ndarray) -> np.ndarray:
-        """(C, m) in the shape of the weights."""
-        if self.axis is None:
-            return rows.reshape(self.shape)
-        order = self._order
-        return rows.reshape([self.shape[i] for i in order]).transpose(np.argsort(order))
-
-    def broadcastable(self, column: np.ndarray) -> np.ndarray:
-        """(C, 1) with as many axes as the weights."""
-        shape = [1] * len(self.shape)
-        if self.axis is not None:
-            shape[self.axis] = self.rows
-        return column.reshape(shape).copy()
-
-    def graph_to_rows(self, w: Variable) -> Variable:
-        """:meth:`to_rows` as a graph."""
-        if self.axis not in (None, 0):
-            w = F.transpose(w, self._order)
-        return F.reshape(w, (self.rows, int(np.prod(self.shape)) // self.rows))
-
-    def graph_from_rows(self, rows: Variable) -> Variable:
-        """:meth:`from_rows` as a graph."""
-        if self.axis in (None, 0):
-            return F.reshape(rows, self.shape)
-        order = self._order
-        back = F.reshape(rows, tuple(self.shape[i] for i in order))
-        return F.transpose(back, tuple(int(i) for i in np.argsort(order)))

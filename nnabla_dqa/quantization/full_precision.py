@@ -8,7 +8,8 @@ from typing import ClassVar, Mapping, Optional, Tuple
 import nnabla.functions as F
 import numpy as np
 
-from nnabla_dqa.quantization.base import Encoded, Grid, Quantizer
+from nnabla_dqa.quantization.base import Grid, Quantizer
+from nnabla_dqa.quantization.encoding import Encoded
 from nnabla_dqa.quantization.statistics import Statistics
 
 

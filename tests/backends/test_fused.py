@@ -16,7 +16,7 @@ from nnabla_dqa import BWN, SAWB, TWN, FullPrecision, MinMax
 from nnabla_dqa.backends import cpu, mixture, portable
 from nnabla_dqa.backends.fused import quantizers_of
 from nnabla_dqa.backends.kernel_args import LayerSpec, why_no_kernel
-from nnabla_dqa.quantization.base import RowLayout
+from nnabla_dqa.quantization.encoding import RowLayout
 
 FAMILIES = {
     "minmax": lambda axis: [MinMax(b, axis) for b in range(1, 9)],

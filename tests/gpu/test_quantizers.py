@@ -8,7 +8,7 @@ import pytest
 
 import nnabla_dqa as dqa
 from nnabla_dqa.backends import mixture
-from nnabla_dqa.quantization.base import RowLayout
+from nnabla_dqa.quantization.encoding import RowLayout
 from nnabla_dqa.quantization.statistics import Statistics
 from tests.gpu.conftest import on_cpu
 from tests.reference import boundary_distance

@@ -9,7 +9,7 @@ import numpy as np
 from nnabla_dqa.backends import cpu
 from nnabla_dqa.backends.cuda.launch import CudaKernels
 from nnabla_dqa.backends.kernel_args import AttentionSpec, LayerSpec, QuantizerOp
-from nnabla_dqa.quantization.base import RowLayout
+from nnabla_dqa.quantization.encoding import RowLayout
 from tests.backends.emulation.device import OnCpu
 
 LEAST = 1e-6
