@@ -2,11 +2,12 @@
 
     python examples/digits.py                 # what `make demo` runs
     python examples/digits.py --validate      # how the options were chosen; sees no test image
+    python examples/digits.py --output results && make readme   # renews the figures of the pages
 
 Trains every row of ROWS with several seeds, two runs at a time, deploys each
 net as an NNP and lets a plain NNabla, which cannot import nnabla_dqa, measure
-it (evaluate_plain.py). Writes results/digits.json, results/digits.meta.json
-and results/attention.png.
+it (evaluate_plain.py). Writes digits.json, digits.meta.json and attention.png
+to runs/digits, which git ignores: results/ holds what the pages show.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def train(row: Row, seed: int, split: Split, epochs: int, path: str, tick: Tick)
 def summarise(
     rows: Sequence[Row], seeds: Sequence[int], runs: Any, accuracies: Dict[str, float]
 ) -> List[Dict[str, Any]]:
-    """The rows of results/digits.json."""
+    """The rows of digits.json."""
     table = []
     for row in rows:
         mine = [runs[row, seed] for seed in seeds]
@@ -185,7 +186,12 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=5, help="runs of each row (default 5)")
     parser.add_argument("--epochs", type=int, default=40)
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time (default 2)")
-    parser.add_argument("--output", type=Path, default=HERE.parent / "results")
+    parser.add_argument(
+        "--output",
+        type=Path,
+        default=HERE.parent / "runs" / "digits",
+        help="folder of the figures and the picture (default runs/digits)",
+    )
     parser.add_argument(
         "--validate", action="store_true", help="measure on held-out training images"
     )

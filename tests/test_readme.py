@@ -78,6 +78,16 @@ def test_digits_example_end_to_end(tmp_path):
     ]
 
 
+def test_the_demo_leaves_the_figures_of_the_pages_alone():
+    """A run on another machine takes another time: `make test` after `make demo` must pass."""
+    code = "import digits; print(digits.parse([]).output)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT / "examples", capture_output=True, text=True
+    )
+    assert done.stdout.splitlines()[-1] == str(ROOT / "runs" / "digits")
+    assert "/runs/" in (ROOT / ".gitignore").read_text("utf-8").splitlines()
+
+
 @pytest.mark.slow
 def test_examples_refuse_wrong_arguments_in_one_line():
     command = [sys.executable, "examples/digits.py", "--seeds", "0"]
