@@ -23,7 +23,7 @@ if __name__ == "__main__":
     # NNabla greets on stderr when it is imported.
     logging.disable(logging.INFO)
 
-from runs import Run, Unfinished, read_runs
+from run_folders import Run, Unfinished, read_runs
 
 from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.recipes.recipe import Recipe
