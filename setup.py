@@ -1,7 +1,9 @@
 """Package definition. Tools are configured in pyproject.toml; `make` sets everything up."""
 
+import importlib.metadata
 import pathlib
 import runpy
+import sys
 import zlib
 
 from setuptools import Extension, find_packages, setup
@@ -26,6 +28,25 @@ SOURCES = [f"{KERNELS}/{name}" for name in ("cpu.cpp", "cpu_kernels.h", "attenti
 CHECKSUM = 0
 for path in SOURCES:
     CHECKSUM = zlib.crc32((HERE / path).read_bytes(), CHECKSUM)
+
+# The layers on oneDNN. They are compiled against its headers and find the library when they are
+# first used; without the headers the package installs without them.
+LAYERS = "nnabla_dqa/onednn/cpp"
+LAYER_FILES = sorted(path.name for path in (HERE / LAYERS).iterdir())
+LAYERS_CHECKSUM = 0
+for path in LAYER_FILES:
+    LAYERS_CHECKSUM = zlib.crc32((HERE / LAYERS / path).read_bytes(), LAYERS_CHECKSUM)
+
+
+def onednn_headers():
+    """The folder with oneDNN's headers, as the wheel onednn-devel-cpu-gomp has them."""
+    try:
+        files = importlib.metadata.files("onednn-devel-cpu-gomp") or []
+    except importlib.metadata.PackageNotFoundError:
+        return []
+    return [str(f.locate().parents[2]) for f in files if str(f).endswith("oneapi/dnnl/dnnl.h")]
+
+
 # Products and sums have to be rounded one by one, as NNabla rounds them.
 GNU = "-O3 -g0 -std=c++17 -ffp-contract=off -fno-math-errno -fno-trapping-math -fvisibility=hidden"
 FLAGS = {
@@ -64,7 +85,17 @@ setup(
             define_macros=[("DQA_SOURCES", str(CHECKSUM & 0x7FFFFFFF))],
             language="c++",
             optional=True,
-        )
+        ),
+        Extension(
+            "nnabla_dqa.onednn._layers",
+            sources=[f"{LAYERS}/{name}" for name in LAYER_FILES if name.endswith(".cpp")],
+            depends=[f"{LAYERS}/{name}" for name in LAYER_FILES if name.endswith(".h")],
+            include_dirs=onednn_headers(),
+            define_macros=[("LAYERS_SOURCES", str(LAYERS_CHECKSUM & 0x7FFFFFFF))],
+            libraries=["dl"] if sys.platform == "linux" else [],
+            language="c++",
+            optional=True,
+        ),
     ],
     cmdclass={"build_ext": BuildKernels},
     python_requires=">=3.9,<3.11",

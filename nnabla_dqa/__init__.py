@@ -59,6 +59,8 @@ if TYPE_CHECKING:
     from nnabla_dqa.nnp.deploy import deploy_file
     from nnabla_dqa.nnp.summary import FileSummary, summarize
     from nnabla_dqa.nnp_format.members import NNPError
+    from nnabla_dqa.onednn.accelerate import Accelerated, accelerate
+    from nnabla_dqa.onednn.library import OneDnnError
     from nnabla_dqa.recipes.recipe import DataRecipe, Recipe, RecipeError
     from nnabla_dqa.regularization import regularizer
     from nnabla_dqa.schedules import RelaxSchedule, TemperatureSchedule, temperature
@@ -83,6 +85,8 @@ _LATER = {
         "nnp.convert": "Conversion NothingToConvertError convert_file",
         "nnp.deploy": "deploy_file",
         "nnp.summary": "FileSummary summarize",
+        "onednn.accelerate": "Accelerated accelerate",
+        "onednn.library": "OneDnnError",
         "recipes.recipe": "DataRecipe Recipe RecipeError",
         "regularization": "regularizer",
         "schedules": "RelaxSchedule TemperatureSchedule temperature",
@@ -129,6 +133,7 @@ __all__ = [
     "PACT",
     "SAWB",
     "TWN",
+    "Accelerated",
     "ActivationCheck",
     "Annealer",
     "AttachedSolver",
@@ -152,6 +157,7 @@ __all__ = [
     "NNPError",
     "NonFiniteError",
     "NothingToConvertError",
+    "OneDnnError",
     "QuantizedTensor",
     "Quantizer",
     "Recipe",
@@ -166,6 +172,7 @@ __all__ = [
     "TemperatureSchedule",
     "Training",
     "TrainingStopped",
+    "accelerate",
     "attach",
     "available_backends",
     "backend",

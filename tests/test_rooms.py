@@ -13,7 +13,7 @@ PACKAGE = Path(nnabla_dqa.__file__).parent
 ROOMS = (
     *("_version", "_util", "quantization", "schedules", "mixing", "backends", "layers"),
     *("parametric_functions", "regularization", "solver"),
-    *("nnp_format", "export", "graph", "nnp", "data", "distributed"),
+    *("nnp_format", "export", "graph", "onednn", "nnp", "data", "distributed"),
     *("models", "recipes", "training", "reporting", "commands", "cli", "__main__"),
 )
 MODULES = 14

@@ -55,6 +55,17 @@ class CpuKernels:
         """``a, b, scale, offset`` of the last forward pass, for each row and quantizer."""
         return self._grids
 
+    @property
+    def arguments(self) -> ctypes.Structure:
+        """What the library's functions are given first: the layer."""
+        return self._layer
+
+    @property
+    def attention(self) -> AttentionArgs:
+        """Its part that says where attention lies; see :meth:`attend`."""
+        attention: AttentionArgs = self._attention
+        return attention
+
     def attend(
         self, alpha: int, temperature: int, hard: int, a: Optional[int], da: Optional[int]
     ) -> None:
@@ -123,7 +134,10 @@ class CpuFinite:
 
 
 def threads() -> int:
-    """Threads a layer may use: ``NNABLA_DQA_THREADS``, or all cores this process may run on.
+    """Threads a layer may use.
+
+    ``NNABLA_DQA_THREADS`` says it; without it OpenMP's ``OMP_NUM_THREADS``, else there is one for
+    each core that this process may run on.
 
     Results do not depend on it.
 
@@ -131,6 +145,10 @@ def threads() -> int:
         ValueError: ``NNABLA_DQA_THREADS`` is not a whole number above 0.
     """
     given = os.environ.get("NNABLA_DQA_THREADS", "")
+    # OpenMP allows a list, one for each level of nesting, and ignores what it does not understand.
+    usual = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    if not given and usual.isdigit() and int(usual) > 0:
+        return int(usual)
     if not given:
         try:
             return len(os.sched_getaffinity(0))

@@ -208,7 +208,9 @@ def fused_mixture(
 ) -> nn.Variable:
     """:func:`nnabla_dqa.backends.portable.mixture` as one function."""
     inputs = [w] if coefficients is None else [w, coefficients]
-    arguments = {"quantizers": [q.to_json() for q in quantizers]}
+    arguments: Dict[str, Any] = {"quantizers": [q.to_json() for q in quantizers]}
+    if negligible:
+        arguments["prune_below"] = negligible
     shapes = [v.shape for v in inputs]
     return FusedMixture(context, arguments, kernels, shapes, negligible)(*inputs)
 

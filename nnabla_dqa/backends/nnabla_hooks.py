@@ -21,7 +21,7 @@ import importlib
 import importlib.util
 import sys
 import types
-from typing import Any, Dict, List, Optional
+from typing import Any, Callable, Dict, List, Optional
 
 import nnabla as nn
 import nnabla.context
@@ -37,6 +37,10 @@ from nnabla_dqa.quantization.graph_ops import detach
 
 NNABLA_VERSIONS = ("1.39.0",)
 """The versions of NNabla whose sources were read."""
+
+writers: Dict[str, Callable[[Callable[[Any], Any], Any], None]] = {}
+"""How functions of other types are written, by type: called with what writes a function and one of
+them. :mod:`nnabla_dqa.onednn.saving` has one."""
 
 _MARK = "_nnabla_dqa_writes_mixtures"
 _CHECKED = "_nnabla_dqa_checked"
@@ -59,6 +63,9 @@ def _hook_into_saving() -> None:
 
     @functools.wraps(write)
     def write_portable(self: Any, function: Any) -> Any:
+        writer = writers.get(function.info.type_name)
+        if writer is not None:
+            return writer(functools.partial(write_portable, self), function)
         if function.info.type_name != NAME:
             return write(self, function)
         if not hasattr(self, _CHECKED):

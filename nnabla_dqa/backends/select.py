@@ -17,9 +17,15 @@ NAMES = ("auto", "fused", "portable")
 VARIABLE = "NNABLA_DQA_BACKEND"
 """The environment variable that is asked where no :func:`backend` block is open."""
 
+LAYERS = ("auto", "onednn", "nnabla")
+
+LAYERS_VARIABLE = "NNABLA_DQA_LAYERS"
+"""Likewise, for what computes the layers of the package's own trainings and evaluations."""
+
 _MODULES = {"cpu": "nnabla_dqa.backends.cpu", "cuda": "nnabla_dqa.backends.cuda.launch"}
 
 _chosen: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("backend", default=None)
+_layers: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("layers", default=None)
 _told: Set[str] = set()
 
 
@@ -32,15 +38,21 @@ class BackendError(RuntimeError):
 
 
 @contextlib.contextmanager
-def backend(name: str) -> Iterator[None]:
-    """Choose what computes the mixtures of the layers built in this block.
+def backend(name: str = "", layers: str = "") -> Iterator[None]:
+    """Choose what computes the mixtures and the layers built in this block.
 
     Args:
         name: ``"fused"``: one function of our own a layer, or an error;
             ``"portable"``: functions of NNabla alone; ``"auto"``: fused where
             it can be used, else portable with one warning. Outside of all
             blocks the environment variable ``NNABLA_DQA_BACKEND`` holds, and
-            without it ``"auto"``.
+            without it ``"auto"``. Empty: as outside of the block.
+        layers: What computes convolutions and all else in ``dqa.train``, ``evaluate_file``
+            and the commands: ``"onednn"``, or an error where it cannot be used; ``"nnabla"``;
+            ``"auto"``: oneDNN on a CPU where it is installed. Outside of all blocks the
+            environment variable ``NNABLA_DQA_LAYERS`` holds, and without it ``"auto"``. A
+            training loop of your own calls :func:`nnabla_dqa.accelerate`. Empty: as outside
+            of the block.
 
     Both have the same codes; mixtures and gradients agree to float32's
     rounding. A quantizer of your own has no kernel: its layers are portable
@@ -49,10 +61,12 @@ def backend(name: str) -> Iterator[None]:
     Raises:
         ValueError: There is no such backend.
     """
-    token = _chosen.set(_checked(name, "backend"))
+    token = _chosen.set(_checked(name, "backend") if name else _chosen.get())
+    layers_token = _layers.set(_checked(layers, "layers", LAYERS) if layers else _layers.get())
     try:
         yield
     finally:
+        _layers.reset(layers_token)
         _chosen.reset(token)
 
 
@@ -63,6 +77,16 @@ def current_backend() -> str:
         ValueError: ``NNABLA_DQA_BACKEND`` has another value.
     """
     return _chosen.get() or _checked(os.environ.get(VARIABLE) or "auto", VARIABLE)
+
+
+def current_layers() -> str:
+    """What computes the layers of trainings begun here: ``"auto"``, ``"onednn"`` or ``"nnabla"``.
+
+    Raises:
+        ValueError: ``NNABLA_DQA_LAYERS`` has another value.
+    """
+    found = _layers.get() or os.environ.get(LAYERS_VARIABLE) or "auto"
+    return _checked(found, LAYERS_VARIABLE, LAYERS)
 
 
 def available_backends() -> Dict[str, str]:
@@ -144,7 +168,7 @@ def device_of(context: nn.Context) -> str:
     return "cuda" if backend == "cudnn" else backend
 
 
-def _checked(name: str, key: str) -> str:
-    if name not in NAMES:
-        raise ValueError(f"{key}={name!r} is none of {', '.join(NAMES)}")
+def _checked(name: str, key: str, names: Tuple[str, ...] = NAMES) -> str:
+    if name not in names:
+        raise ValueError(f"{key}={name!r} is none of {', '.join(names)}")
     return name

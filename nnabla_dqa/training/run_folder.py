@@ -19,6 +19,7 @@ from nnabla_dqa._util.files import PathLike, read_yaml, write_atomically
 from nnabla_dqa._version import __version__
 from nnabla_dqa.backends.select import mixtures_by
 from nnabla_dqa.distributed import Communicator
+from nnabla_dqa.onednn.choice import layers_by
 from nnabla_dqa.recipes.recipe import Recipe, RecipeError
 from nnabla_dqa.training.checkpoint import difference
 
@@ -163,6 +164,7 @@ def environment(context: nn.Context, processes: int = 1) -> Dict[str, Any]:
             "tf32": os.environ.get("NNABLA_CUDA_ALLOW_TF32") == "1",
         },
         "mixtures": mixtures_by(context),
+        "layers": layers_by(context),
         "device": context.device_id,
         "processes": processes,
         "commit": commit(),

@@ -78,6 +78,10 @@ class Trainable(abc.ABC):
         """How many samples of the last mini-batch the network in training classified correctly."""
         return None
 
+    def watched(self) -> List[Variable]:
+        """Variables within the graph of ``loss`` whose values are read after an update."""
+        return []
+
     @property
     def steps_per_epoch(self) -> int:
         """Steps of one epoch; the samples that fill no mini-batch are skipped."""

@@ -11,6 +11,7 @@ import numpy as np
 from nnabla_dqa._util.devices import in_float32
 from nnabla_dqa.backends.release import release_mixtures
 from nnabla_dqa.graph.traverse import LiveGraph
+from nnabla_dqa.onednn.choice import fast
 from nnabla_dqa.solver.attached import AttachedSolver
 from nnabla_dqa.solver.finite_check import FiniteFlag, NonFiniteError
 from nnabla_dqa.training.loss_scaler import LossScaler
@@ -30,7 +31,9 @@ class Updater:
         self.trainable = trainable
         self.scaler = scaler
         self._statistics = trainable.statistics() if trainable.communicator.size > 1 else []
-        self._release = release_mixtures(trainable.loss)
+        # The solver's parameters and what reads the graph afterwards keep to the given one.
+        self._loss = fast([trainable.loss, *trainable.watched()], trains=True)[0]
+        self._release = release_mixtures(self._loss)
         self._gradients = FiniteFlag()
         # On a GPU a new seed costs a new generator, so it is given where something draws.
         functions = LiveGraph.of({"loss": trainable.loss}).functions
@@ -60,13 +63,13 @@ class Updater:
         if self._draws:
             nn.seed(step_seed(recipe.seed, step, comm.rank))
         trainable.solver.zero_grad()
-        trainable.loss.forward(clear_no_need_grad=True)
+        self._loss.forward(clear_no_need_grad=True)
         # Backward may use the memory of the loss again, so its value is copied first. The copy
         # stays on the device: reading it here would make the GPU wait before backward begins.
         with in_float32():
-            value = F.mul_scalar(trainable.loss.data, 1.0)
+            value = F.mul_scalar(self._loss.data, 1.0)
         scale = 1.0 if self.scaler is None else self.scaler.scale
-        trainable.loss.backward(scale, clear_buffer=True, function_post_hook=self._release)
+        self._loss.backward(scale, clear_buffer=True, function_post_hook=self._release)
         if comm.size > 1:
             gradients = [v.grad for v in trainable.solver.get_parameters().values()]
             # Each process normalized by its own part of the mini-batch. Averaged after every

@@ -106,9 +106,10 @@ def test_gradients_that_overflow_at_every_scale_are_an_error(tmp_path):
     np.testing.assert_array_equal(arrays_of(job)["fc/affine/W"], before)
 
 
-def loop_of(folder, recipe, name, scaler):
+def loop_of(folder, recipe, name, scaler, overflows):
     (folder / name).mkdir(exist_ok=True)
     job = Task(recipe)
+    Overflowing(job, overflows)
     return job, Loop(job, folder / name / "checkpoint", scaler=scaler)
 
 
@@ -116,21 +117,20 @@ def loop_of(folder, recipe, name, scaler):
 def test_the_scale_is_in_the_checkpoint(kind, tmp_path):
     """Overflows before and after the stop; steps are counted with and without an update."""
     recipe = experiment(tmp_path, **KINDS[kind])
-    job, loop = loop_of(tmp_path, recipe, "straight", LossScaler(scale=64.0, interval=2))
-    Overflowing(job, [0, 4])
+    scaler = LossScaler(scale=64.0, interval=2)
+    job, loop = loop_of(tmp_path, recipe, "straight", scaler, [0, 4])
     loop.run()
     straight = arrays_of(job)
     kept = read_checkpoint(tmp_path / "straight" / "checkpoint").notes["scaler"]
     # 64, 32 after the first, 64 after two more, 32 after the fifth.
     assert kept == {"scale": 32.0, "interval": 2, "good": 1}
 
-    job, loop = loop_of(tmp_path, recipe, "run", LossScaler(scale=64.0, interval=2))
-    Overflowing(job, [0])
+    scaler = LossScaler(scale=64.0, interval=2)
+    job, loop = loop_of(tmp_path, recipe, "run", scaler, [0])
     with pytest.raises(TrainingStopped):
         loop.run(on_step=signal_at(4))
-    job, loop = loop_of(tmp_path, recipe, "run", LossScaler())
+    job, loop = loop_of(tmp_path, recipe, "run", LossScaler(), [0])
     loop.resume()
-    Overflowing(job, [0])
     loop.run()
     assert read_checkpoint(tmp_path / "run" / "checkpoint").notes["scaler"] == kept
     assert_same_parameters(arrays_of(job), straight)

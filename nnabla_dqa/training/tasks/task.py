@@ -196,6 +196,9 @@ class Task(Trainable):
         labels = self.objective.feeds[-1].variable.d[:, 0]
         return int(np.sum(self.objective.scores.d.argmax(1) == labels))
 
+    def watched(self) -> List[Variable]:
+        return [] if self.objective.scores is None else [self.objective.scores]
+
     def evaluate(self) -> Scores:
         hard, soft = self.objective.hard, self.objective.soft
         if self.validation is None or not hard.metric:

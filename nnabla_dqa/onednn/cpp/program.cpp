@@ -1,0 +1,174 @@
+#include "program.h"
+
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+
+namespace layers {
+namespace {
+
+const int64_t LINE = 16;  // floats of a cache line
+
+int64_t whole_lines(int64_t floats) { return (floats + LINE - 1) / LINE * LINE; }
+
+struct OneThread {
+    int before = dnnl.omp_get_max_threads();
+    OneThread() { dnnl.omp_set_num_threads(1); }
+    ~OneThread() { dnnl.omp_set_num_threads(before); }
+};
+
+// Places spans so that those which overlap in time do not overlap in memory; the largest first,
+// each as low as it goes.
+int64_t place_spans(std::vector<std::pair<Tensor::Span*, int64_t>> wanted) {
+    std::stable_sort(wanted.begin(), wanted.end(),
+                     [](const auto& a, const auto& b) { return a.second > b.second; });
+    std::vector<std::pair<Tensor::Span*, int64_t>> placed;
+    int64_t end = 0;
+    for (auto& entry : wanted) {
+        Tensor::Span& span = *entry.first;
+        std::vector<std::pair<int64_t, int64_t>> taken;
+        for (auto& other : placed)
+            if (other.first->first <= span.last && span.first <= other.first->last)
+                taken.emplace_back(other.first->offset, other.first->offset + other.second);
+        std::sort(taken.begin(), taken.end());
+        int64_t at = 0;
+        for (auto& range : taken) {
+            if (range.first - at >= entry.second) break;
+            at = std::max(at, range.second);
+        }
+        span.offset = at;
+        end = std::max(end, at + entry.second);
+        placed.push_back(entry);
+    }
+    return end;
+}
+
+}  // namespace
+
+Pieces::Pieces(int64_t samples, int64_t floats, int64_t least) : samples(samples) {
+    step = std::max<int64_t>(1, least / std::max<int64_t>(1, floats));
+    step = std::min(step, std::max<int64_t>(1, samples));
+    count = (samples + step - 1) / step;
+}
+
+Program::Memory Program::allocate(int64_t floats) {
+    if (floats <= 0) return nullptr;
+    const size_t bytes = size_t(whole_lines(floats)) * sizeof(float);
+    float* memory = static_cast<float*>(std::aligned_alloc(64, bytes));
+    if (!memory) throw std::bad_alloc();
+    return Memory(memory);
+}
+
+Program::Program(const TensorSpec* tensors, int tensor_count, const LayerSpec* layers,
+                 int layer_count, int threads, bool trains)
+    : pool(threads), trains_(trains) {
+    for (int i = 0; i < tensor_count; ++i) {
+        Tensor t;
+        t.samples = tensors[i].samples;
+        t.positions = tensors[i].positions;
+        t.channels = tensors[i].channels;
+        t.external = tensors[i].external;
+        t.wanted = trains && tensors[i].wanted;
+        t.whole = tensors[i].whole;
+        t.offset = tensors[i].offset;
+        tensors_.push_back(t);
+    }
+    OneThread scope;
+    for (int i = 0; i < layer_count; ++i) {
+        layers_.push_back(make_layer(layers[i], *this));
+        const int back = 2 * layer_count - 1 - i;
+        const auto each = [&](const int32_t* list, int count, const auto& call) {
+            for (int k = 0; k < count; ++k)
+                if (list[k] >= 0) call(whole(tensors_[list[k]]));
+        };
+        each(layers[i].inputs, MAX_INPUTS, [&](Tensor& t) { t.data_span.use(i); });
+        each(layers[i].outputs, MAX_OUTPUTS, [&](Tensor& t) { t.data_span.use(i); });
+        if (!trains) continue;
+        for (int k : layers_[i]->kept()) whole(tensors_[k]).data_span.use(back);
+        each(layers[i].inputs, MAX_INPUTS, [&](Tensor& t) { t.grad_span.use(back); });
+        each(layers[i].outputs, MAX_OUTPUTS, [&](Tensor& t) { t.grad_span.use(back); });
+    }
+    plan();
+}
+
+void Program::plan() {
+    std::vector<std::pair<Tensor::Span*, int64_t>> spans;
+    for (Tensor& t : tensors_) {
+        if (t.external >= 0 || t.whole >= 0) continue;
+        if (t.data_span.first >= 0) spans.emplace_back(&t.data_span, whole_lines(t.size()));
+        if (t.wanted && t.grad_span.first >= 0)
+            spans.emplace_back(&t.grad_span, whole_lines(t.size()));
+    }
+    arena_size_ = place_spans(spans);
+}
+
+void Program::reserve(Slot slot, int64_t floats) {
+    slot_sizes_[slot] = std::max(slot_sizes_[slot], floats);
+}
+
+void Program::reserve_thread(int64_t floats) { thread_size_ = std::max(thread_size_, floats); }
+
+// Not before the first call: what is built and never run takes no memory.
+void Program::allocate_all() {
+    if (!of_thread_.empty()) return;
+    Memory arena = allocate(arena_size_);
+    Memory slots[SLOTS];
+    for (int i = 0; i < SLOTS; ++i) slots[i] = allocate(slot_sizes_[i]);
+    std::vector<Memory> of_thread;
+    for (int i = 0; i < pool.threads(); ++i) of_thread.push_back(allocate(thread_size_));
+    arena_ = std::move(arena);
+    for (int i = 0; i < SLOTS; ++i) slots_[i] = std::move(slots[i]);
+    of_thread_ = std::move(of_thread);
+}
+
+void Program::place(float* const* arrays) {
+    allocate_all();
+    for (Tensor& t : tensors_) {
+        if (t.external >= 0)
+            t.data = arrays[t.external];
+        else if (t.data_span.offset >= 0)
+            t.data = arena_.get() + t.data_span.offset;
+    }
+    for (Tensor& t : tensors_)
+        if (t.whole >= 0) t.data = tensors_[t.whole].data + t.offset;
+}
+
+void Program::forward(float* const* arrays) {
+    OneThread scope;
+    place(arrays);
+    failed = false;
+    for (auto& layer : layers_) layer->forward(*this);
+    if (failed) throw std::runtime_error("oneDNN could not compute a layer");
+}
+
+void Program::backward(float* const* arrays, float* const* grads, const uint8_t* add) {
+    OneThread scope;
+    place(arrays);
+    failed = false;
+    for (Tensor& t : tensors_) {
+        if (t.external >= 0) {
+            t.grad = grads[t.external];
+            t.own_flag = t.grad && add[t.external];
+        } else {
+            t.grad = t.wanted && t.grad_span.offset >= 0 ? arena_.get() + t.grad_span.offset
+                                                         : nullptr;
+            t.own_flag = false;
+        }
+    }
+    for (Tensor& t : tensors_) {
+        t.has_grad = &t.own_flag;
+        if (t.whole >= 0) {
+            Tensor& all = tensors_[t.whole];
+            t.grad = t.wanted && all.grad ? all.grad + t.offset : nullptr;
+            t.has_grad = &all.own_flag;
+        }
+    }
+    for (auto layer = layers_.rbegin(); layer != layers_.rend(); ++layer)
+        (*layer)->backward(*this);
+    // Where nothing came back.
+    for (Tensor& t : tensors_)
+        if (t.external >= 0 && t.grad && !t.own_flag) std::fill(t.grad, t.grad + t.size(), 0.0f);
+    if (failed) throw std::runtime_error("oneDNN could not compute a layer");
+}
+
+}  // namespace layers

@@ -1,0 +1,146 @@
+// A part of a network that is computed as one function: its layers in order, and back.
+//
+// Tensors are float32, samples first, channels last: (samples, positions, channels). What comes
+// from and goes to NNabla has channels first; layers of their own turn it around. Memory of
+// tensors is planned once: from the layer that writes one to the last that reads it, the backward
+// pass counted.
+#pragma once
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "api.h"
+#include "pool.h"
+
+namespace layers {
+
+// What Python hands over; onednn/program.py has the same.
+struct TensorSpec {
+    int64_t samples, positions, channels;
+    int32_t external;  // place among the arrays of a call, -1: memory of the program
+    int32_t wanted;    // whether its gradient is
+    int32_t whole;     // the tensor that it is a part of, -1: none
+    int64_t offset;    // where it begins in that one
+};
+
+enum { MAX_INPUTS = 8, MAX_OUTPUTS = 2, NUMBERS = 32 };
+
+struct LayerSpec {
+    int32_t kind;
+    int32_t inputs[MAX_INPUTS];  // tensors, -1: none
+    int32_t outputs[MAX_OUTPUTS];
+    int64_t numbers[NUMBERS];
+    double reals[4];
+    void* pointers[4];
+};
+
+struct Tensor {
+    int64_t samples, positions, channels;
+    int external;
+    bool wanted;
+    int whole;
+    int64_t offset;
+    int64_t size() const { return samples * positions * channels; }
+    int64_t sample() const { return positions * channels; }
+
+    // During a call:
+    float* data = nullptr;
+    float* grad = nullptr;
+    // Whether something is in `grad` that others add to; views of one tensor share it.
+    bool* has_grad = nullptr;
+    bool own_flag = false;
+
+    // The plan. Steps of the forward pass are 0, 1, ..., of the backward pass n, n + 1, ...
+    struct Span {
+        int first = -1, last = -1;
+        int64_t offset = -1;
+        void use(int step) {
+            first = first < 0 || step < first ? step : first;
+            last = step > last ? step : last;
+        }
+    } data_span, grad_span;
+};
+
+class Program;
+
+class Layer {
+public:
+    explicit Layer(const LayerSpec& spec) : spec(spec) {}
+    virtual ~Layer() = default;
+    // Which tensors the backward pass reads, beside the gradients of the outputs. It does nothing
+    // where no gradient has come to them.
+    virtual std::vector<int> kept() const = 0;
+    virtual void forward(Program& p) = 0;
+    virtual void backward(Program& p) = 0;
+
+protected:
+    bool has(int input) const { return spec.inputs[input] >= 0; }
+    LayerSpec spec;
+};
+
+class Program {
+public:
+    Program(const TensorSpec* tensors, int tensor_count, const LayerSpec* layers, int layer_count,
+            int threads, bool trains);
+
+    void forward(float* const* arrays);
+    void backward(float* const* arrays, float* const* grads, const uint8_t* add);
+
+    Tensor& tensor(int i) { return tensors_[i]; }
+    bool trains() const { return trains_; }
+    int64_t arena_bytes() const { return int64_t(arena_size_) * sizeof(float); }
+
+    // Memory that a layer has while it runs. A later call may move it, so all is asked for when
+    // the program is made; `at(slot)` is then where it lies.
+    enum Slot { WEIGHTS, PARTS, PLAIN, SLOTS };
+    void reserve(Slot slot, int64_t floats);
+    float* at(Slot slot) { return slots_[slot].get(); }
+    // Likewise for each thread.
+    void reserve_thread(int64_t floats);
+    float* of_thread(int thread) { return of_thread_[thread].get(); }
+
+    Pool pool;
+    std::atomic<bool> failed{false};
+
+private:
+    struct Free {
+        void operator()(float* p) const { free(p); }
+    };
+    using Memory = std::unique_ptr<float, Free>;
+    static Memory allocate(int64_t floats);
+
+    void plan();
+    void place(float* const* arrays);
+    Tensor& whole(Tensor& t) { return t.whole < 0 ? t : tensors_[t.whole]; }
+    void allocate_all();
+
+    std::vector<Tensor> tensors_;
+    std::vector<std::unique_ptr<Layer>> layers_;
+    bool trains_;
+    int64_t arena_size_ = 0;
+    int64_t slot_sizes_[SLOTS] = {};
+    int64_t thread_size_ = 0;
+    Memory arena_;
+    Memory slots_[SLOTS];
+    std::vector<Memory> of_thread_;
+};
+
+// Samples that one thread works on at a time: enough of them that it pays, by shape alone.
+struct Pieces {
+    int64_t samples, step, count;
+    Pieces(int64_t samples, int64_t floats_of_a_sample, int64_t least = 1 << 13);
+    int64_t begin(int64_t i) const { return i * step; }
+    int64_t size(int64_t i) const {
+        return begin(i) + step > samples ? samples - begin(i) : step;
+    }
+};
+
+std::unique_ptr<Layer> make_layer(const LayerSpec& spec, Program& program);
+std::unique_ptr<Layer> make_dense(const LayerSpec& spec, Program& program);
+std::unique_ptr<Layer> make_normalization(const LayerSpec& spec, Program& program);
+std::unique_ptr<Layer> make_pooling(const LayerSpec& spec, Program& program);
+std::unique_ptr<Layer> make_elementwise(const LayerSpec& spec, Program& program);
+std::unique_ptr<Layer> make_mixture(const LayerSpec& spec, Program& program);
+
+}  // namespace layers

@@ -1,0 +1,215 @@
+"""A part of a graph as one of NNabla's functions."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import weakref
+from typing import Any, Dict, List, Optional, Sequence, Tuple
+
+import nnabla as nn
+import numpy as np
+from nnabla.function import PythonFunction
+
+from nnabla_dqa.onednn.builder import Builder
+from nnabla_dqa.onednn.library import OneDnnError
+from nnabla_dqa.onednn.lowering import RULES, Fused, addition, normalization, reserve_tables
+from nnabla_dqa.onednn.parts import Part
+from nnabla_dqa.onednn.program import Program
+
+NAME = "OneDnnPart"
+"""NNabla's name of the type of function."""
+
+
+_numbers = itertools.count()
+_living: weakref.WeakValueDictionary[int, PartFunction] = weakref.WeakValueDictionary()
+
+
+def part_function(function: Any) -> Optional[PartFunction]:
+    """What computes a function of a graph, None if it is no part on oneDNN."""
+    info = function.info
+    return _living[info.args["part"]] if info.type_name == NAME else None
+
+
+class PartFunction(PythonFunction):  # type: ignore[misc]
+    """Computes a part.
+
+    Args:
+        part: The functions that it stands for.
+        context: Theirs, with an array class.
+        trains: Whether there will be a backward pass.
+
+    Attributes:
+        part: As given.
+        inputs: The variables that it is called with.
+        sources: For each output, which function of the part it comes from and which of its
+            outputs it is; ``accelerate`` gives that one another variable.
+
+    Raises:
+        OneDnnError: oneDNN does not compute it.
+    """
+
+    def __init__(self, part: Part, context: nn.Context, trains: bool = True) -> None:
+        super().__init__(context)
+        self._context = context
+        self.part = part
+        builder = build(part, trains)
+        self.inputs = builder.inputs
+        places = {v: (f, i) for f in part.functions for i, v in enumerate(f.outputs)}
+        self.sources: List[Tuple[Any, int]] = [places[v] for v in part.outputs]
+        self._shapes = [v.shape for v in builder.outputs]
+        self._read = len(self.inputs)
+        count = self._read + len(self._shapes)
+        plan = builder.finish()
+        wanted = {spec.external: bool(spec.wanted) for spec in plan.tensors if spec.external >= 0}
+        self._wanted = [wanted[i] for i in range(count)]
+        self._program = Program(plan, trains=any(self._wanted))
+        self._arrays = (ctypes.c_void_p * count)()
+        self._grads = (ctypes.c_void_p * count)()
+        self._add = (ctypes.c_uint8 * count)()
+        self._in_shapes = [v.shape for v in self.inputs]
+        self._in_place = _changed_in_place(part)
+        # NNabla copies the arguments, so they name the part alone.
+        number = next(_numbers)
+        self.args: Dict[str, Any] = {"part": number}
+        _living[number] = self
+
+    @property
+    def name(self) -> str:
+        """The same for all parts."""
+        return NAME
+
+    @property
+    def bytes(self) -> int:
+        """Memory of what lies between its layers."""
+        return self._program.bytes
+
+    def min_outputs(self) -> int:
+        return len(self._shapes)
+
+    def setup_impl(self, inputs: List[Any], outputs: List[Any]) -> None:
+        for v, shape in zip(inputs, self._in_shapes):
+            if v.shape != shape:
+                raise ValueError(
+                    f"the layers on oneDNN were built for an array of shape {shape}, which has "
+                    f"{v.shape} now; build the graph again"
+                )
+        for v, shape in zip(outputs, self._shapes):
+            v.reset_shape(shape, True)
+
+    def forward_impl(self, inputs: List[Any], outputs: List[Any]) -> None:
+        arrays, context = self._arrays, self._context
+        for i, v in enumerate(inputs):
+            arrays[i] = v.data.data_ptr(np.float32, context)
+        for i, v in enumerate(outputs, self._read):
+            arrays[i] = v.data.data_ptr(np.float32, context, True)
+        self._program.forward(arrays)
+
+    def backward_impl(
+        self, inputs: List[Any], outputs: List[Any], propagate_down: List[bool], accum: List[bool]
+    ) -> None:
+        arrays, grads, context = self._arrays, self._grads, self._context
+        for i, v in enumerate(inputs):
+            arrays[i] = v.data.data_ptr(np.float32, context)
+            if not propagate_down[i]:
+                grads[i] = None
+                continue
+            if not self._wanted[i]:
+                raise OneDnnError(
+                    f"input {i} of layers on oneDNN, of shape {v.shape}, needed no gradient when "
+                    f"they were built; build the graph again"
+                )
+            grad = v.grad
+            # What is only marked as zero need not be added to.
+            add = accum[i] and not grad.zeroing
+            grads[i] = grad.data_ptr(np.float32, context, not add)
+            self._add[i] = add
+        for i, v in enumerate(outputs, self._read):
+            arrays[i] = v.data.data_ptr(np.float32, context)
+            grads[i] = v.grad.data_ptr(np.float32, context)
+            self._add[i] = True
+        self._program.backward(arrays, grads, self._add)
+
+    def grad_depends_output_data(self, i: int, o: int) -> bool:
+        # They do not. But NNabla asks for each input and output until the answer is yes.
+        return not self._in_place
+
+    def grad_depends_input_data(self, i: int, j: int) -> bool:
+        return True
+
+
+def build(part: Part, trains: bool) -> Builder:
+    """The layers of a part."""
+    builder = Builder(trains)
+    reserve_tables(builder, part.functions)
+    chains = _chains(part)
+    inner = {f for chain in chains.values() for f in chain[:-1]}
+    for f in part.functions:
+        if f in inner:
+            continue
+        chain = chains.get(f, [f])
+        if chain[0].info.type_name == "BatchNormalization":
+            normalization(builder, chain[0], _fused(chain))
+        elif chain[0].info.type_name == "Add2":
+            addition(builder, chain[0], _fused(chain))
+        else:
+            RULES[f.info.type_name].lower(builder, f)
+    for v in part.outputs:
+        builder.hand_out(v)
+    return builder
+
+
+def _fused(chain: Sequence[Any]) -> Fused:
+    relu = chain[-1].info.type_name == "ReLU"
+    residual = None
+    if chain[0].info.type_name == "BatchNormalization":
+        for f in chain[1:]:
+            if f.info.type_name == "Add2":
+                residual = next(v for v in f.inputs if v != chain[0].outputs[0])
+    return Fused(chain[-1].outputs[0], relu, residual)
+
+
+def _chains(part: Part) -> Dict[Any, List[Any]]:
+    """Functions that are computed in one pass over the array, by the last of them.
+
+    Batch normalization, an addition, a ReLU, where nothing else uses what is between them.
+    """
+    users: Dict[Any, List[Any]] = {}
+    for f in part.functions:
+        for v in f.inputs:
+            users.setdefault(v, []).append(f)
+    outputs = set(part.outputs)
+    taken = set()
+    chains: Dict[Any, List[Any]] = {}
+    followers: Dict[str, Tuple[str, ...]] = {
+        "BatchNormalization": ("Add2", "ReLU"),
+        "Add2": ("ReLU",),
+    }
+    for f in part.functions:
+        if f in taken or f.info.type_name not in followers:
+            continue
+        chain = [f]
+        while True:
+            v = chain[-1].outputs[0]
+            after = users.get(v, [])
+            allowed = followers.get(chain[-1].info.type_name, ())
+            if v in outputs or len(after) != 1 or after[0].info.type_name not in allowed:
+                break
+            if after[0] in taken or len(set(after[0].inputs)) != len(after[0].inputs):
+                break
+            chain.append(after[0])
+        if len(chain) > 1:
+            taken.update(chain)
+            chains[chain[-1]] = chain
+    return chains
+
+
+def _changed_in_place(part: Part) -> bool:
+    """Whether a function outside writes over an output."""
+    return any(
+        f.inplace_data(i) == 2
+        for v in part.outputs
+        for f in v.function_references
+        for i, u in enumerate(f.inputs)
+        if u == v
+    )

@@ -1,0 +1,108 @@
+"""Which functions of a graph are computed together."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence
+
+from nnabla_dqa.onednn.lowering import RULES, why_nnabla
+
+_WORTH_IT = ("Convolution", "DepthwiseConvolution", "Deconvolution", "Affine")
+
+
+class Part(NamedTuple):
+    """Functions that become one.
+
+    Attributes:
+        functions: In an order in which they can be computed.
+        outputs: The variables that are needed outside, likewise.
+    """
+
+    functions: List[Any]
+    outputs: List[Any]
+
+
+class Found(NamedTuple):
+    """What :func:`find_parts` found.
+
+    Attributes:
+        parts: What is computed together.
+        left: The functions that stay NNabla's, and why.
+        stages: A number for each function: that of a part comes before what is left of the
+            same number, and after all of a lower one.
+    """
+
+    parts: List[Part]
+    left: Dict[Any, str]
+    stages: Dict[Any, int]
+
+
+def find_parts(
+    functions: Sequence[Any], kept: Sequence[Any], refuses: Callable[[Any], str]
+) -> Found:
+    """Divide a graph.
+
+    Args:
+        functions: All of the graph, in an order in which they can be computed.
+        kept: Variables that have to be there afterwards.
+        refuses: Why oneDNN does not compute a function that has a rule, empty if it does.
+    """
+    left: Dict[Any, str] = {}
+    for f in functions:
+        reason = why_nnabla(f) or (refuses(f) if RULES[f.info.type_name].probes else "")
+        if reason:
+            left[f] = reason
+    stages = _stages(functions, left)
+    users: Dict[Any, List[Any]] = {}
+    for f in functions:
+        for v in f.inputs:
+            users.setdefault(v, []).append(f)
+    needed = set(kept)
+    parts = []
+    for stage in sorted(set(stages.values())):
+        members = [f for f in functions if f not in left and stages[f] == stage]
+        if not any(f.info.type_name in _WORTH_IT for f in members):
+            left.update((f, "it stands alone") for f in members)
+            continue
+        inside = set(members)
+        outputs = [
+            v
+            for f in members
+            for v in f.outputs
+            if v in needed or v.persistent or any(u not in inside for u in users.get(v, ()))
+        ]
+        parts.append(Part(members, outputs))
+    return Found(parts, left, stages)
+
+
+def _stages(functions: Sequence[Any], left: Dict[Any, str]) -> Dict[Any, int]:
+    """Numbers for the functions, so that those of one number can be computed together.
+
+    From none of them to another one of the same number does a way lead through a function that
+    is left: behind such a function the number is higher.
+    """
+    made: Dict[Any, Any] = {}
+    stages: Dict[Any, int] = {}
+    for f in functions:
+        before = [made[v] for v in f.inputs if v in made]
+        if f in left:
+            stages[f] = max((stages[p] for p in before), default=-1)
+        else:
+            stages[f] = max((stages[p] + (p in left) for p in before), default=0)
+        for v in f.outputs:
+            made[v] = f
+    _bring_to_their_users(functions, left, stages)
+    return stages
+
+
+def _bring_to_their_users(
+    functions: Sequence[Any], left: Dict[Any, str], stages: Dict[Any, int]
+) -> None:
+    """What depends on parameters alone is computed where it is used first: mixtures."""
+    users: Dict[Any, List[int]] = {}
+    for f in reversed(functions):
+        if f not in left:
+            after = [stage for v in f.outputs for stage in users.get(v, ())]
+            if after and all(v.parent is None for v in f.inputs):
+                stages[f] = max(stages[f], min(after))
+        for v in f.inputs:
+            users.setdefault(v, []).append(stages[f])
