@@ -17,6 +17,7 @@ LINUX = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 MPI = [f"mpi4py>=4.1,<5; {LINUX}", f"mpich>=5,<6; {LINUX}"]
 # The last version before NumPy 2 was required; the first that decodes to RGB. 50 MB.
 PHOTOS = ["opencv-python-headless>=4.11,<4.12"]
+ONEDNN = [f"onednn-cpu-gomp>=2023.2,<2024; {LINUX}"]
 TEST = ["pytest>=7.4,<10", "pytest-xdist>=3,<4", "hypothesis>=6.90,<7"]
 LINT = ["ruff>=0.4,<1", "mypy>=1.8,<3"]
 NNABLA = ">=1.39,<1.40"
@@ -76,7 +77,7 @@ setup(
     packages=find_packages(include=["nnabla_dqa", "nnabla_dqa.*"]),
     py_modules=["nnabla_dqa_command"],
     entry_points={"console_scripts": ["nnabla-dqa=nnabla_dqa_command:main"]},
-    package_data={"nnabla_dqa": ["py.typed", "backends/kernels/*"]},
+    package_data={"nnabla_dqa": ["py.typed", "backends/kernels/*", "onednn/cpp/*"]},
     ext_modules=[
         Extension(
             "nnabla_dqa.backends._cpu",
@@ -112,8 +113,9 @@ setup(
     extras_require={
         "demo": DEMO,
         "mpi": MPI,
+        "onednn": ONEDNN,
         "photos": PHOTOS,
-        "test": DEMO + MPI + PHOTOS + TEST + LINT,
+        "test": DEMO + MPI + ONEDNN + PHOTOS + TEST + LINT,
         **CUDA,
     },
     classifiers=[

@@ -5,7 +5,7 @@ set -eu
 cd "$(dirname "$0")/.."
 
 stamp=.venv/.installed
-wanted=$(cat setup.py pyproject.toml nnabla_dqa/backends/kernels/* | cksum)
+wanted=$(cat setup.py pyproject.toml nnabla_dqa/backends/kernels/* nnabla_dqa/onednn/cpp/* | cksum)
 [ -x .venv/bin/python ] && [ "$(cat $stamp 2>/dev/null)" = "$wanted" ] && exit 0
 
 # Prints the path of interpreter $1 if it really runs, is CPython 3.9 or 3.10 and can make a venv.

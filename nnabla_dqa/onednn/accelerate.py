@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Set, Tuple
 
 import nnabla as nn
 import nnabla.function
@@ -58,16 +58,7 @@ def accelerate(*outputs: nn.Variable, keep: Sequence[nn.Variable] = ()) -> Accel
         OneDnnError: oneDNN cannot be used, and what to install; or a function behind a layer is
             written in Python and cannot be built anew.
     """
-    ends = list(dict.fromkeys([*outputs, *keep]))
-    new, summary = accelerated(ends)
-    originals = []
-    for v, replacement in zip(ends, new):
-        if v is not replacement:
-            original = nn.Variable(v.shape)
-            original.rewire_on(v)
-            v.rewire_on(replacement)
-            originals.append(original)
-    return summary
+    return _accelerated([*outputs, *keep], trains=True, in_place=True)[1]
 
 
 def accelerated(
@@ -84,6 +75,14 @@ def accelerated(
     Raises:
         OneDnnError: As of :func:`accelerate`.
     """
+    new, summary = _accelerated(outputs, trains, in_place=False)
+    return [new.get(v, v) for v in outputs], summary
+
+
+def _accelerated(
+    outputs: Sequence[nn.Variable], trains: bool, in_place: bool
+) -> Tuple[Dict[Any, nn.Variable], Accelerated]:
+    """New variables by the old ones; ``in_place`` the outputs go over to the new graph."""
     if why_not():
         raise OneDnnError(why_not())
     install_writer()
@@ -98,22 +97,38 @@ def accelerated(
 
     found = find_parts(functions, outputs, refuses)
     _check_python_functions(functions, found)
-    new = _rebuilt(functions, found, trains)
+    new = _rebuilt(functions, found, trains, set(outputs) if in_place else set())
     left: Dict[str, int] = {}
     for f, reason in found.left.items():
         text = f"{f.info.type_name}: {reason}"
         left[text] = left.get(text, 0) + 1
     summary = Accelerated(len(functions) - len(found.left), len(found.parts), left)
-    return [new.get(v, v) for v in outputs], summary
+    return new, summary
 
 
-def _rebuilt(functions: Sequence[Any], found: Found, trains: bool) -> Dict[Any, nn.Variable]:
-    """The graph with its parts, as new variables by the old ones.
+def _rebuilt(
+    functions: Sequence[Any], found: Found, trains: bool, moved: Set[Any]
+) -> Dict[Any, nn.Variable]:
+    """The graph with its parts, as new variables by the old ones; those in ``moved`` stay.
 
     It is built anew because NNabla has all functions behind a rewired variable set up again,
     which it cannot do with those written in Python.
     """
     new: Dict[Any, nn.Variable] = {}
+
+    def note(old: Sequence[nn.Variable], results: Sequence[nn.Variable]) -> None:
+        for v, result in zip(old, results):
+            new[v] = result
+            result.persistent = v.persistent
+            if v in moved:
+                # The function that computed it gets another variable, which keeps it alive.
+                nn.Variable(v.shape).rewire_on(v)
+                v.rewire_on(result)
+                new[v] = v
+            else:
+                # So that it shows the values, and either graph can be saved.
+                v.data = result.data
+
     for stage in sorted(set(found.stages.values())):
         for part in found.parts:
             if found.stages[part.functions[0]] == stage:
@@ -122,15 +137,11 @@ def _rebuilt(functions: Sequence[Any], found: Found, trains: bool) -> Dict[Any, 
                 with nn.auto_forward(False):
                     results = made(*inputs, n_outputs=len(part.outputs))
                 results = [results] if isinstance(results, nn.Variable) else results
-                new.update(zip(part.outputs, results))
+                note(part.outputs, results)
         for f in functions:
             if f in found.left and found.stages[f] == stage and any(v in new for v in f.inputs):
                 results = again(f, [new.get(v, v) for v in f.inputs], "accelerate")
-                new.update(zip(f.outputs, results))
-    for v, replacement in new.items():
-        replacement.persistent = v.persistent
-        # So the old ones show the values, and either graph can be saved.
-        v.data = replacement.data
+                note(f.outputs, results)
     return new
 
 

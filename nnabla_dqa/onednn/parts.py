@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
+from nnabla_dqa.backends.fused import NAME as MIXTURE
 from nnabla_dqa.onednn.lowering import RULES, why_nnabla
 
 _WORTH_IT = ("Convolution", "DepthwiseConvolution", "Deconvolution", "Affine")
+_ALWAYS = (MIXTURE, "Concatenate")
 
 
 class Part(NamedTuple):
@@ -51,6 +53,7 @@ def find_parts(
         reason = why_nnabla(f) or (refuses(f) if RULES[f.info.type_name].probes else "")
         if reason:
             left[f] = reason
+    _leave_what_makes_weights(functions, left)
     stages = _stages(functions, left)
     users: Dict[Any, List[Any]] = {}
     for f in functions:
@@ -72,6 +75,20 @@ def find_parts(
         ]
         parts.append(Part(members, outputs))
     return Found(parts, left, stages)
+
+
+def _leave_what_makes_weights(functions: Sequence[Any], left: Dict[Any, str]) -> None:
+    """Leave what only makes weights: the graph of a mixture, for example."""
+    others: Dict[Any, bool] = {}  # whether something else than weights is made of a variable
+    for f in reversed(functions):
+        uses = [others[v] for v in f.outputs if v in others]
+        is_end = not uses
+        makes_weights = not is_end and not any(uses)
+        if makes_weights and f not in left and f.info.type_name not in _ALWAYS:
+            left[f] = "it makes weights"
+        for i, v in enumerate(f.inputs):
+            used = f.info.type_name not in _WORTH_IT or i == 0
+            others[v] = others.get(v, False) or (used and not makes_weights)
 
 
 def _stages(functions: Sequence[Any], left: Dict[Any, str]) -> Dict[Any, int]:

@@ -45,14 +45,16 @@
 namespace layers {
 
 struct Dnnl {
-#define DECLARE(name) decltype(&dnnl_##name) name;
+#define DECLARE(name) decltype(&dnnl_##name) name = nullptr;
     DNNL_FUNCTIONS(DECLARE)
 #undef DECLARE
-    void (*omp_set_num_threads)(int);
-    int (*omp_get_max_threads)();
-    dnnl_engine_t engine;
+    void (*omp_set_num_threads)(int) = nullptr;
+    int (*omp_get_max_threads)() = nullptr;
+    dnnl_engine_t engine = nullptr;
 
+    // A second call does nothing.
     void load(const char* path) {
+        if (engine) return;
         void* library = dlopen(path, RTLD_NOW | RTLD_LOCAL);
         if (!library) throw std::runtime_error(dlerror());
 #define FIND(name) find(library, "dnnl_" #name, &name);
