@@ -96,6 +96,7 @@ def train(row: Row, seed: int, split: Split, epochs: int, path: str, tick: Tick)
     schedule = row.schedule(steps, steps_per_epoch)
     if schedule is not None and not row.relax:
         loss = loss + dqa.regularizer(row.strength)
+    dqa.accelerate(loss)
     solver = dqa.attach(S.Momentum(momentum=0.9), schedule)
     solver.set_parameters(nn.get_parameters())
 

@@ -18,7 +18,9 @@ import numpy as np
 from tqdm import tqdm
 
 import nnabla_dqa as dqa
+from nnabla_dqa.backends.cpu import threads
 from nnabla_dqa.backends.select import mixtures_by
+from nnabla_dqa.onednn.accelerate import layers_by
 
 HERE = Path(__file__).resolve().parent
 Tick = Callable[[], None]
@@ -26,9 +28,11 @@ Tick = Callable[[], None]
 _ticks: Any = None
 
 
-def _start_worker(ticks: Any) -> None:
+def _start_worker(ticks: Any, jobs: int) -> None:
     global _ticks
     _ticks = ticks
+    # The runs share the cores; results do not depend on it.
+    os.environ.setdefault("NNABLA_DQA_THREADS", str(max(1, threads() // jobs)))
     # Layers whose attention ended elsewhere are counted and printed with the table.
     warnings.simplefilter("ignore", dqa.AttentionWarning)
 
@@ -54,7 +58,7 @@ def run_all(
     ticks = context.Value("i", 0)
     results = {}
     with (
-        futures.ProcessPoolExecutor(jobs, context, _start_worker, (ticks,)) as pool,
+        futures.ProcessPoolExecutor(jobs, context, _start_worker, (ticks, jobs)) as pool,
         tqdm(total=len(runs) * ticks_each, unit="epoch") as bar,
     ):
         keys = {pool.submit(_call, function, args): key for key, args in runs.items()}
@@ -86,6 +90,7 @@ def environment() -> Dict[str, Any]:
     return {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "mixtures": mixtures_by(nn.get_current_context()),
+        "layers": layers_by(nn.get_current_context()),
         "versions": {
             "python": platform.python_version(),
             "nnabla": nn.__version__,

@@ -59,8 +59,9 @@ if TYPE_CHECKING:
     from nnabla_dqa.nnp.deploy import deploy_file
     from nnabla_dqa.nnp.summary import FileSummary, summarize
     from nnabla_dqa.nnp_format.members import NNPError
-    from nnabla_dqa.onednn.accelerate import Accelerated, accelerate
+    from nnabla_dqa.onednn.accelerate import accelerate
     from nnabla_dqa.onednn.library import OneDnnError
+    from nnabla_dqa.onednn.rebuild import Accelerated
     from nnabla_dqa.recipes.recipe import DataRecipe, Recipe, RecipeError
     from nnabla_dqa.regularization import regularizer
     from nnabla_dqa.schedules import RelaxSchedule, TemperatureSchedule, temperature
@@ -85,8 +86,9 @@ _LATER = {
         "nnp.convert": "Conversion NothingToConvertError convert_file",
         "nnp.deploy": "deploy_file",
         "nnp.summary": "FileSummary summarize",
-        "onednn.accelerate": "Accelerated accelerate",
+        "onednn.accelerate": "accelerate",
         "onednn.library": "OneDnnError",
+        "onednn.rebuild": "Accelerated",
         "recipes.recipe": "DataRecipe Recipe RecipeError",
         "regularization": "regularizer",
         "schedules": "RelaxSchedule TemperatureSchedule temperature",

@@ -194,8 +194,8 @@ def clone(tmp_path):
     (folder / "scripts").mkdir(parents=True)
     for name in ("scripts/setup.sh", "setup.py", "pyproject.toml"):
         (folder / name).write_bytes((ROOT / name).read_bytes())
-    kernels = "nnabla_dqa/backends/kernels"
-    shutil.copytree(ROOT / kernels, folder / kernels)
+    for sources in ("nnabla_dqa/backends/kernels", "nnabla_dqa/onednn/cpp"):
+        shutil.copytree(ROOT / sources, folder / sources)
     tools = tmp_path / "bin"
     tools.mkdir()
     for name in ("sh", "cat", "cksum", "ls", "awk", "dirname", "rm"):
@@ -231,6 +231,7 @@ def test_setup_does_nothing_until_something_changes(clone):
     executable(bin_folder / "python", "exit 1")
     described = [clone / "setup.py", clone / "pyproject.toml"]
     described += sorted(clone.glob("nnabla_dqa/backends/kernels/*"))
+    described += sorted(clone.glob("nnabla_dqa/onednn/cpp/*"))
     read = b"".join(path.read_bytes() for path in described)
     stamp = subprocess.run(["cksum"], input=read, check=True, capture_output=True).stdout
     (clone / ".venv" / ".installed").write_bytes(stamp)

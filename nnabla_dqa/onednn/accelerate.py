@@ -1,36 +1,15 @@
-"""Graphs whose layers oneDNN computes."""
+"""Let oneDNN compute a graph, where it is chosen and can."""
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, NamedTuple, Sequence, Set, Tuple
+from typing import List, Sequence
 
 import nnabla as nn
-import nnabla.function
 
-from nnabla_dqa.backends.fused import with_array_class
-from nnabla_dqa.graph.traverse import again
-from nnabla_dqa.onednn.builder import Builder
-from nnabla_dqa.onednn.function import PartFunction
-from nnabla_dqa.onednn.library import OneDnnError, why_not
-from nnabla_dqa.onednn.lowering import RULES
-from nnabla_dqa.onednn.parts import Found, find_parts
-from nnabla_dqa.onednn.program import computes
-from nnabla_dqa.onednn.saving import install_writer
-
-
-class Accelerated(NamedTuple):
-    """What :func:`accelerate` did.
-
-    Attributes:
-        functions: How many of NNabla's functions oneDNN computes now.
-        parts: How many functions they have become.
-        left: How many stay NNabla's, by their type and why, for example
-            ``{"Dropout: there is no layer for it": 1}``.
-    """
-
-    functions: int
-    parts: int
-    left: Dict[str, int]
+from nnabla_dqa._util.warn import warn
+from nnabla_dqa.backends.select import BackendWarning, current_layers, device_of
+from nnabla_dqa.onednn.library import OneDnnError, describe, why_not
+from nnabla_dqa.onednn.rebuild import Accelerated, rebuild
 
 
 def accelerate(*outputs: nn.Variable, keep: Sequence[nn.Variable] = ()) -> Accelerated:
@@ -46,135 +25,75 @@ def accelerate(*outputs: nn.Variable, keep: Sequence[nn.Variable] = ()) -> Accel
         loss.forward(clear_no_need_grad=True)
         loss.backward(clear_buffer=True)
 
+    On a GPU, and where oneDNN is not installed (``pip install 'nnabla_dqa[onednn]'``), it does
+    nothing and says so in what it returns; :func:`nnabla_dqa.backend` makes that an error, or
+    keeps NNabla's functions.
+
     Args:
         outputs: Where the graph ends: a loss, or what is evaluated.
         keep: Variables within it whose values are looked at after ``forward``, or their
-            gradients after ``backward``. Other variables inside are not computed any more,
-            unless they are persistent.
+            gradients after ``backward``. Others inside are not computed any more, unless they
+            are persistent. What is kept in the middle of layers stays in memory until the
+            process ends.
 
     Shapes and ``need_grad`` must not change afterwards. ``nn.grad`` does not pass.
 
     Raises:
-        OneDnnError: oneDNN cannot be used, and what to install; or a function behind a layer is
-            written in Python and cannot be built anew.
+        OneDnnError: ``backend(layers="onednn")`` holds and oneDNN cannot be used; or a function
+            behind a layer is written in Python and cannot be built anew.
     """
-    return _accelerated([*outputs, *keep], trains=True, in_place=True)[1]
+    reason = why_nnabla(nn.get_current_context())
+    if reason:
+        if current_layers() == "onednn":
+            raise OneDnnError(f"oneDNN cannot be used: {reason}")
+        return Accelerated(0, 0, {}, reason)
+    return rebuild([*outputs, *keep], trains=True, in_place=True)[1]
 
 
-def accelerated(
-    outputs: Sequence[nn.Variable], trains: bool = True
-) -> Tuple[List[nn.Variable], Accelerated]:
-    """The same variables of a graph that oneDNN computes; the given one stays as it is.
-
-    The variables share their arrays with the given ones.
+def fast(outputs: Sequence[nn.Variable], trains: bool) -> List[nn.Variable]:
+    """:func:`accelerate` for the package's own graphs; the given one stays as it is.
 
     Args:
-        outputs: Where the graph ends, and what is looked at within it.
+        outputs: Where the graph ends, and what is looked at within it. They share their arrays
+            with what is returned.
         trains: Whether there will be a backward pass.
 
     Raises:
-        OneDnnError: As of :func:`accelerate`.
+        OneDnnError: oneDNN was asked for by name and cannot be used.
+
+    Warns:
+        BackendWarning: It is there and cannot compute this graph.
     """
-    new, summary = _accelerated(outputs, trains, in_place=False)
-    return [new.get(v, v) for v in outputs], summary
+    given = list(outputs)
+    chosen = current_layers()
+    if chosen == "nnabla":
+        return given
+    reason = why_nnabla(nn.get_current_context())
+    if not reason:
+        try:
+            return rebuild(given, trains, in_place=False)[0]
+        except OneDnnError as error:
+            if chosen == "onednn":
+                raise
+            warn(f"NNabla computes the layers, not oneDNN: {error}", BackendWarning)
+            return given
+    if chosen == "onednn":
+        raise OneDnnError(f"oneDNN cannot be used: {reason}")
+    return given
 
 
-def _accelerated(
-    outputs: Sequence[nn.Variable], trains: bool, in_place: bool
-) -> Tuple[Dict[Any, nn.Variable], Accelerated]:
-    """New variables by the old ones; ``in_place`` the outputs go over to the new graph."""
-    if why_not():
-        raise OneDnnError(why_not())
-    install_writer()
-    functions = _functions(outputs)
-    known: Dict[Any, str] = {}
-
-    def refuses(f: Any) -> str:
-        key = _key(f)
-        if key not in known:
-            known[key] = _probe(f, trains)
-        return known[key]
-
-    found = find_parts(functions, outputs, refuses)
-    _check_python_functions(functions, found)
-    new = _rebuilt(functions, found, trains, set(outputs) if in_place else set())
-    left: Dict[str, int] = {}
-    for f, reason in found.left.items():
-        text = f"{f.info.type_name}: {reason}"
-        left[text] = left.get(text, 0) + 1
-    summary = Accelerated(len(functions) - len(found.left), len(found.parts), left)
-    return new, summary
+def why_nnabla(context: nn.Context) -> str:
+    """Why NNabla computes the layers of a context, in one line; empty if oneDNN does."""
+    if current_layers() == "nnabla":
+        return "NNabla was chosen"
+    if device_of(context) != "cpu":
+        return f"the context is {list(context.backend)}"
+    if any(backend.endswith("half") for backend in context.backend):
+        return "it computes in float32 alone"
+    return why_not()
 
 
-def _rebuilt(
-    functions: Sequence[Any], found: Found, trains: bool, moved: Set[Any]
-) -> Dict[Any, nn.Variable]:
-    """The graph with its parts, as new variables by the old ones; those in ``moved`` stay.
-
-    It is built anew because NNabla has all functions behind a rewired variable set up again,
-    which it cannot do with those written in Python.
-    """
-    new: Dict[Any, nn.Variable] = {}
-
-    def note(old: Sequence[nn.Variable], results: Sequence[nn.Variable]) -> None:
-        for v, result in zip(old, results):
-            new[v] = result
-            result.persistent = v.persistent
-            if v in moved:
-                # The function that computed it gets another variable, which keeps it alive.
-                nn.Variable(v.shape).rewire_on(v)
-                v.rewire_on(result)
-                new[v] = v
-            else:
-                # So that it shows the values, and either graph can be saved.
-                v.data = result.data
-
-    for stage in sorted(set(found.stages.values())):
-        for part in found.parts:
-            if found.stages[part.functions[0]] == stage:
-                made = PartFunction(part, with_array_class(part.functions[0].context), trains)
-                inputs = [new.get(v, v) for v in made.inputs]
-                with nn.auto_forward(False):
-                    results = made(*inputs, n_outputs=len(part.outputs))
-                results = [results] if isinstance(results, nn.Variable) else results
-                note(part.outputs, results)
-        for f in functions:
-            if f in found.left and found.stages[f] == stage and any(v in new for v in f.inputs):
-                results = again(f, [new.get(v, v) for v in f.inputs], "accelerate")
-                note(f.outputs, results)
-    return new
-
-
-def _check_python_functions(functions: Sequence[Any], found: Found) -> None:
-    changed = {v for part in found.parts for v in part.outputs}
-    for f in functions:
-        if f in found.left and any(v in changed for v in f.inputs):
-            if not hasattr(nnabla.function, f.info.type_name):
-                raise OneDnnError(
-                    f"function {f.info.type_name} is not one of NNabla's own and cannot be built "
-                    f"anew behind layers on oneDNN; call accelerate with what it uses before it "
-                    f"is built"
-                )
-            changed.update(f.outputs)
-
-
-def _functions(outputs: Sequence[nn.Variable]) -> List[Any]:
-    """All functions of a graph, each after those that it needs."""
-    functions: Dict[Any, None] = {}
-    for output in outputs:
-        output.visit(lambda f: functions.setdefault(f))
-    return list(functions)
-
-
-def _key(f: Any) -> Any:
-    arguments = tuple(sorted((k, repr(v)) for k, v in f.info.args.items()))
-    shapes = tuple((v.shape, v.need_grad) for v in f.inputs)
-    return f.info.type_name, arguments, shapes
-
-
-def _probe(f: Any, trains: bool) -> str:
-    """Why oneDNN does not compute a layer, empty if it does."""
-    builder = Builder(trains)
-    RULES[f.info.type_name].lower(builder, f)
-    builder.hand_out(f.outputs[0])
-    return computes(builder.finish(), trains and any(v.need_grad for v in f.inputs))
+def layers_by(context: nn.Context) -> str:
+    """What computes the layers of a context, in a few words, for example for a run's record."""
+    reason = why_nnabla(context)
+    return f"NNabla: {reason}" if reason else describe()

@@ -19,7 +19,7 @@ from nnabla_dqa._util.files import PathLike, read_yaml, write_atomically
 from nnabla_dqa._version import __version__
 from nnabla_dqa.backends.select import mixtures_by
 from nnabla_dqa.distributed import Communicator
-from nnabla_dqa.onednn.choice import layers_by
+from nnabla_dqa.onednn.accelerate import layers_by
 from nnabla_dqa.recipes.recipe import Recipe, RecipeError
 from nnabla_dqa.training.checkpoint import difference
 

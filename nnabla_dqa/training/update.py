@@ -11,7 +11,7 @@ import numpy as np
 from nnabla_dqa._util.devices import in_float32
 from nnabla_dqa.backends.release import release_mixtures
 from nnabla_dqa.graph.traverse import LiveGraph
-from nnabla_dqa.onednn.choice import fast
+from nnabla_dqa.onednn.accelerate import fast
 from nnabla_dqa.solver.attached import AttachedSolver
 from nnabla_dqa.solver.finite_check import FiniteFlag, NonFiniteError
 from nnabla_dqa.training.loss_scaler import LossScaler

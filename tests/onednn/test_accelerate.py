@@ -18,8 +18,7 @@ import nnabla_dqa.parametric_functions as PF
 from nnabla_dqa.backends.fused import NAME as MIXTURE
 from nnabla_dqa.models import build
 from nnabla_dqa.onednn import library
-from nnabla_dqa.onednn.accelerate import accelerate, accelerated
-from nnabla_dqa.onednn.choice import fast, layers_by
+from nnabla_dqa.onednn.accelerate import accelerate, fast, layers_by
 from nnabla_dqa.onednn.function import NAME
 
 pytestmark = [
@@ -171,9 +170,9 @@ def test_a_persistent_variable_within_is_kept():
     loss = F.sum(NPF.affine(F.relu(h), 2, name="b"))
     h.forward()
     expected = h.d.copy()
-    new, _ = accelerated([loss])
+    (new,) = fast([loss], trains=True)
     h.data.zero()
-    new[0].forward(clear_no_need_grad=True)
+    new.forward(clear_no_need_grad=True)
     np.testing.assert_allclose(h.d, expected, atol=1e-5)
 
 
@@ -181,7 +180,7 @@ def test_the_given_graph_stays_as_it_is():
     loss = small_net(*SETS["min-max"])[0]
     before = types_of(loss)
     expected = gradients(loss)
-    (new,), _ = accelerated([loss])
+    (new,) = fast([loss], trains=True)
     assert types_of(loss) == before
     assert_close(gradients(new), expected)
     assert float(loss.d) == float(new.d)
@@ -192,7 +191,7 @@ def test_a_graph_that_is_only_evaluated_takes_less_memory():
     loss, y, *_ = small_net(*SETS["min-max"])
     y.forward()
     expected = y.d.copy()
-    (new,), _ = accelerated([y], trains=False)
+    (new,) = fast([y], trains=False)
     new.forward(clear_buffer=True)
     np.testing.assert_allclose(new.d, expected, atol=1e-4)
     del loss
@@ -294,7 +293,7 @@ def test_the_choice(monkeypatch):
     half = nn.Context(["cpu:half", "cpu:float"], "CpuCachedArray", "0")
     with nn.context_scope(half):
         assert fast([y], trains=True)[0] is y
-    monkeypatch.setattr("nnabla_dqa.onednn.choice.why_not", lambda: "it is not installed")
+    monkeypatch.setattr("nnabla_dqa.onednn.accelerate.why_not", lambda: "it is not installed")
     assert fast([y], trains=True)[0] is y
     with dqa.backend(layers="onednn"), pytest.raises(dqa.OneDnnError, match="not installed"):
         fast([y], trains=True)
@@ -308,8 +307,11 @@ def test_a_missing_library_says_what_to_install(monkeypatch):
     monkeypatch.setattr(library, "PACKAGE", "no-such-package")
     try:
         y = NPF.affine(nn.Variable((2, 3)), 4)
-        with pytest.raises(dqa.OneDnnError, match=r"pip install 'nnabla_dqa\[onednn\]'"):
+        text = "oneDNN is not installed: pip install 'nnabla_dqa[onednn]' (no-such-package)"
+        assert accelerate(y) == (0, 0, {}, text)
+        with dqa.backend(layers="onednn"), pytest.raises(dqa.OneDnnError) as error:
             accelerate(y)
+        assert str(error.value) == f"oneDNN cannot be used: {text}"
     finally:
         library.library.cache_clear()
         library.why_not.cache_clear()

@@ -12,7 +12,7 @@ import numpy as np
 from nnabla_dqa.data import Data, DataError
 from nnabla_dqa.data.prefetch import Prefetcher
 from nnabla_dqa.distributed import Communicator, SingleProcess
-from nnabla_dqa.onednn.choice import fast
+from nnabla_dqa.onednn.accelerate import fast
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training.tasks.inputs import Feed, check_labels, fill
