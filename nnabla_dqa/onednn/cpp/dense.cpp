@@ -20,6 +20,7 @@ enum Number {
 const double WORTH_A_CALL = 2e6;         // operations below which samples are computed together
 const double WORTH_A_PART = 1e6;         // likewise, parts of the gradient of the weights
 const int64_t PARTS_TOGETHER = 1 << 22;  // floats that these parts may take in all
+const int64_t LARGE = 1 << 20;           // floats of weights that are not kept in two orders
 const int64_t WORTH_SHARING = 1 << 16;   // floats of weights that several threads rearrange
 
 int64_t product(const Dims& dims) {
@@ -99,7 +100,7 @@ public:
         if (!(weights_ == forward_weights_))
             to_forward_ = std::make_unique<Rearrange>(weights_, forward_weights_, weights_dims_,
                                                       threads);
-        p.reserve(Program::WEIGHTS, forward_weights_.floats());
+        p.reserve(Program::WORK, forward_weights_.floats());
         if (p.trains()) make_backward(p, x, operations, threads);
         reserve_scratch(p, x);
     }
@@ -135,21 +136,32 @@ public:
         const float* w = to_x ? arranged(p, to_backward_.get()) : nullptr;
         const int64_t parts = to_w ? int64_t(part_begin_.size()) - 1 : 0;
         const bool adds = *x.has_grad;
-        p.pool.run(parts + (to_x ? pieces_.count : 0), [&](int64_t i, int thread) {
-            if (i < parts) {
-                const int64_t at = part_begin_[i], n = part_begin_[i + 1] - at;
-                std::vector<const float*> places = {x.data + at * x.sample(),
-                                                    part(p, i), y.grad + at * y.sample()};
-                if (b) places.push_back(part(p, i) + gradient_.floats());
-                run(p, *gradient_of_w_.at(n), thread, places);
-                return;
-            }
-            const int64_t at = pieces_.begin(i - parts), n = pieces_.size(i - parts);
+        const auto gradient_of_x = [&](int64_t i, int thread) {
+            const int64_t at = pieces_.begin(i), n = pieces_.size(i);
             float* target = x.grad + at * x.sample();
             float* own = adds ? p.of_thread(thread) + scratch_ : target;
             run(p, *gradient_of_x_.at(n), thread, {own, w, y.grad + at * y.sample()});
             if (adds) add_to(own, target, n * x.sample());
-        });
+        };
+        const auto gradient_of_w = [&](int64_t i, int thread) {
+            const int64_t at = part_begin_[i], n = part_begin_[i + 1] - at;
+            std::vector<const float*> places = {x.data + at * x.sample(), part(p, i),
+                                                y.grad + at * y.sample()};
+            if (b) places.push_back(part(p, i) + gradient_.floats());
+            run(p, *gradient_of_w_.at(n), thread, places);
+        };
+        if (shares_memory_) {
+            // One after the other, as the parts lie where the weights do.
+            if (to_x) p.pool.run(pieces_.count, gradient_of_x);
+            p.pool.run(parts, gradient_of_w);
+        } else {
+            p.pool.run(parts + (to_x ? pieces_.count : 0), [&](int64_t i, int thread) {
+                if (i < parts)
+                    gradient_of_w(i, thread);
+                else
+                    gradient_of_x(i - parts, thread);
+            });
+        }
         if (to_x) *x.has_grad = true;
         if (to_w) sum_parts(p, p.tensor(spec.inputs[W]), b);
     }
@@ -341,7 +353,8 @@ private:
             if (!(weights_ == backward_weights_))
                 to_backward_ = std::make_unique<Rearrange>(weights_, backward_weights_,
                                                            weights_dims_, threads);
-            p.reserve(Program::WEIGHTS, backward_weights_.floats());
+            if (to_backward_) arranged_size_ = (backward_weights_.floats() + 15) / 16 * 16;
+            p.reserve(Program::WORK, arranged_size_);
         }
         if (!wants_w_) return;
         // The same parts whatever the number of threads is, and added up in their order, so that
@@ -359,7 +372,9 @@ private:
             if (!gradient_of_w_.count(n)) gradient_of_w_[n] = make_gradient_of_w(n, threads);
         }
         part_size_ = (gradient_.floats() + oc_ + 15) / 16 * 16;
-        p.reserve(Program::PARTS, parts * part_size_);
+        shares_memory_ = size >= LARGE;
+        if (shares_memory_) arranged_size_ = 0;
+        p.reserve(Program::WORK, arranged_size_ + parts * part_size_);
         if (!(gradient_ == weights_)) {
             from_gradient_ = std::make_unique<Rearrange>(gradient_, weights_, weights_dims_,
                                                          threads);
@@ -379,11 +394,13 @@ private:
     const float* arranged(Program& p, const Rearrange* order) const {
         const float* w = p.tensor(spec.inputs[W]).data;
         if (!order) return w;
-        order->run(p, w, p.at(Program::WEIGHTS));
-        return p.at(Program::WEIGHTS);
+        order->run(p, w, p.at(Program::WORK));
+        return p.at(Program::WORK);
     }
 
-    float* part(Program& p, int64_t i) const { return p.at(Program::PARTS) + i * part_size_; }
+    float* part(Program& p, int64_t i) const { 
+        return p.at(Program::WORK) + arranged_size_ + i * part_size_;
+    }
 
     void run(Program& p, const Primitive& primitive, int thread,
              const std::vector<const float*>& places) const {
@@ -432,7 +449,9 @@ private:
     std::unique_ptr<Rearrange> to_forward_, to_backward_, from_gradient_;
     bool wants_x_ = false, wants_w_ = false;
     std::vector<int64_t> part_begin_;
-    int64_t part_size_ = 0, scratch_ = 0;
+    // The arranged weights lie before the parts of the gradient, or where they are.
+    bool shares_memory_ = false;
+    int64_t arranged_size_ = 0, part_size_ = 0, scratch_ = 0;
 };
 
 }  // namespace

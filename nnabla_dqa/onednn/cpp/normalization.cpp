@@ -41,6 +41,12 @@ public:
         return tensors;
     }
 
+    bool is_cheap() const override { return !has(RESIDUAL); }
+
+    void again(Program& p) override { apply(p); }
+
+    int overwrites() const override { return spec.inputs[X]; }
+
     void forward(Program& p) override {
         const Tensor& x = p.tensor(spec.inputs[X]);
         if (batch())
@@ -58,14 +64,7 @@ public:
             put(scale_, c, float((gamma ? gamma[c] : 1.0f) * inverse));
             put(shift_, c, beta ? beta[c] : 0.0f);
         }
-        const float* residual = has(RESIDUAL) ? p.tensor(spec.inputs[RESIDUAL]).data : nullptr;
-        float* y = p.tensor(spec.outputs[0]).data;
-        p.pool.run(pieces_, [&](int64_t i, int) {
-            each_run(i, [&](int64_t at, int64_t rows, int64_t width) {
-                normalize(x.data + at, mean_.data(), scale_.data(), shift_.data(),
-                          residual ? residual + at : nullptr, relu(), y + at, rows, width);
-            });
-        });
+        apply(p);
     }
 
     void backward(Program& p) override {
@@ -117,6 +116,18 @@ public:
 private:
     bool batch() const { return spec.numbers[BATCH_STATISTICS] != 0; }
     bool relu() const { return spec.numbers[RELU] != 0; }
+
+    void apply(Program& p) const {
+        const Tensor& x = p.tensor(spec.inputs[X]);
+        const float* residual = has(RESIDUAL) ? p.tensor(spec.inputs[RESIDUAL]).data : nullptr;
+        float* y = p.tensor(spec.outputs[0]).data;
+        p.pool.run(pieces_, [&](int64_t i, int) {
+            each_run(i, [&](int64_t at, int64_t rows, int64_t width) {
+                normalize(x.data + at, mean_.data(), scale_.data(), shift_.data(),
+                          residual ? residual + at : nullptr, relu(), y + at, rows, width);
+            });
+        });
+    }
 
     // The same number for each of the rows that are worked on together.
     void put(std::vector<float>& row, int64_t c, float value) const {

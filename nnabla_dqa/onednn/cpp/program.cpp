@@ -88,7 +88,55 @@ Program::Program(const TensorSpec* tensors, int tensor_count, const LayerSpec* l
         each(layers[i].inputs, MAX_INPUTS, [&](Tensor& t) { t.grad_span.use(back); });
         each(layers[i].outputs, MAX_OUTPUTS, [&](Tensor& t) { t.grad_span.use(back); });
     }
+    if (trains) {
+        find_grads_over_data(layers, layer_count);
+        find_what_is_computed_again(layers, layer_count);
+    }
     plan();
+}
+
+void Program::find_what_is_computed_again(const LayerSpec* layers, int layer_count) {
+    computed_again_.resize(layer_count);
+    std::vector<int> views(tensors_.size(), 0);
+    for (const Tensor& t : tensors_)
+        if (t.whole >= 0) ++views[t.whole];
+    for (int i = 0; i < layer_count; ++i) {
+        const int k = layers[i].outputs[0];
+        Tensor& t = tensors_[k];
+        if (!layers_[i]->is_cheap() || t.external >= 0 || t.whole >= 0 || views[k]) continue;
+        const int back = 2 * layer_count - 1 - i;
+        Tensor::Span forward, again;
+        forward.use(i);
+        for (int j = i + 1; j < layer_count; ++j) {
+            for (int input : layers[j].inputs)
+                if (input == k) forward.use(j);
+            for (int kept : layers_[j]->kept())
+                if (kept == k) again.use(2 * layer_count - 1 - j);
+        }
+        // Where it is needed at once, or not at all, nothing is won.
+        if (again.first < 0 || again.first <= forward.last + 1) continue;
+        again.use(back);
+        t.data_span = forward;
+        t.again_span = again;
+        computed_again_[again.first - layer_count].push_back(i);
+    }
+}
+
+void Program::find_grads_over_data(const LayerSpec* layers, int layer_count) {
+    std::vector<int> uses(tensors_.size(), 0), views(tensors_.size(), 0);
+    for (int i = 0; i < layer_count; ++i)
+        for (int k : layers[i].inputs)
+            if (k >= 0) ++uses[k];
+    for (const Tensor& t : tensors_)
+        if (t.whole >= 0) ++views[t.whole];
+    for (int i = 0; i < layer_count; ++i) {
+        const int k = layers_[i]->overwrites();
+        if (k < 0) continue;
+        Tensor& t = tensors_[k];
+        if (t.external >= 0 || t.whole >= 0 || !t.wanted || uses[k] != 1 || views[k]) continue;
+        t.grad_over_data = true;
+        t.data_span.use(t.grad_span.last);
+    }
 }
 
 void Program::plan() {
@@ -96,7 +144,8 @@ void Program::plan() {
     for (Tensor& t : tensors_) {
         if (t.external >= 0 || t.whole >= 0) continue;
         if (t.data_span.first >= 0) spans.emplace_back(&t.data_span, whole_lines(t.size()));
-        if (t.wanted && t.grad_span.first >= 0)
+        if (t.again_span.first >= 0) spans.emplace_back(&t.again_span, whole_lines(t.size()));
+        if (t.wanted && t.grad_span.first >= 0 && !t.grad_over_data)
             spans.emplace_back(&t.grad_span, whole_lines(t.size()));
     }
     arena_size_ = place_spans(spans);
@@ -150,9 +199,11 @@ void Program::backward(float* const* arrays, float* const* grads, const uint8_t*
             t.grad = grads[t.external];
             t.own_flag = t.grad && add[t.external];
         } else {
-            t.grad = t.wanted && t.grad_span.offset >= 0 ? arena_.get() + t.grad_span.offset
-                                                         : nullptr;
+            t.grad = t.grad_over_data ? t.data
+                     : t.wanted && t.grad_span.offset >= 0 ? arena_.get() + t.grad_span.offset
+                                                           : nullptr;
             t.own_flag = false;
+            if (t.again_span.first >= 0) t.data = arena_.get() + t.again_span.offset;
         }
     }
     for (Tensor& t : tensors_) {
@@ -163,8 +214,11 @@ void Program::backward(float* const* arrays, float* const* grads, const uint8_t*
             t.has_grad = &all.own_flag;
         }
     }
-    for (auto layer = layers_.rbegin(); layer != layers_.rend(); ++layer)
-        (*layer)->backward(*this);
+    const int count = int(layers_.size());
+    for (int step = 0; step < count; ++step) {
+        for (int i : computed_again_[step]) layers_[i]->again(*this);
+        layers_[count - 1 - step]->backward(*this);
+    }
     // Where nothing came back.
     for (Tensor& t : tensors_)
         if (t.external >= 0 && t.grad && !t.own_flag) std::fill(t.grad, t.grad + t.size(), 0.0f);

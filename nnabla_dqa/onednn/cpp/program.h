@@ -51,6 +51,9 @@ struct Tensor {
     bool* has_grad = nullptr;
     bool own_flag = false;
 
+    // The gradient takes the place of the data, which nobody needs then.
+    bool grad_over_data = false;
+
     // The plan. Steps of the forward pass are 0, 1, ..., of the backward pass n, n + 1, ...
     struct Span {
         int first = -1, last = -1;
@@ -60,6 +63,9 @@ struct Tensor {
             last = step > last ? step : last;
         }
     } data_span, grad_span;
+    // Where the data are computed once more in the backward pass instead of being kept.
+    Span again_span;
+    int producer = -1;
 };
 
 class Program;
@@ -71,6 +77,12 @@ public:
     // Which tensors the backward pass reads, beside the gradients of the outputs. It does nothing
     // where no gradient has come to them.
     virtual std::vector<int> kept() const = 0;
+    // An input whose gradient may take the place of its data, if no other layer has the input; -1.
+    virtual int overwrites() const { return -1; }
+    // Whether the output costs so little that it is rather computed again than kept.
+    virtual bool is_cheap() const { return false; }
+    // Compute the output again, in the backward pass.
+    virtual void again(Program&) {}
     virtual void forward(Program& p) = 0;
     virtual void backward(Program& p) = 0;
 
@@ -93,7 +105,7 @@ public:
 
     // Memory that a layer has while it runs. A later call may move it, so all is asked for when
     // the program is made; `at(slot)` is then where it lies.
-    enum Slot { WEIGHTS, PARTS, PLAIN, SLOTS };
+    enum Slot { WORK, PLAIN, SLOTS };
     void reserve(Slot slot, int64_t floats);
     float* at(Slot slot) { return slots_[slot].get(); }
     // Likewise for each thread.
@@ -110,6 +122,8 @@ private:
     using Memory = std::unique_ptr<float, Free>;
     static Memory allocate(int64_t floats);
 
+    void find_grads_over_data(const LayerSpec* layers, int layer_count);
+    void find_what_is_computed_again(const LayerSpec* layers, int layer_count);
     void plan();
     void place(float* const* arrays);
     Tensor& whole(Tensor& t) { return t.whole < 0 ? t : tensors_[t.whole]; }
@@ -118,6 +132,8 @@ private:
     std::vector<Tensor> tensors_;
     std::vector<std::unique_ptr<Layer>> layers_;
     bool trains_;
+    // By the step of the backward pass before which it happens.
+    std::vector<std::vector<int>> computed_again_;
     int64_t arena_size_ = 0;
     int64_t slot_sizes_[SLOTS] = {};
     int64_t thread_size_ = 0;

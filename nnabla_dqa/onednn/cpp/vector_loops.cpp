@@ -11,6 +11,12 @@
 
 #define RESTRICT __restrict__
 
+#if defined(__clang__)
+#define INDEPENDENT _Pragma("clang loop vectorize(assume_safety)")
+#else
+#define INDEPENDENT _Pragma("GCC ivdep")
+#endif
+
 namespace layers {
 VECTORS void add_to(const float* RESTRICT from, float* RESTRICT to, int64_t n) {
     for (int64_t i = 0; i < n; ++i) to[i] += from[i];
@@ -153,21 +159,31 @@ VECTORS void normalize_sums(const float* x, const float* y, const float* dy, con
 }
 
 VECTORS void normalize_back(const float* x, const float* y, const float* dy, const float* mean,
-                            const float* a, const float* b, const float* c, float* RESTRICT dx,
-                            bool adds, int64_t rows, int64_t width) {
+                            const float* a, const float* b, const float* c, float* dx, bool adds,
+                            int64_t rows, int64_t width) {
     for (int64_t r = 0; r < rows; ++r, x += width, dy += width, dx += width) {
+        // dx may be x itself; nothing else overlaps.
         if (y) {
-            if (adds)
-                for (int64_t i = 0; i < width; ++i)
-                    dx[i] += a[i] * (y[i] > 0.0f ? dy[i] : 0.0f) + b[i] * (x[i] - mean[i]) + c[i];
-            else
-                for (int64_t i = 0; i < width; ++i)
-                    dx[i] = a[i] * (y[i] > 0.0f ? dy[i] : 0.0f) + b[i] * (x[i] - mean[i]) + c[i];
+            if (adds) {
+                INDEPENDENT
+                for (int64_t i = 0; i < width; ++i) {
+                    const float d = dy[i], dz = y[i] > 0.0f ? d : 0.0f;
+                    dx[i] += a[i] * dz + b[i] * (x[i] - mean[i]) + c[i];
+                }
+            } else {
+                INDEPENDENT
+                for (int64_t i = 0; i < width; ++i) {
+                    const float d = dy[i], dz = y[i] > 0.0f ? d : 0.0f;
+                    dx[i] = a[i] * dz + b[i] * (x[i] - mean[i]) + c[i];
+                }
+            }
             y += width;
         } else if (adds) {
+            INDEPENDENT
             for (int64_t i = 0; i < width; ++i)
                 dx[i] += a[i] * dy[i] + b[i] * (x[i] - mean[i]) + c[i];
         } else {
+            INDEPENDENT
             for (int64_t i = 0; i < width; ++i)
                 dx[i] = a[i] * dy[i] + b[i] * (x[i] - mean[i]) + c[i];
         }
