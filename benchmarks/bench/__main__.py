@@ -27,7 +27,7 @@ import numpy as np  # noqa: E402
 from nnabla_ext.cpu import clear_memory_cache  # noqa: E402
 
 import nnabla_dqa as dqa  # noqa: E402
-from benchmarks.bench import files, gpu, host, kernels, memory, steps, tables  # noqa: E402
+from benchmarks.bench import files, gpu, host, kernels, layers, memory, steps, tables  # noqa: E402
 from benchmarks.bench.claims import claims  # noqa: E402
 from benchmarks.bench.plan import FULL, QUICK, Plan, estimate  # noqa: E402
 from nnabla_dqa._util.files import write_atomically  # noqa: E402
@@ -46,6 +46,7 @@ def sections_of(plan: Plan) -> Dict[str, Callable[[], Any]]:
         "kernels": lambda: kernels.measure(plan.kernel_shape, plan.kernel_rounds, plan.beside),
         "alone": lambda: [steps.mixtures_alone(m, w, plan.alone_rounds) for m, w in nets],
         "steps": lambda: [steps.whole_steps(n) for n in plan.nets],
+        "layers": lambda: layers.measure_all(plan.layers),
         "files": lambda: files.convert_and_deploy(plan.files),
         "memory": lambda: memory.measure(plan.memory),
     }

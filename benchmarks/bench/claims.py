@@ -5,6 +5,12 @@ from __future__ import annotations
 from typing import Any, Dict, List, Optional
 
 from benchmarks.bench.measuring import digits
+from benchmarks.bench.plan import BITS
+
+LIBRARY_MB = 22
+"""Of oneDNN's code and what it generates, when a few small layers have been built."""
+
+FUSED = tuple(f"fused {count}" for count in BITS)
 
 Claim = Dict[str, Any]
 """``claim``, ``limit``, ``value`` and whether it ``holds``; the last two None if unmeasured."""
@@ -15,6 +21,7 @@ def claims(sections: Dict[str, Any]) -> List[Claim]:
     return [
         *_time(sections),
         *_host(sections.get("host") or {}),
+        *_layers(sections.get("layers") or []),
         *_memory(sections.get("memory", [])),
         *_kernels(sections.get("kernels", [])),
     ]
@@ -66,6 +73,27 @@ def _host(section: Dict[str, Any]) -> List[Claim]:
     ]
 
 
+def _layers(section: Any) -> List[Claim]:
+    """Of updates with the layers on oneDNN, with all threads and nothing beside them."""
+    found = []
+    for entry in [] if isinstance(section, str) else section:
+        turns = entry["by_threads"][0]
+        to_float = {name: figures["median"] for name, figures in turns["to_float"].items()}
+        title = f"{entry['net']}, {turns['threads']} threads"
+        mobile, large = entry["net"].startswith("mobilenet"), entry["net"].endswith("batch 64")
+        found.append(
+            _claim(
+                f"{title}: float update on oneDNN, to NNabla's own",
+                0.333 if mobile else 0.167,
+                digits(1 / to_float["NNabla float"]),
+            )
+        )
+        for phase, limit in (("start", 1.03 if large else 1.10), ("hard", 1.08)):
+            text = f"{title}: DQA K=3, {phase}, on oneDNN, to float there"
+            found.append(_claim(text, 1.06 if mobile else limit, to_float[f"fused {phase}"]))
+    return found
+
+
 def _share(value: Optional[float], other: Optional[float]) -> Optional[float]:
     return None if value is None or not other else digits(value / other)
 
@@ -77,10 +105,17 @@ def _memory(rows: List[Dict[str, Any]]) -> List[Claim]:
     batches = sorted(by_batch)
     small = by_batch[batches[0]] if batches else {}
     large = by_batch[batches[-1]] if len(batches) > 1 else {}
-    above = [row["buffers_above_float"] for row in rows if row["method"].startswith("fused")]
+    above = [row["buffers_above_float"] for row in rows if row["method"] in FUSED]
     own = small.get("own", {}).get("peak_mb")
     fused = small.get("fused 3", {}).get("peak_mb")
+    onednn = [
+        _more_memory(rows_of_batch, method)
+        for rows_of_batch in by_batch.values()
+        for method in ("float", "fused 3")
+        if f"{method} on oneDNN" in rows_of_batch
+    ]
     return [
+        *onednn,
         _claim(
             "memory above float, in buffers of the weights' size, most of fused K=1..5 and batches",
             2.0,
@@ -97,6 +132,18 @@ def _memory(rows: List[Dict[str, Any]]) -> List[Claim]:
             _share(fused, own),
         ),
     ]
+
+
+def _more_memory(rows: Dict[str, Dict[str, Any]], method: str) -> Claim:
+    """What a net needs more with its layers on oneDNN: at most its largest array once more."""
+    nnabla, onednn = rows[method], rows[f"{method} on oneDNN"]
+    name = "float" if method == "float" else "DQA K=3"
+    text = (
+        f"{nnabla['model']}, batch {nnabla['batch']}: MB that {name} needs more on oneDNN, "
+        f"{LIBRARY_MB} of them its code"
+    )
+    limit = digits(rows["float"]["largest_output_mb"])
+    return _claim(text, limit, digits(onednn["peak_mb"] - nnabla["peak_mb"]))
 
 
 def _kernels(rows: List[Dict[str, Any]]) -> List[Claim]:

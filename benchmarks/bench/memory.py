@@ -65,12 +65,17 @@ def _in_a_process(task: Dict[str, Any]) -> Dict[str, Any]:
 def child(task: Dict[str, Any]) -> Dict[str, Any]:
     """Train in this process; MB of the peak above what there was before the net was built."""
     before = resident_mb("VmRSS")
-    net = make_net(task["method"], task["model"], task["width"], task["batch"])
+    method, _, onednn = task["method"].partition(" on ")
+    layers = "onednn" if onednn else "nnabla"
+    net = make_net(method, task["model"], task["width"], task["batch"], layers=layers)
     for _ in range(UPDATES):
         net.update()
     weights = sum(int(p.size) for name, p in net.solver.get_parameters().items() if is_weight(name))
+    sizes: List[int] = []
+    net.loss.visit(lambda f: sizes.extend(v.size for v in f.outputs))
     return {
         "weights": weights,
+        "largest_output_mb": digits(4e-6 * max(sizes)),
         "before_mb": digits(before),
         "peak_mb": digits(resident_mb("VmHWM") - before, 5),
     }

@@ -25,7 +25,14 @@ from nnabla_dqa.layers.tensors import Mixture
 from nnabla_dqa.models import build
 
 
-def make_net(method: str, model: str, width: float, batch: int, channel_last: bool = False) -> Net:
+def make_net(
+    method: str,
+    model: str,
+    width: float,
+    batch: int,
+    channel_last: bool = False,
+    layers: str = "nnabla",
+) -> Net:
     """A net with its solver.
 
     Args:
@@ -36,7 +43,17 @@ def make_net(method: str, model: str, width: float, batch: int, channel_last: bo
         width: Of the model.
         batch: Images.
         channel_last: GPUs only.
+        layers: What computes them: ``"nnabla"`` or ``"onednn"``.
     """
+    net = _made(method, model, width, batch, channel_last)
+    if layers == "onednn":
+        with dqa.backend(layers="onednn"):
+            dqa.accelerate(net.loss)
+        net.release = dqa.release_mixtures(net.loss)
+    return net
+
+
+def _made(method: str, model: str, width: float, batch: int, channel_last: bool) -> Net:
     arguments = argparse.Namespace(model=model, width=width, batch=batch, channel_last=channel_last)
     name, _, count = method.partition(" ")
     if name == "float":

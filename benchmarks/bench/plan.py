@@ -70,14 +70,44 @@ class NetPlan:
 
 
 @dataclasses.dataclass(frozen=True)
+class LayersPlan:
+    """Updates of one net with its layers on oneDNN.
+
+    Attributes:
+        model: As above.
+        width: Of the model.
+        batch: Images.
+        rounds: Of the nets on oneDNN.
+        slow_rounds: Of NNabla's float net, in turns with that on oneDNN.
+        seconds: What one update of NNabla's takes, for the estimate.
+        reduced: With all threads alone.
+    """
+
+    model: str
+    width: float
+    batch: int
+    rounds: int
+    slow_rounds: int
+    seconds: float
+    reduced: bool = False
+
+    @property
+    def key(self) -> str:
+        """Names it in the results."""
+        return f"{self.model}, width {self.width:g}, batch {self.batch}"
+
+
+@dataclasses.dataclass(frozen=True)
 class Plan:
     """A whole run.
 
     Attributes:
         nets: Those whose updates are timed.
+        layers: Those whose updates are timed with their layers on oneDNN.
         alone_rounds: Of the mixtures alone, of one net for each model.
         memory: Model, width, batch and methods whose memory is measured: a
-            method is ``float``, ``own``, or ``fused`` or ``portable`` and K.
+            method is ``float``, ``own``, or ``fused`` or ``portable`` and K, and ``on oneDNN``
+            behind it where the layers are there.
         kernel_shape: Of the weights for the kernels.
         kernel_rounds: Of the kernels.
         beside: Numbers that are written between two passes of the kernels.
@@ -89,6 +119,7 @@ class Plan:
     """
 
     nets: Tuple[NetPlan, ...]
+    layers: Tuple[LayersPlan, ...]
     alone_rounds: int
     memory: Tuple[Tuple[str, float, int, Tuple[str, ...]], ...]
     kernel_shape: Tuple[int, ...]
@@ -109,15 +140,28 @@ FULL = Plan(
         NetPlan("resnet18_32", 1.0, 64, 1, 0, 1, SHORT, 15.0, 2, CLOSE[:2]),
         NetPlan("mobilenetv2_32", 0.25, 16, 5, 1, 0, ALL, 0.45, 20, CLOSE),
     ),
+    layers=(
+        LayersPlan("resnet18_32", 1.0, 16, 11, 2, 2.3),
+        LayersPlan("resnet18_32", 1.0, 64, 5, 1, 9.0),
+        LayersPlan("mobilenetv2_32", 0.25, 16, 25, 5, 0.3),
+    ),
     alone_rounds=4,
     memory=(
         (
             "resnet18_32",
             1.0,
             16,
-            ("float", "own", *_FUSED, "portable 1", "portable 3", "portable 5"),
+            (
+                *("float", "own", *_FUSED, "portable 1", "portable 3", "portable 5"),
+                *("float on oneDNN", "fused 3 on oneDNN"),
+            ),
         ),
-        ("resnet18_32", 1.0, 128, ("float", "fused 3")),
+        (
+            "resnet18_32",
+            1.0,
+            128,
+            ("float", "fused 3", "float on oneDNN", "fused 3 on oneDNN"),
+        ),
     ),
     kernel_shape=(512, 512, 3, 3),
     kernel_rounds=6,
@@ -139,6 +183,7 @@ QUICK = Plan(
         NetPlan("resnet8_32", 0.25, 2, 2, 1, 0, ALL, 0.02, 1, CLOSE),
         NetPlan("mobilenetv2_32", 0.05, 1, 1, 0, 1, SHORT, 0.02),
     ),
+    layers=(LayersPlan("resnet8_32", 0.25, 2, 2, 1, 0.02, True),),
     alone_rounds=1,
     memory=(("resnet8_32", 0.25, 2, ("float", "own", "fused 1", "fused 3", "portable 3")),),
     kernel_shape=(64, 32, 3, 3),
@@ -166,6 +211,9 @@ def estimate(plan: Plan) -> Dict[str, float]:
         memory += (4.0 + 2 * image * batch) * ((len(methods) + 1) // 2)
     return {
         "steps": updates + 10 * fixed,
+        "layers": sum(
+            n.seconds * (0.6 * n.rounds * 2 + 4 * (n.slow_rounds + 1)) for n in plan.layers
+        ),
         "alone": plan.alone_rounds * 9 * fixed + 4,
         "memory": memory,
         "kernels": plan.kernel_rounds * 7 * fixed + 1,

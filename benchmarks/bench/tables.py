@@ -78,6 +78,32 @@ def steps(content: Content) -> str:
     return "\n\n".join(parts)
 
 
+def layers(content: Content) -> str:
+    """Whole updates with the layers on oneDNN."""
+    section = content["sections"]["layers"]
+    if isinstance(section, str):
+        return f"Unmeasured: {section}."
+    tables = []
+    for entry in section:
+        rows = []
+        for turns in entry["by_threads"]:
+            where = str(turns["threads"]) + (
+                ", beside a busy process" if turns["busy_process"] else ""
+            )
+            for name, figures in turns["ms"].items():
+                title = "float, NNabla" if name == "NNabla float" else on_onednn(name)
+                ratios = spread(turns["to_float"][name], "{:.3f}")
+                rows.append([where, title, str(figures["runs"]), spread(figures), ratios])
+        head = ["threads", entry["net"], "updates", "ms", "to float on oneDNN"]
+        tables.append(markdown(head, rows))
+    return "\n\n".join([*tables, section[0]["onednn"] + "."])
+
+
+def on_onednn(name: str) -> str:
+    """``fused hard`` in words."""
+    return named(name).replace(", fused", "") + ", oneDNN"
+
+
 def host(content: Content) -> str:
     """The host's time, of a net whose arrays are next to nothing."""
     section = content["sections"]["host"]
@@ -130,8 +156,10 @@ def memory(content: Content) -> str:
     head = ["net", "method", "peak MB", "to float", "buffers of the weights' size above float"]
     rows = []
     for row in content["sections"]["memory"]:
-        method, _, count = row["method"].partition(" ")
+        first, _, onednn = row["method"].partition(" on ")
+        method, _, count = first.partition(" ")
         name = METHODS[method] if not count else f"{method}, K = {count}"
+        name += f", on {onednn}" if onednn else ""
         net = f"{row['model']}, width {row['width']:g}, batch {row['batch']}"
         above = f"{row['buffers_above_float']:.2f}"
         rows.append([net, name, f"{row['peak_mb']:,.0f}", f"{row['to_float']:.3f}", above])
@@ -201,6 +229,7 @@ TABLES: Dict[str, Callable[[Content], str]] = {
     "claims": claims,
     "steps": steps,
     "own_parts": parts,
+    "layers": layers,
     "host": host,
     "alone": weight,
     "memory": memory,

@@ -19,7 +19,18 @@ from benchmarks.bench.plan import QUICK
 from benchmarks.bench.steps import own_parts
 
 ROOT = Path(__file__).resolve().parents[2]
-SECTIONS = {"imports", "host", "kernels", "alone", "steps", "own_parts", "files", "memory", "gpu"}
+SECTIONS = {
+    "imports",
+    "host",
+    "layers",
+    "kernels",
+    "alone",
+    "steps",
+    "own_parts",
+    "files",
+    "memory",
+    "gpu",
+}
 
 
 @pytest.fixture(scope="module")
