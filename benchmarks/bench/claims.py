@@ -7,9 +7,6 @@ from typing import Any, Dict, List, Optional
 from benchmarks.bench.measuring import digits
 from benchmarks.bench.plan import BITS
 
-LIBRARY_MB = 22
-"""Of oneDNN's code and what it generates, when a few small layers have been built."""
-
 FUSED = tuple(f"fused {count}" for count in BITS)
 
 Claim = Dict[str, Any]
@@ -140,7 +137,7 @@ def _more_memory(rows: Dict[str, Dict[str, Any]], method: str) -> Claim:
     name = "float" if method == "float" else "DQA K=3"
     text = (
         f"{nnabla['model']}, batch {nnabla['batch']}: MB that {name} needs more on oneDNN, "
-        f"{LIBRARY_MB} of them its code"
+        f"beside {onednn['library_mb']:.0f} for its code"
     )
     limit = digits(rows["float"]["largest_output_mb"])
     return _claim(text, limit, digits(onednn["peak_mb"] - nnabla["peak_mb"]))

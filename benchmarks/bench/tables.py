@@ -87,9 +87,8 @@ def layers(content: Content) -> str:
     for entry in section:
         rows = []
         for turns in entry["by_threads"]:
-            where = str(turns["threads"]) + (
-                ", beside a busy process" if turns["busy_process"] else ""
-            )
+            beside = ", beside a busy process" if turns["busy_process"] else ""
+            where = f"{turns['threads']}{beside}"
             for name, figures in turns["ms"].items():
                 title = "float, NNabla" if name == "NNabla float" else on_onednn(name)
                 ratios = spread(turns["to_float"][name], "{:.3f}")

@@ -19,18 +19,8 @@ from benchmarks.bench.plan import QUICK
 from benchmarks.bench.steps import own_parts
 
 ROOT = Path(__file__).resolve().parents[2]
-SECTIONS = {
-    "imports",
-    "host",
-    "layers",
-    "kernels",
-    "alone",
-    "steps",
-    "own_parts",
-    "files",
-    "memory",
-    "gpu",
-}
+SECTIONS = {"imports", "host", "layers", "kernels", "alone", "steps", "own_parts", "files"}
+SECTIONS |= {"memory", "gpu"}
 
 
 @pytest.fixture(scope="module")
