@@ -9,12 +9,18 @@ import os
 import sys
 import zlib
 from pathlib import Path
-from typing import Optional, Sequence
+from typing import Optional, Sequence, Tuple
 
 import nnabla as nn
 import numpy as np
 
-from nnabla_dqa.backends.kernel_args import AttentionArgs, LayerSpec, QuantizerOp
+from nnabla_dqa.backends.kernel_args import (
+    NO_STATE,
+    AttentionArgs,
+    LayerSpec,
+    QuantizerOp,
+    StateAt,
+)
 
 _FOLDER = Path(__file__).resolve().parent
 _SOURCES = ("cpu.cpp", "cpu_kernels.h", "attention.h", "grid.h")
@@ -40,15 +46,23 @@ class CpuKernels:
         context: Of the functions around; says nothing that matters on the CPU.
     """
 
+    reads_state_again = False
+
     def __init__(self, spec: LayerSpec, context: Optional[nn.Context] = None) -> None:
-        count = len(spec.ops)
-        self._library = library()
+        loaded, count = library(), len(spec.ops)
         self._ops = spec.op_array()
         self._layer = _Layer(spec.outer, spec.rows, spec.inner, count, threads())
         self._layer.ops = ctypes.cast(self._ops, ctypes.POINTER(QuantizerOp))
         self._layer.attention = spec.attention_args()
-        self._attention = self._layer.attention
         self._grids = (ctypes.c_float * (4 * spec.rows * count))()
+        # What `Attended` of kernels/cpu.cpp needs, in numbers that have its alignment.
+        self._attended = None
+        if spec.attention is not None:
+            self._attended = (ctypes.c_double * -(-loaded.dqa_attended_size() // 8))()
+        # Made ready once: a call of a small layer takes little more than this.
+        self._forward, self._backward = loaded.dqa_forward, loaded.dqa_backward
+        self._given, self._made = ctypes.byref(self._layer), ctypes.byref(self._grids)
+        self._kept = None if self._attended is None else ctypes.byref(self._attended)
 
     @property
     def grids(self) -> ctypes.Array:
@@ -56,32 +70,19 @@ class CpuKernels:
         return self._grids
 
     @property
-    def arguments(self) -> ctypes.Structure:
-        """What the library's functions are given first: the layer."""
-        return self._layer
+    def arguments(self) -> Tuple[ctypes.Structure, Optional[ctypes.Array], ctypes.Array]:
+        """What the library's functions are given: the layer, what forward keeps, the grids."""
+        return self._layer, self._attended, self._grids
 
-    @property
-    def attention(self) -> AttentionArgs:
-        """Its part that says where attention lies; see :meth:`attend`."""
-        attention: AttentionArgs = self._attention
-        return attention
-
-    def attend(
-        self, alpha: int, temperature: int, hard: int, a: Optional[int], da: Optional[int]
+    def forward(
+        self, w: int, shares: Optional[int], least: float, q: int, state: StateAt = NO_STATE
     ) -> None:
-        """Where attention lies for the next call, which is then given no ``shares``.
+        """``q = sum_k a_k Q_k(w)`` without the quantizers whose share is below ``least``.
 
-        The forward pass writes the coefficients to ``a``. The backward pass reads the
-        gradient that came to them from ``da``, if that is not None, and its
-        ``dshares`` are the gradients of ``alpha``.
+        With attention there are no ``shares``: they are made of the ``state``, and what
+        backward needs of it is kept.
         """
-        self._attention.place(alpha, temperature, hard, a, da)
-
-    def forward(self, w: int, shares: Optional[int], least: float, q: int) -> None:
-        """``q = sum_k a_k Q_k(w)`` without the quantizers whose share is below ``least``."""
-        self._library.dqa_forward(
-            ctypes.byref(self._layer), w, shares, least, q, ctypes.byref(self._grids)
-        )
+        self._forward(self._given, w, shares, least, q, self._made, self._kept, *state)
 
     def backward(
         self,
@@ -93,15 +94,23 @@ class CpuKernels:
         add_w: bool,
         dshares: Optional[int],
         add_shares: bool,
+        da: Optional[int] = None,
+        state: StateAt = NO_STATE,
     ) -> None:
-        """``dw (+)= dq`` and ``dshares_k (+)= <dq, Q_k(w)>``; what is None is left out."""
-        self._library.dqa_backward(
-            ctypes.byref(self._layer),
+        """``dw (+)= dq`` and ``dshares_k (+)= <dq, Q_k(w)>``; what is None is left out.
+
+        With attention ``dshares`` are the gradients of alpha, and ``da`` is what came to the
+        coefficients from elsewhere; the ``state`` is that of forward.
+        """
+        self._backward(
+            self._given,
             w,
             dq,
             shares,
             least,
-            ctypes.byref(self._grids),
+            self._made,
+            self._kept,
+            da,
             dw,
             add_w,
             dshares,
@@ -117,12 +126,14 @@ class CpuFinite:
     """
 
     def __init__(self, context: nn.Context) -> None:
-        self._context = context
+        # NNabla copies all of a context for each address, of which these two count.
+        self._memory = nn.Context([], context.array_class, context.device_id)
         self._found = True
 
     def begin(self, arrays: Sequence[nn.NdArray]) -> None:
         """Look at them."""
-        addresses = [array.data_ptr(np.float32, self._context) for array in arrays]
+        kind, memory = np.dtype(np.float32), self._memory
+        addresses = [array.data_ptr(kind, memory) for array in arrays]
         sizes = [array.size for array in arrays]
         count = len(addresses)
         given = (ctypes.c_void_p * count)(*addresses), (ctypes.c_int64 * count)(*sizes)
@@ -204,12 +215,12 @@ def library() -> ctypes.CDLL:
         )
     pointer, number = ctypes.c_void_p, ctypes.c_float
     loaded.dqa_instruction_set.restype = ctypes.c_char_p
-    loaded.dqa_forward.argtypes = [pointer, pointer, pointer, number, pointer, pointer]
+    loaded.dqa_forward.argtypes = [*[pointer] * 3, number, *[pointer] * 7]
     loaded.dqa_forward.restype = None
     loaded.dqa_backward.argtypes = [
         *[pointer] * 4,
         number,
-        *[pointer] * 2,
+        *[pointer] * 4,
         ctypes.c_int,
         pointer,
         ctypes.c_int,

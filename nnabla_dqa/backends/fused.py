@@ -26,6 +26,7 @@ import numpy as np
 from nnabla.function import PythonFunction
 
 from nnabla_dqa.backends import portable
+from nnabla_dqa.backends.kernel_args import NO_STATE, StateAt
 from nnabla_dqa.backends.select import device_of
 from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.mixing.mixture import HARD
@@ -40,16 +41,18 @@ STATE = ("alpha", "temperature", HARD)
 _SMALL = 2**16
 """Mixed weights that may as well be kept until backward."""
 
+_FLOAT32 = np.dtype(np.float32)
+
 
 class Kernels(Protocol):
     """What runs on the device: :class:`nnabla_dqa.backends.cpu.CpuKernels` and its like."""
 
-    def attend(
-        self, alpha: int, temperature: int, hard: int, a: Optional[int], da: Optional[int]
-    ) -> None:
-        """See :meth:`nnabla_dqa.backends.cpu.CpuKernels.attend`."""
+    reads_state_again: bool
+    """Whether backward is given attention's state too. Else it knows what forward has seen."""
 
-    def forward(self, w: int, shares: Optional[int], least: float, q: int) -> None:
+    def forward(
+        self, w: int, shares: Optional[int], least: float, q: int, state: StateAt = NO_STATE
+    ) -> None:
         """See :meth:`nnabla_dqa.backends.cpu.CpuKernels.forward`."""
 
     def backward(
@@ -62,6 +65,8 @@ class Kernels(Protocol):
         add_w: bool,
         dshares: Optional[int],
         add_shares: bool,
+        da: Optional[int] = None,
+        state: StateAt = NO_STATE,
     ) -> None:
         """See :meth:`nnabla_dqa.backends.cpu.CpuKernels.backward`."""
 
@@ -83,6 +88,10 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
             mean of the other gradients, so that a softmax is not moved by it.
     """
 
+    ctx = None
+    """NNabla enters this context for each call and question; none is needed, see
+    :mod:`nnabla_dqa.backends.nnabla_hooks`."""
+
     def __init__(
         self,
         context: nn.Context,
@@ -93,13 +102,16 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
     ) -> None:
         super().__init__(context)
         self._context = context
-        self._own_memory = outside_the_pool(context)
+        # NNabla copies all of a context for each address, of which these two count.
+        self._memory = nn.Context([], context.array_class, context.device_id)
+        self._own_memory = outside_the_pool(self._memory)
         self._kernels = kernels
         self.args = arguments
         self._attends = "mixing" in arguments
         self._shapes = list(shapes)
         self._least = negligible
         self._converted: Dict[int, nn.NdArray] = {}
+        self._misfit = ""
         self._is_small = math.prod(shapes[0]) < _SMALL
 
     @property
@@ -111,41 +123,53 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
         return 2 if self._attends else 1
 
     def setup_impl(self, inputs: List[Any], outputs: List[Any]) -> None:
+        # NNabla comes here again before a call with other shapes, and makes the call also if
+        # this raises; so it is the call that does.
+        self._misfit = ""
+        for v, built in zip(inputs, self._shapes):
+            if v.shape != built:
+                self._misfit = (
+                    f"the mixture was built for an array of shape {built}, which has {v.shape} "
+                    f"now; build the layer again"
+                )
         outputs[0].reset_shape(inputs[0].shape, True)
         if self._attends:
             outputs[1].reset_shape((1, *inputs[1].shape), True)
 
     def forward_impl(self, inputs: List[Any], outputs: List[Any]) -> None:
-        w, *others = self._read(inputs)
-        q = outputs[0].data.data_ptr(np.float32, self._own_memory, True)
+        self._check()
+        w, shares, state = self._read(inputs, 0), None, NO_STATE
         if self._attends:
-            a = self._address(outputs[1].data, write_only=True)
-            self._kernels.attend(others[0], others[1], others[2], a, None)
-            others = []
-        self._kernels.forward(w, others[0] if others else None, self._least, q)
+            state = self._state(inputs, self._address(outputs[1].data, True))
+        elif len(inputs) > 1:
+            shares = self._read(inputs, 1)
+        q = outputs[0].data.data_ptr(_FLOAT32, self._own_memory, True)
+        self._kernels.forward(w, shares, self._least, q, state)
 
     def backward_impl(
         self, inputs: List[Any], outputs: List[Any], propagate_down: List[bool], accum: List[bool]
     ) -> None:
         """The closed form; see the module."""
+        self._check()
         dq = self._address(outputs[0].grad)
+        dw, add_w = None, False
+        if propagate_down[0]:
+            dw, add_w = self._target(inputs[0].grad, accum[0])
         if len(inputs) == 1 or not propagate_down[1]:
-            self._check(inputs[0].shape, self._shapes[0])
-            dw, add_w = self._target(inputs[0], propagate_down[0], accum[0])
             if dw is not None:
                 self._kernels.backward(None, dq, None, 0.0, dw, add_w, None, False)
             return
-        w, *others = self._read(inputs)
-        dw, add_w = self._target(inputs[0], propagate_down[0], accum[0])
-        da, add_a = self._target(inputs[1], True, accum[1])
+        w, shares, up, state = self._read(inputs, 0), None, None, NO_STATE
         if self._attends:
+            if self._kernels.reads_state_again:
+                state = self._state(inputs, None)
             # Zeroed where nothing uses the coefficients.
             upstream = outputs[1].grad
             up = None if upstream.zeroing else self._address(upstream)
-            self._kernels.attend(others[0], others[1], others[2], None, up)
-            others = []
-        coefficients = others[0] if others else None
-        self._kernels.backward(w, dq, coefficients, self._least, dw, add_w, da, add_a)
+        else:
+            shares = self._read(inputs, 1)
+        da, add_a = self._target(inputs[1].grad, accum[1])
+        self._kernels.backward(w, dq, shares, self._least, dw, add_w, da, add_a, up, state)
 
     def grad_depends_output_data(self, i: int, o: int) -> bool:
         # They do not. But NNabla asks for each input and output until the answer is yes, which
@@ -155,28 +179,28 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
     def grad_depends_input_data(self, i: int, j: int) -> bool:
         return len(self._shapes) > 1
 
-    def _read(self, inputs: List[Any]) -> List[int]:
-        """The addresses of the inputs, in float32 on the device."""
-        addresses: List[int] = []
-        for v, shape in zip(inputs, self._shapes):
-            self._check(v.shape, shape)
-            array = v.data
-            try:
-                if array.dtype != np.float32:
-                    array = self._float32(len(addresses), array)
-            except RuntimeError:
-                # It was filled, or nothing was written yet: it becomes float32 here.
-                pass
-            addresses.append(array.data_ptr(np.float32, self._context))
-        return addresses
-
-    def _check(self, shape: Tuple[int, ...], built: Tuple[int, ...]) -> None:
+    def _check(self) -> None:
         """The kernels were made for these shapes and would touch foreign memory for others."""
-        if shape != built:
-            raise ValueError(
-                f"the mixture was built for an array of shape {built}, which has {shape} now; "
-                f"build the layer again"
-            )
+        if self._misfit:
+            raise ValueError(self._misfit)
+
+    def _state(self, inputs: List[Any], a: Optional[int]) -> StateAt:
+        """Where attention's state lies, and where the coefficients go."""
+        # Not by `_read`: schedules fill temperature and hard, and NNabla, asked for the type of
+        # what was filled, throws, which takes longer than all of this.
+        temperature, hard = self._address(inputs[2].data), self._address(inputs[3].data)
+        return self._read(inputs, 1), temperature, hard, a
+
+    def _read(self, inputs: List[Any], i: int) -> int:
+        """The address of an input, in float32 on the device; what has another type keeps it."""
+        array = inputs[i].data
+        try:
+            if array.dtype != _FLOAT32:
+                array = self._float32(i, array)
+        except RuntimeError:
+            # It was filled, or nothing was written yet: it becomes float32 here.
+            pass
+        return self._address(array)
 
     def _float32(self, i: int, array: nn.NdArray) -> nn.NdArray:
         """A copy of what is kept in another type, which then stays its own; made on the device."""
@@ -186,16 +210,14 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
         return copy
 
     def _address(self, array: nn.NdArray, write_only: bool = False) -> int:
-        address: int = array.data_ptr(np.float32, self._context, write_only)
+        address: int = array.data_ptr(_FLOAT32, self._memory, write_only)
         return address
 
-    def _target(self, v: Any, wanted: bool, accum: bool) -> Tuple[Optional[int], bool]:
-        """Where a gradient goes, if it is wanted, and whether it is added to what is there."""
-        if not wanted:
-            return None, False
+    def _target(self, grad: nn.NdArray, accum: bool) -> Tuple[int, bool]:
+        """Where a gradient goes, and whether it is added to what is there."""
         # A gradient that was zeroed is only marked so: there is nothing to add to.
-        add = accum and not v.grad.zeroing
-        return self._address(v.grad, write_only=not add), add
+        add = accum and not grad.zeroing
+        return self._address(grad, not add), add
 
 
 def fused_mixture(

@@ -52,13 +52,12 @@ class AttentionArgs(ctypes.Structure):
         ("ddof", ctypes.c_int32),
     ]
 
-    def place(
-        self, alpha: int, temperature: int, hard: int, a: Optional[int], da: Optional[int]
-    ) -> None:
-        """Where the arrays lie."""
-        self.alpha, self.temperature, self.hard = alpha, temperature, hard
-        self.a, self.da = a, da
 
+StateAt = Tuple[Optional[int], Optional[int], Optional[int], Optional[int]]
+"""Where alpha, temperature and hard lie, and where the coefficients go, if forward makes them."""
+
+NO_STATE: StateAt = (None, None, None, None)
+"""The coefficients are given, or there is one quantizer."""
 
 MAX_QUANTIZERS = 32
 """``MAX_QUANTIZERS`` of the kernels."""

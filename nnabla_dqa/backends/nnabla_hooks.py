@@ -10,18 +10,19 @@ Read from the sources of NNabla 1.39.0 (``core/graph_def.py``, ``grad.py`` and
   over it with this class.
 - ``nnabla.backward_functions.registry`` gets the gradient of the fused mixture
   as a graph, for ``nn.grad``.
-- ``sys.modules`` gets three modules that NNabla's compiled code asks for in
+- ``sys.modules`` gets four modules that NNabla's compiled code asks for in
   vain at each call of a function made in Python.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import importlib.util
 import sys
 import types
-from typing import Any, Callable, Dict, List, Optional
+from typing import Any, Callable, ContextManager, Dict, List, Optional
 
 import nnabla as nn
 import nnabla.context
@@ -44,7 +45,7 @@ them. :mod:`nnabla_dqa.onednn.saving` has one."""
 
 _MARK = "_nnabla_dqa_writes_mixtures"
 _CHECKED = "_nnabla_dqa_checked"
-_MISSING = ("nnabla.nnabla", "nnabla.gc", "nnabla.nnabla_ext")
+_MISSING = ("nnabla.nnabla", "nnabla.gc", "nnabla.nnabla_ext", "nnabla.nnabla_ext.cpu")
 
 
 def install_hooks() -> None:
@@ -158,36 +159,49 @@ class _ContextScope:
         nnabla.context.current_ctx = self._before
 
 
-class _StandIn(types.ModuleType):
-    """A module that has what another one has, and no path to search below."""
+_NO_SCOPE = contextlib.nullcontext()
 
-    def __init__(self, name: str, real: types.ModuleType) -> None:
-        super().__init__(name)
-        self.__dict__["_real"] = real
 
-    def __getattr__(self, name: str) -> Any:
-        if name in ("__path__", "__file__"):
-            raise AttributeError(name)
-        # Found at once from the second time on.
-        value = self.__dict__[name] = getattr(self._real, name)
-        return value
+def _context_scope(context: Optional[nn.Context]) -> ContextManager[Any]:
+    """:class:`_ContextScope`, or nothing for a function that does not ask for the current context.
+
+    Fused mixtures say so: each address that they ask for names its context.
+    """
+    return _NO_SCOPE if context is None else _ContextScope(context)
+
+
+def _stand_in(real: types.ModuleType) -> types.SimpleNamespace:
+    """What is found under a name that NNabla tries in vain: all that ``real`` has, but no path.
+
+    It is no module. ``import`` asks each time for a path to search below, and a module takes
+    longer to say that it has none than all the rest takes. What ``real`` gets later, a module
+    that is imported then, ``import`` finds under the name of ``real``.
+    """
+    return types.SimpleNamespace(**{k: v for k, v in vars(real).items() if k != "__path__"})
 
 
 def _spare_searches() -> None:
     """Answer imports of modules that NNabla asks for and does not have.
 
     NNabla's compiled code tries these names, by the rules of Python 2, whenever
-    it hands an array to a function made in Python, and only then takes
+    it hands an array to a function made in Python or to numpy, and only then takes
     ``nnabla``, ``gc`` and ``nnabla_ext``. Python searches the disk each time,
     some twenty times for a layer and update, which takes longer than a small
     layer's kernels; and None in ``sys.modules`` costs an exception each time.
     """
     for name in _MISSING:
         real = name.partition(".")[2]
-        if name in sys.modules or importlib.util.find_spec(name) is not None:
+        if name in sys.modules or _exists(name):
             continue
         modules: Dict[str, Any] = sys.modules
-        known = importlib.util.find_spec(real) is not None
-        modules[name] = _StandIn(name, importlib.import_module(real)) if known else None
+        modules[name] = _stand_in(importlib.import_module(real)) if _exists(real) else None
         if real == "nnabla":
-            modules[name].context_scope = _ContextScope
+            modules[name].context_scope = _context_scope
+
+
+def _exists(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:
+        # Nor is what it would be in.
+        return False

@@ -8,6 +8,8 @@ import nnabla as nn
 
 from nnabla_dqa.onednn.program import Dims, Kind, Plan
 
+_MANY = 1 << 20
+
 
 class Turned(NamedTuple):
     """A variable's numbers with its channels last, where NNabla has them first."""
@@ -29,6 +31,9 @@ class Builder:
         plan: What is built.
         inputs: The variables from outside, in the order of the function's inputs.
         outputs: Likewise those that are needed outside.
+        states: Arrays that have no gradient and are read, or written, beside the inputs.
+            NNabla's engine takes a time for each function that grows with the square of the
+            number of its inputs.
     """
 
     def __init__(self, trains: bool) -> None:
@@ -36,6 +41,7 @@ class Builder:
         self.plan = Plan()
         self.inputs: List[nn.Variable] = []
         self.outputs: List[nn.Variable] = []
+        self.states: List[nn.Variable] = []
         self._flat: Dict[Any, int] = {}
         self._turned: Dict[Any, Turned] = {}
         self._views: Dict[Tuple[int, Dims], int] = {}
@@ -90,6 +96,15 @@ class Builder:
         """Whether a value is there already."""
         return v in self._flat or v in self._turned
 
+    def state(self, v: nn.Variable) -> int:
+        """The tensor of an array that has no gradient: statistics, a temperature."""
+        if v.parent is not None or v.need_grad or v in self._flat:
+            return self.flat(v)
+        self.states.append(v)
+        place = -2 - _MANY - len(self.states)
+        tensor = self._flat[v] = self.plan.tensor(Dims(1, 1, v.size), False, external=place)
+        return tensor
+
     def hand_out(self, v: nn.Variable) -> None:
         """Make a value an output of the function."""
         place = -2 - len(self.outputs)  # after all inputs, whose number is not known yet
@@ -107,9 +122,12 @@ class Builder:
 
     def finish(self) -> Plan:
         """The plan; nothing can be added afterwards."""
+        before = len(self.inputs)
         for spec in self.plan.tensors:
-            if spec.external <= -2:
-                spec.external = len(self.inputs) - 2 - spec.external
+            if spec.external < -2 - _MANY:
+                spec.external = before + len(self.outputs) - 3 - _MANY - spec.external
+            elif spec.external <= -2:
+                spec.external = before - 2 - spec.external
         return self.plan
 
     def _wanted(self, v: nn.Variable) -> bool:

@@ -51,15 +51,19 @@ class PartFunction(PythonFunction):  # type: ignore[misc]
 
     def __init__(self, part: Part, context: nn.Context, trains: bool = True) -> None:
         super().__init__(context)
-        self._context = context
+        # NNabla copies all of a context for each address, of which these two count.
+        self._context = nn.Context([], context.array_class, context.device_id)
         self.part = part
         builder = build(part, trains)
         self.inputs = builder.inputs
         places = {v: (f, i) for f in part.functions for i, v in enumerate(f.outputs)}
         self.sources: List[Tuple[Any, int]] = [places[v] for v in part.outputs]
         self._shapes = [v.shape for v in builder.outputs]
+        self._states = builder.states
         self._read = len(self.inputs)
-        count = self._read + len(self._shapes)
+        outputs = self._read + len(self._shapes)
+        count = outputs + len(self._states)
+        self._first_state = outputs
         plan = builder.finish()
         wanted = {spec.external: bool(spec.wanted) for spec in plan.tensors if spec.external >= 0}
         self._wanted = [wanted[i] for i in range(count)]
@@ -88,9 +92,11 @@ class PartFunction(PythonFunction):  # type: ignore[misc]
         return len(self._shapes)
 
     def setup_impl(self, inputs: List[Any], outputs: List[Any]) -> None:
+        # NNabla makes the call also if this raises; so it is the call that does.
+        self._misfit = ""
         for v, shape in zip(inputs, self._in_shapes):
             if v.shape != shape:
-                raise ValueError(
+                self._misfit = (
                     f"the layers on oneDNN were built for an array of shape {shape}, which has "
                     f"{v.shape} now; build the graph again"
                 )
@@ -98,16 +104,22 @@ class PartFunction(PythonFunction):  # type: ignore[misc]
             v.reset_shape(shape, True)
 
     def forward_impl(self, inputs: List[Any], outputs: List[Any]) -> None:
+        if self._misfit:
+            raise ValueError(self._misfit)
         arrays, context = self._arrays, self._context
         for i, v in enumerate(inputs):
             arrays[i] = v.data.data_ptr(np.float32, context)
         for i, v in enumerate(outputs, self._read):
             arrays[i] = v.data.data_ptr(np.float32, context, True)
+        for i, v in enumerate(self._states, self._first_state):
+            arrays[i] = v.data.data_ptr(np.float32, context)
         self._program.forward(arrays)
 
     def backward_impl(
         self, inputs: List[Any], outputs: List[Any], propagate_down: List[bool], accum: List[bool]
     ) -> None:
+        if self._misfit:
+            raise ValueError(self._misfit)
         arrays, grads, context = self._arrays, self._grads, self._context
         for i, v in enumerate(inputs):
             arrays[i] = v.data.data_ptr(np.float32, context)

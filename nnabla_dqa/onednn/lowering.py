@@ -156,7 +156,8 @@ def normalization(b: Builder, f: Any, fused: Optional[Fused] = None) -> None:
     source = place(x, dims)
     residual = None if fused.residual is None else place(fused.residual, dims)
     target = b.new_flat(fused.output, dims) if flat else b.new_turned(fused.output, dims)
-    state = [None if v is None else b.flat(v) for v in (beta, gamma, *rest)]
+    state = [None if v is None else b.flat(v) for v in (beta, gamma)]
+    state += [b.state(v) for v in rest]
     b.plan.layer(
         Kind.NORMALIZATION,
         [source, *state, residual],
@@ -284,11 +285,11 @@ def _mixture(b: Builder, f: Any) -> None:
         outputs.append(b.flat(a) if b.has(a) else b.new_flat(a))
     b.plan.layer(
         Kind.MIXTURE,
-        [b.flat(w), *[b.flat(v) for v in state]],
+        [b.flat(w), *[b.flat(v) for v in state[:1]], *[b.state(v) for v in state[1:]]],
         outputs,
         {},
         [least],
-        [kernels.arguments, None if attention is None else kernels.attention, kernels.grids],
+        kernels.arguments,
     )
     b.plan.kept_alive.append(kernels)
 

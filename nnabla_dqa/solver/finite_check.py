@@ -15,6 +15,8 @@ from nnabla_dqa.backends.select import current_backend, finite_checker
 from nnabla_dqa.layers.tensors import QuantizedTensor
 
 _GRADIENT = "the gradient of"
+_SINGLE = (np.dtype(np.float32), np.dtype(np.float16))
+"""Looked at in float32; half precision becomes so in the solver anyway."""
 
 
 class NonFiniteError(FloatingPointError):
@@ -55,8 +57,19 @@ class FiniteFlag:
             context = nn.get_current_context()
         self._make(context)
         if self._checker is not None:
-            self._checker.begin([a for a in arrays if _is_single(a) and not a.zeroing])
-            arrays = [a for a in arrays if not _is_single(a)]
+            looked_at, left = [], []
+            for array in arrays:
+                try:
+                    mine = array.dtype in _SINGLE
+                except RuntimeError:
+                    # It was filled, and becomes float32 where it is used.
+                    mine = True
+                if not mine:
+                    left.append(array)
+                elif not array.zeroing:
+                    looked_at.append(array)
+            self._checker.begin(looked_at)
+            arrays = left
         known = (*self._context, *arrays)
         if known != self._known:
             self._total, self._known = _sum_of(arrays) if arrays else None, known
@@ -82,15 +95,6 @@ class FiniteFlag:
         if kind is not None:
             with contextlib.suppress(OSError, RuntimeError):
                 self._checker = kind(with_array_class(context))
-
-
-def _is_single(array: nn.NdArray) -> bool:
-    """Whether it may be looked at in float32; half precision becomes so in the solver anyway."""
-    try:
-        return array.dtype in (np.float32, np.float16)
-    except RuntimeError:
-        # It was filled, and becomes float32 where it is used.
-        return True
 
 
 class Guard:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from operator import is_
-from typing import Any, List
+from typing import Any, Iterator, List
 
 from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized
 
@@ -19,6 +19,7 @@ class KnownLayers:
 
     def __init__(self, scope: Any) -> None:
         self._scope = scope
+        self._scopes: List[Any] = [scope]
         self._content: List[Any] = []
         self._layers: List[QuantizedTensor] = []
 
@@ -28,19 +29,27 @@ class KnownLayers:
         Raises:
             ValueError: As of ``find_quantized``.
         """
-        content: List[Any] = []
-        _collect(self._scope, content)
+        # With the same in each scope as before, there are the same scopes.
+        content = _content(self._scopes)
         # The objects are kept, so that another one cannot be in the place of one of them.
         if len(content) != len(self._content) or not all(map(is_, content, self._content)):
             self._layers = find_quantized(self._scope)
-            self._content = content
+            self._scopes = list(_scopes(self._scope))
+            self._content = _content(self._scopes)
         return self._layers
 
 
-def _collect(scope: Any, found: List[Any]) -> None:
-    """All scopes and variables below ``scope``."""
-    children = scope.values()
-    found += children
-    for child in children:
+def _content(scopes: List[Any]) -> List[Any]:
+    content: List[Any] = []
+    for scope in scopes:
+        # NNabla's are OrderedDicts, whose own `values` looks each key up.
+        content += dict.values(scope)
+    return content
+
+
+def _scopes(scope: Any) -> Iterator[Any]:
+    """``scope`` and all scopes below it."""
+    yield scope
+    for child in scope.values():
         if isinstance(child, dict):
-            _collect(child, found)
+            yield from _scopes(child)

@@ -301,6 +301,22 @@ def test_arrays_of_another_type_are_converted_and_stay_as_they_are(dtype):
     assert state["alpha"].data.dtype == np.float64
 
 
+def test_backward_is_of_the_attention_that_forward_has_seen():
+    """As NNabla's own functions hold it with what they keep."""
+    mixture = make(3, RULES[0])
+    w, state = variables(mixture, [0.3, 0.1, -0.2], 1.0)
+    expected = run(fused, mixture, w, state, w.d, None)
+    q, _ = fused(mixture, w, state)
+    w.grad.zero()
+    state["alpha"].grad.zero()
+    q.forward()
+    state["alpha"].d, state["temperature"].d = [-3, 7, 1], 0.2
+    state["hard"].data.zero()
+    q.backward(w.d)
+    np.testing.assert_array_equal(state["alpha"].g, expected[3])
+    np.testing.assert_array_equal(w.g, expected[2])
+
+
 @pytest.mark.parametrize("size", [40, 2**16])
 def test_large_mixed_weights_are_not_kept_for_backward(size):
     mixture = make(3, RULES[0])

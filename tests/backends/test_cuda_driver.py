@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 
 import nnabla as nn
+import nnabla.functions as F
 import numpy as np
 import pytest
 
@@ -14,9 +15,10 @@ from nnabla_dqa.backends import BackendError, backend, portable
 from nnabla_dqa.backends.cuda import driver as cuda_driver
 from nnabla_dqa.backends.cuda import launch as cuda
 from nnabla_dqa.backends.cuda import ptx as cuda_ptx
-from nnabla_dqa.backends.fused import fused_mixture
-from nnabla_dqa.backends.kernel_args import LayerSpec
+from nnabla_dqa.backends.fused import attended_mixture, fused_mixture
+from nnabla_dqa.backends.kernel_args import AttentionSpec, LayerSpec
 from nnabla_dqa.backends.select import fused_kernels
+from nnabla_dqa.layers.scopes import make_mixture
 from tests.backends.emulation.device import library
 
 pytestmark = pytest.mark.slow
@@ -78,6 +80,40 @@ def test_a_graph_computes_what_the_portable_one_does(driver, name):
         np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
     assert driver.made() == 1
     assert driver.depth() == 0
+
+
+@pytest.mark.parametrize("penalised", [False, True])
+def test_a_graph_with_attention_computes_what_the_portable_one_does(driver, penalised):
+    mixture, rng = make_mixture(*SETS["minmax"]), np.random.RandomState(0)
+    w, upstream = rng.randn(2, 60, 40).astype(np.float32)
+    alpha = np.array([0.3, 0.1, -0.2], np.float32)
+    found = []
+
+    def fused(v, state):
+        spec = LayerSpec.of(v.shape, mixture.quantizers, AttentionSpec.of(mixture.mixing))
+        return attended_mixture(v, mixture, state, cuda.CudaKernels(spec, MEMORY), MEMORY)
+
+    def standard(v, state):
+        a = mixture.coefficients(state)
+        return portable.mixture(v, mixture.quantizers, a), a
+
+    with nn.context_scope(MEMORY):
+        for build in (fused, standard):
+            v = nn.Variable.from_numpy_array(w, need_grad=True)
+            values = {"alpha": alpha, "temperature": np.ones(1), "hard": np.zeros(3)}
+            state = {k: nn.Variable.from_numpy_array(x) for k, x in values.items()}
+            state["alpha"].need_grad = True
+            q, a = build(v, state)
+            loss = F.sum(F.mul2(q, nn.Variable.from_numpy_array(upstream)))
+            loss = F.add2(loss, F.sum(F.mul2(a, a))) if penalised else loss
+            v.grad.zero()
+            state["alpha"].grad.zero()
+            for _ in range(2):
+                loss.forward()
+                loss.backward()
+            found.append([q.d.copy(), a.d.copy(), v.g.copy(), state["alpha"].g.copy()])
+    for one, other in zip(*found):
+        np.testing.assert_allclose(one, other, rtol=1e-4, atol=1e-5)
 
 
 def test_without_gradients_of_the_shares_weights_get_theirs(driver):

@@ -259,9 +259,10 @@ def test_weights_of_another_shape_are_refused():
     q.forward()
     w.reset_shape((2, 3), True)
     w.data = nn.NdArray.from_numpy_array(np.ones((2, 3), np.float32))
-    with pytest.raises((SystemError, ValueError)) as error:
-        q.forward()
-    assert "built for an array of shape (40, 50)" in str(error.value.__cause__ or error.value)
+    for _ in range(2):
+        with pytest.raises((SystemError, ValueError)) as error:
+            q.forward()
+        assert "built for an array of shape (40, 50)" in str(error.value.__cause__ or error.value)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float16, np.int32])

@@ -313,7 +313,15 @@ def test_modules_that_do_not_exist_are_not_searched_for():
         "            raise KeyError\n"
         "    except KeyError:\n"
         "        assert nn.get_current_context() is outer\n"
+        "with nn.context_scope(outer), context_scope(None):\n"
+        "    assert nn.get_current_context() is outer\n"
         "assert nn.context.context_level == 0\n"
+        "import nnabla_ext.cpu, nnabla.testing.clear_called_flag_recorder\n"
+        "from nnabla.nnabla_ext.cpu import context\n"
+        "assert context is nnabla_ext.cpu.context\n"
+        "assert not hasattr(sys.modules['nnabla.nnabla'], 'testing')\n"
+        "from nnabla.nnabla import testing\n"
+        "assert testing is nn.testing\n"
         "print('right')\n"
     )
     done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True)

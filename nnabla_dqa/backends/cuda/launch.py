@@ -41,7 +41,7 @@ from nnabla_dqa.backends.cuda.plan import (
     KernelParams,
     plan_launches,
 )
-from nnabla_dqa.backends.kernel_args import LayerSpec
+from nnabla_dqa.backends.kernel_args import NO_STATE, LayerSpec, StateAt
 
 Params = Union[KernelParams, FiniteParams]
 _MANY_BLOCKS = 640
@@ -106,6 +106,8 @@ class CudaKernels:
         ValueError: The layer is too large for a GPU.
     """
 
+    reads_state_again = True
+
     def __init__(
         self, spec: LayerSpec, context: nn.Context, device: Optional[Device] = None
     ) -> None:
@@ -115,15 +117,11 @@ class CudaKernels:
         self._device = device or Gpu(context)
         self._device.reserve(self._plan.scratch_bytes)
 
-    def attend(
-        self, alpha: int, temperature: int, hard: int, a: Optional[int], da: Optional[int]
+    def forward(
+        self, w: int, shares: Optional[int], least: float, q: int, state: StateAt = NO_STATE
     ) -> None:
-        """See :meth:`nnabla_dqa.backends.cpu.CpuKernels.attend`; it launches nothing."""
-        self._attention.place(alpha, temperature, hard, a, da)
-
-    def forward(self, w: int, shares: Optional[int], least: float, q: int) -> None:
-        """``q = sum_k a_k Q_k(w)`` without the quantizers whose share is below ``least``."""
-        params = self._begin(shares)
+        """See :meth:`nnabla_dqa.backends.cpu.CpuKernels.forward`; attention launches nothing."""
+        params = self._begin(shares, state)
         params.w, params.least, params.q = w, least, q
         last = len(self._plan.passes) - 1
         for i, (name, blocks) in enumerate(self._plan.passes):
@@ -141,9 +139,15 @@ class CudaKernels:
         add_w: bool,
         dshares: Optional[int],
         add_shares: bool,
+        da: Optional[int] = None,
+        state: StateAt = NO_STATE,
     ) -> None:
-        """``dw (+)= dq`` and ``dshares_k (+)= <dq, Q_k(w)>``; what is None is left out."""
-        params = self._begin(shares)
+        """See :meth:`nnabla_dqa.backends.cpu.CpuKernels.backward`.
+
+        The coefficients are computed again, which takes a thread no longer than to read them.
+        """
+        params = self._begin(shares, state)
+        self._attention.da = da
         params.dq, params.dw, params.add_w = dq, dw, int(add_w)
         if dshares is None:
             if dw is not None:
@@ -155,8 +159,10 @@ class CudaKernels:
         slots = 4 * THREADS * (params.count + 1)
         self._launch("dqa_dots", self._plan.blocks, slots)
 
-    def _begin(self, shares: Optional[int]) -> KernelParams:
+    def _begin(self, shares: Optional[int], state: StateAt) -> KernelParams:
         self._params.shares = shares
+        own = self._attention
+        own.alpha, own.temperature, own.hard, own.a = state
         self._plan.place_scratch(self._device.address())
         return self._params
 

@@ -497,23 +497,31 @@ void column_grids(const Layer& layer, int needs, const float* w, int64_t begin, 
     }
 }
 
-// The coefficients of a layer with attention go to `shares`.
-Spread attend(const Layer& layer, double* parts, float* shares) {
-    const Spread spread = attend(layer.attention, layer.count, parts);
-    for (int k = 0; k < layer.count; ++k)
-        shares[k] = coefficient(layer.attention, spread, parts, k);
-    return spread;
+}  // namespace
+
+// What backward has to know of attention as forward has seen it.
+struct Attended {
+    Spread spread;
+    double softmax[MAX_QUANTIZERS];
+    float alpha[MAX_QUANTIZERS];
+    float shares[MAX_QUANTIZERS];
+};
+
+namespace {
+
+void make_shares(const Layer& layer, const Attention& attention, Attended* attended) {
+    attended->spread = attend(attention, layer.count, attended->softmax);
+    for (int k = 0; k < layer.count; ++k) {
+        attended->alpha[k] = attention.alpha[k];
+        attention.a[k] = attended->shares[k] =
+            coefficient(attention, attended->spread, attended->softmax, k);
+    }
 }
 
 // `q` may be null: then only the grids are made.
 void forward(const Layer& layer, const float* w, const float* shares, float least, float* q,
              Grid* grids) {
     int chosen[MAX_QUANTIZERS];
-    if (layer.attention.alpha) {
-        double parts[MAX_QUANTIZERS];
-        attend(layer, parts, layer.attention.a);
-        shares = layer.attention.a;
-    }
     const int count = taking_part(layer, shares, least, chosen);
     const int64_t size = size_of(layer);
     if (layer.rows == 1) {
@@ -621,21 +629,17 @@ void share_gradients(const Layer& layer, const float* w, const float* dq, const 
     });
 }
 
+// `da` is the gradient that came to the coefficients of attention, or null.
 void backward(const Layer& layer, const float* w, const float* dq, const float* shares,
-              float least, const Grid* grids, float* dw, bool add_w, float* dshares,
-              bool add_shares) {
+              float least, const Grid* grids, const Attended* attended, const float* da, float* dw,
+              bool add_w, float* dshares, bool add_shares) {
     if (!dshares) {
         if (dw) pass_all_on(layer, dq, dw, add_w);
         return;
     }
-    const Attention& attention = layer.attention;
-    Spread spread = {};
-    double softmax[MAX_QUANTIZERS];
-    float coefficients[MAX_QUANTIZERS];
-    if (attention.alpha) {
-        spread = attend(layer, softmax, coefficients);
-        shares = coefficients;
-        if (spread.rest == 0.0) {
+    if (attended) {
+        shares = attended->shares;
+        if (attended->spread.rest == 0.0) {
             // One quantizer alone: alpha has no gradient.
             if (dw) pass_all_on(layer, dq, dw, add_w);
             if (!add_shares) std::fill(dshares, dshares + layer.count, 0.0f);
@@ -657,9 +661,11 @@ void backward(const Layer& layer, const float* w, const float* dq, const float* 
     double all[MAX_QUANTIZERS];
     for (int k = 0; k < layer.count; ++k) all[k] = mean / total;
     for (int i = 0; i < count; ++i) all[chosen[i]] = gradients[i];
-    if (attention.alpha) {
-        for (int k = 0; k < layer.count && attention.da; ++k) all[k] += attention.da[k];
-        attention_gradient(attention, spread, layer.count, softmax, all);
+    if (attended) {
+        Attention seen = layer.attention;
+        seen.alpha = attended->alpha;
+        for (int k = 0; k < layer.count && da; ++k) all[k] += da[k];
+        attention_gradient(seen, attended->spread, layer.count, attended->softmax, all);
     }
     for (int k = 0; k < layer.count; ++k)
         dshares[k] = static_cast<float>(all[k]) + (add_shares ? dshares[k] : 0.0f);
@@ -678,7 +684,8 @@ bool all_finite(const float* const* arrays, const int64_t* sizes, int64_t count,
             pieces.push_back({arrays[i] + at, std::min(PIECE, sizes[i] - at)});
     }
     std::atomic<bool> finite{true};
-    const int64_t worth = total / WORTH_A_THREAD + 1;
+    // Numbers are only read: another thread pays later than where they are computed with.
+    const int64_t worth = total / (8 * WORTH_A_THREAD) + 1;
     run(pieces.size(), static_cast<int>(std::min<int64_t>(threads, worth)), [&](int64_t i) {
         if (finite && !kernels().finite(pieces[i].begin, pieces[i].size)) finite = false;
     });
@@ -714,15 +721,30 @@ DQA_API int dqa_use(const char* name) {
     return choice.usable;
 }
 
+// Bytes of what a layer with attention keeps from forward to backward.
+DQA_API int dqa_attended_size() { return sizeof(dqa::Attended); }
+
+// With `attended` the shares are made of attention and written to `a`; what backward needs of it is
+// kept there.
 DQA_API void dqa_forward(const dqa::Layer* layer, const float* w, const float* shares, float least,
-                         float* q, dqa::Grid* grids) {
+                         float* q, dqa::Grid* grids, dqa::Attended* attended, const float* alpha,
+                         const float* temperature, const float* hard, float* a) {
+    if (attended) {
+        dqa::Attention attention = layer->attention;
+        attention.alpha = alpha, attention.temperature = temperature;
+        attention.hard = hard, attention.a = a;
+        dqa::make_shares(*layer, attention, attended);
+        shares = attended->shares;
+    }
     dqa::forward(*layer, w, shares, least, q, grids);
 }
 
 DQA_API void dqa_backward(const dqa::Layer* layer, const float* w, const float* dq,
-                          const float* shares, float least, const dqa::Grid* grids, float* dw,
-                          int add_w, float* dshares, int add_shares) {
-    dqa::backward(*layer, w, dq, shares, least, grids, dw, add_w != 0, dshares, add_shares != 0);
+                          const float* shares, float least, const dqa::Grid* grids,
+                          const dqa::Attended* attended, const float* da, float* dw, int add_w,
+                          float* dshares, int add_shares) {
+    dqa::backward(*layer, w, dq, shares, least, grids, attended, da, dw, add_w != 0, dshares,
+                  add_shares != 0);
 }
 
 DQA_API int dqa_finite(const float* const* arrays, const int64_t* sizes, int64_t count,

@@ -7,19 +7,15 @@ namespace {
 
 enum Input { W, COEFFICIENTS, TEMPERATURE, HARD };
 enum Output { Q, A };
-enum Pointer { ARGUMENTS, ATTENTION, GRIDS };
+enum Pointer { ARGUMENTS, ATTENDED, GRIDS };
 enum Real { LEAST };
 
-// Of backends/kernel_args.py.
-struct Attention {
-    const float *alpha, *temperature, *hard;
-    float* a;
-    const float* da;
-};
-
-using Forward = void (*)(void*, const float*, const float*, float, float*, void*);
-using Backward = void (*)(void*, const float*, const float*, const float*, float, void*, float*,
-                          int, float*, int);
+using Forward = void (*)(void* layer, const float* w, const float* shares, float least, float* q,
+                         void* grids, void* attended, const float* alpha,
+                         const float* temperature, const float* hard, float* a);
+using Backward = void (*)(void* layer, const float* w, const float* dq, const float* shares,
+                          float least, void* grids, void* attended, const float* da, float* dw,
+                          int add_w, float* dshares, int add_shares);
 
 Forward mixture_forward = nullptr;
 Backward mixture_backward = nullptr;
@@ -30,17 +26,19 @@ public:
 
     std::vector<int> kept() const override {
         std::vector<int> tensors;
-        for (int i : {W, COEFFICIENTS, TEMPERATURE, HARD})
+        for (int i : {W, COEFFICIENTS})
             if (has(i)) tensors.push_back(spec.inputs[i]);
         return tensors;
     }
 
     void forward(Program& p) override {
-        const float* shares = attend(p, spec.outputs[A] < 0 ? nullptr
-                                                            : p.tensor(spec.outputs[A]).data,
-                                     nullptr);
-        mixture_forward(spec.pointers[ARGUMENTS], p.tensor(spec.inputs[W]).data, shares, least(),
-                        p.tensor(spec.outputs[Q]).data, spec.pointers[GRIDS]);
+        const bool attends = spec.pointers[ATTENDED] != nullptr;
+        const float* given = at(p, COEFFICIENTS);
+        float* a = spec.outputs[A] < 0 ? nullptr : p.tensor(spec.outputs[A]).data;
+        mixture_forward(spec.pointers[ARGUMENTS], at(p, W), attends ? nullptr : given, least(),
+                        p.tensor(spec.outputs[Q]).data, spec.pointers[GRIDS],
+                        spec.pointers[ATTENDED], attends ? given : nullptr, at(p, TEMPERATURE),
+                        at(p, HARD), a);
     }
 
     void backward(Program& p) override {
@@ -49,12 +47,14 @@ public:
         if (!q.wanted || !*q.has_grad) return;
         Tensor* c = has(COEFFICIENTS) ? &p.tensor(spec.inputs[COEFFICIENTS]) : nullptr;
         if (c && !c->grad) c = nullptr;
-        const Tensor* a = spec.outputs[A] < 0 ? nullptr : &p.tensor(spec.outputs[A]);
         // Where nothing uses the coefficients, no gradient comes to them.
-        const float* shares = attend(p, nullptr, a && *a->has_grad ? a->grad : nullptr);
+        const Tensor* a = spec.outputs[A] < 0 ? nullptr : &p.tensor(spec.outputs[A]);
+        const bool attends = c && spec.pointers[ATTENDED];
         mixture_backward(spec.pointers[ARGUMENTS], c ? w.data : nullptr, q.grad,
-                         c ? shares : nullptr, c ? least() : 0.0f, spec.pointers[GRIDS], w.grad,
-                         *w.has_grad, c ? c->grad : nullptr, c && *c->has_grad);
+                         c && !attends ? c->data : nullptr, c ? least() : 0.0f,
+                         spec.pointers[GRIDS], attends ? spec.pointers[ATTENDED] : nullptr,
+                         attends && a && *a->has_grad ? a->grad : nullptr, w.grad, *w.has_grad,
+                         c ? c->grad : nullptr, c && *c->has_grad);
         if (w.grad) *w.has_grad = true;
         if (c) *c->has_grad = true;
     }
@@ -62,15 +62,8 @@ public:
 private:
     float least() const { return float(spec.reals[LEAST]); }
 
-    // The coefficients where they are given; else it says where attention lies.
-    const float* attend(Program& p, float* a, const float* da) const {
-        if (!has(COEFFICIENTS)) return nullptr;
-        const float* coefficients = p.tensor(spec.inputs[COEFFICIENTS]).data;
-        auto* attention = static_cast<Attention*>(spec.pointers[ATTENTION]);
-        if (!attention) return coefficients;
-        *attention = {coefficients, p.tensor(spec.inputs[TEMPERATURE]).data,
-                      p.tensor(spec.inputs[HARD]).data, a, da};
-        return nullptr;
+    const float* at(Program& p, Input input) const {
+        return has(input) ? p.tensor(spec.inputs[input]).data : nullptr;
     }
 };
 

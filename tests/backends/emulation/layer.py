@@ -8,7 +8,7 @@ import numpy as np
 
 from nnabla_dqa.backends import cpu
 from nnabla_dqa.backends.cuda.launch import CudaKernels
-from nnabla_dqa.backends.kernel_args import AttentionSpec, LayerSpec, QuantizerOp
+from nnabla_dqa.backends.kernel_args import NO_STATE, AttentionSpec, LayerSpec, QuantizerOp
 from nnabla_dqa.quantization.encoding import RowLayout
 from tests.backends.emulation.device import OnCpu
 
@@ -47,14 +47,17 @@ class Layer:
         self.kernels = CudaKernels(self.spec, None, self.device)
         self.cpu = cpu.CpuKernels(self.spec)
 
+    @property
+    def state_at(self):
+        return [x.address for x in self.state]
+
     def forward(self):
         q = [Guarded(np.full_like(self.w.array, 7.0)) for _ in range(2)]
         self.a = [Guarded(np.zeros(len(self.quantizers))) for _ in range(2)]
         for kernels, to, a in zip((self.kernels, self.cpu), q, self.a):
-            if self.state:
-                kernels.attend(*[x.address for x in self.state], a.address, None)
             shares = self.shares.address if self.shares else None
-            kernels.forward(self.w.address, shares, LEAST, to.address)
+            state = (*self.state_at, a.address) if self.state else NO_STATE
+            kernels.forward(self.w.address, shares, LEAST, to.address, state)
             to.check()
             a.check()
         return q[0].array, q[1].array
@@ -66,9 +69,7 @@ class Layer:
         for kernels in (self.kernels, self.cpu):
             targets = [None if x is None else Guarded(x) for x in (dw, dshares)]
             addresses = [None if x is None else x.address for x in targets]
-            if self.state:
-                upstream = None if da is None else da.address
-                kernels.attend(*[x.address for x in self.state], None, upstream)
+            again = self.state and kernels.reads_state_again
             kernels.backward(
                 self.w.address if dshares is not None else None,
                 dq.address,
@@ -78,6 +79,8 @@ class Layer:
                 add_w,
                 addresses[1],
                 add_shares,
+                None if da is None else da.address,
+                (*self.state_at, None) if again else NO_STATE,
             )
             found.append([None if x is None else x.array for x in targets])
             [x.check() for x in targets if x is not None]
