@@ -75,7 +75,7 @@ def first_line(path: Path) -> str:
 
 ROOMS = (
     *("_util", "quantization", "mixing", "backends", "backends/cuda", "layers", "solver"),
-    *("nnp_format", "export", "graph", "nnp", "data", "data/cifar", "data/nnabla_csv"),
+    *("nnp_format", "export", "graph", "onednn", "nnp", "data", "data/cifar", "data/nnabla_csv"),
     *("data/photos", "distributed", "models", "recipes", "training", "training/tasks"),
     *("reporting", "commands"),
 )
