@@ -1,5 +1,5 @@
 # `make demo` and `make test` do everything from a fresh clone; see README.md.
-.PHONY: demo check test lint setup readme bench clean
+.PHONY: demo check test lint setup readme bench bench-peers clean
 
 PY := .venv/bin/python
 # A process for each core. Each computes with one thread: more would only get in each other's way.
@@ -23,6 +23,16 @@ bench: setup
 	$(PY) -m benchmarks.bench
 	$(PY) scripts/readme.py
 
+# PyTorch and Brevitas beside ours, in an environment of their own (some 800 MB); minutes.
+bench-peers: setup .venv-peers/.installed
+	$(PY) -m benchmarks.peers
+	$(PY) scripts/readme.py
+
+.venv-peers/.installed:
+	$(PY) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet torch 'brevitas>=0.12,<0.14'
+	touch $@
+
 lint: setup
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
@@ -34,4 +44,4 @@ setup:
 	@sh scripts/setup.sh
 
 clean:
-	rm -rf .venv build *.egg-info
+	rm -rf .venv .venv-peers build *.egg-info

@@ -21,6 +21,7 @@ from run import format_results as format_nnp  # noqa: E402
 
 from benchmarks.bench import tables  # noqa: E402
 from benchmarks.bench.tables import markdown  # noqa: E402
+from benchmarks.peers import as_table  # noqa: E402
 
 
 def results(entries: List[Dict[str, Any]], full: bool) -> str:
@@ -216,6 +217,9 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/compiling.md", "compiled", compiled(load("compiled.json"))
     published = format_nnp(load("nnp.json"))
     yield "examples/nnp/README.md", "results", published
+    peers_file = ROOT / "results" / "peers.json"
+    known = as_table(load("peers.json")) if peers_file.exists() else "Unmeasured."
+    yield "docs/performance.md", "peers", known
     measured = [load(path.name) for path in sorted((ROOT / "results").glob("bench-*.json"))]
     for name in tables.TABLES:
         yield "docs/performance.md", name, tables.page_part(name, measured)
