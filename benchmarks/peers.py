@@ -62,9 +62,7 @@ class Peer:
 
     def close(self) -> None:
         """End it."""
-        assert self._process.stdin is not None
-        self._process.stdin.close()
-        self._process.wait()
+        self._process.communicate()
 
 
 def measure(python: Path, threads: int, batch: int, width: float, rounds: int) -> Dict[str, Any]:
