@@ -18,6 +18,11 @@ class Turned(NamedTuple):
     dims: Dims
 
 
+def _key(v: nn.Variable) -> Any:
+    """What a value is known by: leaves that share one array are one, with one gradient."""
+    return v if v.parent is not None else (v.data, bool(v.need_grad))
+
+
 class Builder:
     """Collects the layers of one part of a graph.
 
@@ -48,32 +53,37 @@ class Builder:
 
     def flat(self, v: nn.Variable, dims: Optional[Dims] = None) -> int:
         """The tensor of a value in NNabla's order, seen with these dimensions."""
-        if v not in self._flat:
-            if v in self._turned:
-                self._flat[v] = self._turn_back(self._turned[v])
+        key = _key(v)
+        if key not in self._flat:
+            if key in self._turned:
+                self._flat[key] = self._turn_back(self._turned[key])
             else:
-                self._flat[v] = self._input(v, dims or Dims(1, 1, v.size))
-        return self._view(self._flat[v], dims)
+                self._flat[key] = self._input(v, dims or Dims(1, 1, v.size))
+        return self._view(self._flat[key], dims)
 
     def turned(self, v: nn.Variable, dims: Dims) -> int:
         """The tensor of a value with its channels last; ``dims`` says which they are."""
         if dims.positions == 1 or dims.channels == 1:
             return self.flat(v, dims)
-        known = self._turned.get(v)
+        known = self._turned.get(_key(v))
         if known is None or known.dims != dims:
             source = self.flat(v, dims)
             target = self.plan.tensor(dims, self.plan.wanted(source))
             self.plan.layer(Kind.CHANNELS_LAST, [source], [target])
-            known = self._turned[v] = Turned(target, dims)
+            known = self._turned[_key(v)] = Turned(target, dims)
         return known.tensor
 
     def is_turned(self, v: nn.Variable) -> Optional[Dims]:
         """How a value lies that is turned only; None if it is there in NNabla's order."""
-        return None if v in self._flat or v not in self._turned else self._turned[v].dims
+        return (
+            None
+            if _key(v) in self._flat or _key(v) not in self._turned
+            else self._turned[_key(v)].dims
+        )
 
     def new_flat(self, v: nn.Variable, dims: Optional[Dims] = None) -> int:
         """A tensor for a value that a layer computes in NNabla's order."""
-        tensor = self._flat[v] = self.plan.tensor(dims or Dims(1, 1, v.size), self._wanted(v))
+        tensor = self._flat[_key(v)] = self.plan.tensor(dims or Dims(1, 1, v.size), self._wanted(v))
         return tensor
 
     def new_turned(self, v: nn.Variable, dims: Dims) -> int:
@@ -81,28 +91,28 @@ class Builder:
         if dims.positions == 1 or dims.channels == 1:
             return self.new_flat(v, dims)
         tensor = self.plan.tensor(dims, self._wanted(v))
-        self._turned[v] = Turned(tensor, dims)
+        self._turned[_key(v)] = Turned(tensor, dims)
         return tensor
 
     def part_of(self, v: nn.Variable, whole: nn.Variable, offset: int) -> None:
         """Let ``v`` lie within ``whole``, which then needs no layer that copies it there."""
-        if whole not in self._flat:
+        if _key(whole) not in self._flat:
             self.new_flat(whole)
-        self._flat[v] = self.plan.tensor(
-            Dims(1, 1, v.size), self._wanted(v), self._flat[whole], offset
+        self._flat[_key(v)] = self.plan.tensor(
+            Dims(1, 1, v.size), self._wanted(v), self._flat[_key(whole)], offset
         )
 
     def has(self, v: nn.Variable) -> bool:
         """Whether a value is there already."""
-        return v in self._flat or v in self._turned
+        return _key(v) in self._flat or _key(v) in self._turned
 
     def state(self, v: nn.Variable) -> int:
         """The tensor of an array that has no gradient: statistics, a temperature."""
-        if v.parent is not None or v.need_grad or v in self._flat:
+        if v.parent is not None or v.need_grad or _key(v) in self._flat:
             return self.flat(v)
         self.states.append(v)
         place = -2 - _MANY - len(self.states)
-        tensor = self._flat[v] = self.plan.tensor(Dims(1, 1, v.size), False, external=place)
+        tensor = self._flat[_key(v)] = self.plan.tensor(Dims(1, 1, v.size), False, external=place)
         return tensor
 
     def hand_out(self, v: nn.Variable) -> None:
@@ -112,10 +122,10 @@ class Builder:
         turned = self.is_turned(v)
         if turned is not None:
             target = self.plan.tensor(turned, self._wanted(v), external=place)
-            self.plan.layer(Kind.CHANNELS_FIRST, [self._turned[v].tensor], [target])
+            self.plan.layer(Kind.CHANNELS_FIRST, [self._turned[_key(v)].tensor], [target])
             return
         # What the backward pass of a layer reads must not be the array that is handed out.
-        source = self._flat[v]
+        source = self._flat[_key(v)]
         dims = self.plan.dims(source)
         target = self.plan.tensor(dims, self._wanted(v), external=place)
         self.plan.layer(Kind.COPY, [source], [target])

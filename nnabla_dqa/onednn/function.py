@@ -13,7 +13,14 @@ from nnabla.function import PythonFunction
 
 from nnabla_dqa.onednn.builder import Builder
 from nnabla_dqa.onednn.library import OneDnnError
-from nnabla_dqa.onednn.lowering import RULES, Fused, addition, normalization, reserve_tables
+from nnabla_dqa.onednn.lowering import (
+    RULES,
+    Fused,
+    addition,
+    is_small,
+    normalization,
+    reserve_tables,
+)
 from nnabla_dqa.onednn.parts import Part
 from nnabla_dqa.onednn.program import Program
 
@@ -156,7 +163,8 @@ def build(part: Part, trains: bool) -> Builder:
     reserve_tables(builder, part.functions)
     chains = _chains(part)
     inner = {f for chain in chains.values() for f in chain[:-1]}
-    for f in part.functions:
+    # The small mixtures first, which are computed side by side.
+    for f in sorted(part.functions, key=lambda f: not is_small(f)):
         if f in inner:
             continue
         chain = chains.get(f, [f])

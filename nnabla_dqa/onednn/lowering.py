@@ -16,6 +16,10 @@ from nnabla_dqa.onednn.program import Dims, Kind
 
 Shape = Tuple[int, ...]
 
+_SMALL = 1 << 16
+"""Weights below which a mixture is worth no second thread. Those of all such mixtures are in
+memory together, with their gradients."""
+
 
 class Rule(NamedTuple):
     """How one type of function becomes layers.
@@ -268,6 +272,13 @@ def _pad(b: Builder, f: Any) -> None:
 # -- the mixture ----------------------------------------------------------------------------------
 
 
+def is_small(f: Any) -> bool:
+    """Whether a mixture is computed by one thread, beside others, before all else."""
+    if f.info.type_name != MIXTURE or any(v.parent is not None for v in f.inputs):
+        return False
+    return bool(f.inputs[0].size < _SMALL)
+
+
 def _mixture(b: Builder, f: Any) -> None:
     args = f.info.args
     w, *state = f.inputs
@@ -287,7 +298,7 @@ def _mixture(b: Builder, f: Any) -> None:
         Kind.MIXTURE,
         [b.flat(w), *[b.flat(v) for v in state[:1]], *[b.state(v) for v in state[1:]]],
         outputs,
-        {},
+        {0: [is_small(f)]},
         [least],
         kernels.arguments,
     )

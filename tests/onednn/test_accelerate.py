@@ -315,3 +315,26 @@ def test_a_missing_library_says_what_to_install(monkeypatch):
     finally:
         library.library.cache_clear()
         library.why_not.cache_clear()
+
+
+@pytest.mark.parametrize("quantizers", ["min-max", "one quantizer"])
+def test_variables_that_share_an_array_share_its_gradient(quantizers):
+    """Two layers of the same weights, by variables of their own."""
+
+    def made():
+        nn.clear_parameters()
+        nn.random.prng = np.random.RandomState(0)
+        x = nn.Variable((4, 3, 8, 8))
+        x.d = np.random.RandomState(1).randn(*x.shape)
+        h = x
+        for _ in range(3):
+            with dqa.quantizers(*SETS[quantizers][0]):
+                h = F.tanh(PF.dqa_convolution(h, 3, (3, 3), pad=(1, 1), name="a"))
+        w, b = (nn.get_parameters()[f"a/conv/{name}"] for name in "Wb")
+        w, b = (v.get_unlinked_variable(need_grad=True) for v in (w, b))
+        return F.sum(F.convolution(h, w, b))
+
+    expected = gradients(made())
+    loss = made()
+    accelerate(loss)
+    assert_close(gradients(loss), expected)

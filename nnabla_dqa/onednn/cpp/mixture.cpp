@@ -8,6 +8,7 @@ namespace {
 enum Input { W, COEFFICIENTS, TEMPERATURE, HARD };
 enum Output { Q, A };
 enum Pointer { ARGUMENTS, ATTENDED, GRIDS };
+enum Number { SMALL };
 enum Real { LEAST };
 
 using Forward = void (*)(void* layer, const float* w, const float* shares, float least, float* q,
@@ -30,6 +31,8 @@ public:
             if (has(i)) tensors.push_back(spec.inputs[i]);
         return tensors;
     }
+
+    bool is_small() const override { return spec.numbers[SMALL] != 0; }
 
     void forward(Program& p) override {
         const bool attends = spec.pointers[ATTENDED] != nullptr;

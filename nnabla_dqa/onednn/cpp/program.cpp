@@ -92,7 +92,31 @@ Program::Program(const TensorSpec* tensors, int tensor_count, const LayerSpec* l
         find_grads_over_data(layers, layer_count);
         find_what_is_computed_again(layers, layer_count);
     }
+    find_small_layers(layers, layer_count);
     plan();
+}
+
+void Program::find_small_layers(const LayerSpec* layers, int layer_count) {
+    std::vector<bool> taken(tensors_.size(), false);
+    for (int i = 0; i < layer_count && layers_[i]->is_small(); ++i, ++side_by_side_) {
+        // Two of them must not add to one gradient at once.
+        bool shared = false;
+        for (int k : layers[i].inputs)
+            if (k >= 0 && tensors_[k].wanted) {
+                shared = shared || taken[k];
+                taken[k] = true;
+            }
+        if (shared) break;
+    }
+    if (side_by_side_ < 2) side_by_side_ = 0;
+    // Nobody knows in which order they run: what one of them uses is theirs in all their steps.
+    const int last = 2 * int(layers_.size()) - 1;
+    for (Tensor& t : tensors_)
+        for (Tensor::Span* span : {&t.data_span, &t.grad_span}) {
+            if (span->first < 0 || side_by_side_ == 0) continue;
+            if (span->first < side_by_side_) span->use(0), span->use(side_by_side_ - 1);
+            if (span->last > last - side_by_side_) span->use(last), span->use(last + 1 - side_by_side_);
+        }
 }
 
 void Program::find_what_is_computed_again(const LayerSpec* layers, int layer_count) {
@@ -186,7 +210,8 @@ void Program::forward(float* const* arrays) {
     OneThread scope;
     place(arrays);
     failed = false;
-    for (auto& layer : layers_) layer->forward(*this);
+    pool.run(side_by_side_, [&](int64_t i, int) { layers_[i]->forward(*this); });
+    for (size_t i = side_by_side_; i < layers_.size(); ++i) layers_[i]->forward(*this);
     if (failed) throw std::runtime_error("oneDNN could not compute a layer");
 }
 
@@ -215,10 +240,11 @@ void Program::backward(float* const* arrays, float* const* grads, const uint8_t*
         }
     }
     const int count = int(layers_.size());
-    for (int step = 0; step < count; ++step) {
+    for (int step = 0; step < count - side_by_side_; ++step) {
         for (int i : computed_again_[step]) layers_[i]->again(*this);
         layers_[count - 1 - step]->backward(*this);
     }
+    pool.run(side_by_side_, [&](int64_t i, int) { layers_[i]->backward(*this); });
     // Where nothing came back.
     for (Tensor& t : tensors_)
         if (t.external >= 0 && t.grad && !t.own_flag) std::fill(t.grad, t.grad + t.size(), 0.0f);

@@ -83,6 +83,8 @@ public:
     virtual bool is_cheap() const { return false; }
     // Compute the output again, in the backward pass.
     virtual void again(Program&) {}
+    // Whether it is so small that one thread computes it, beside its like on the others.
+    virtual bool is_small() const { return false; }
     virtual void forward(Program& p) = 0;
     virtual void backward(Program& p) = 0;
 
@@ -124,6 +126,7 @@ private:
 
     void find_grads_over_data(const LayerSpec* layers, int layer_count);
     void find_what_is_computed_again(const LayerSpec* layers, int layer_count);
+    void find_small_layers(const LayerSpec* layers, int layer_count);
     void plan();
     void place(float* const* arrays);
     Tensor& whole(Tensor& t) { return t.whole < 0 ? t : tensors_[t.whole]; }
@@ -132,6 +135,8 @@ private:
     std::vector<Tensor> tensors_;
     std::vector<std::unique_ptr<Layer>> layers_;
     bool trains_;
+    // The first layers that are computed side by side: the small ones before all others.
+    int side_by_side_ = 0;
     // By the step of the backward pass before which it happens.
     std::vector<std::vector<int>> computed_again_;
     int64_t arena_size_ = 0;
