@@ -75,8 +75,18 @@ def first_line(path: Path) -> str:
 
 ROOMS = (
     *("_util", "quantization", "mixing", "backends", "backends/cuda", "layers", "solver"),
-    *("nnp_format", "export", "graph", "nnp", "data", "data/cifar", "data/nnabla_csv"),
-    *("data/photos", "distributed", "models", "recipes", "training", "training/tasks"),
+    *("nnp_format", "export", "export/onnx", "export/onnx/functions", "graph", "nnp"),
+    *(
+        "data",
+        "data/cifar",
+        "data/nnabla_csv",
+        "data/photos",
+        "distributed",
+        "models",
+        "recipes",
+        "training",
+        "training/tasks",
+    ),
     *("reporting", "commands"),
 )
 
