@@ -15,6 +15,7 @@ from nnabla_dqa.commands._arguments import (
     options_named,
 )
 from nnabla_dqa.export.files import check_export_output, export_file
+from nnabla_dqa.export.onnx.write import ARITHMETIC, AUTO
 from nnabla_dqa.recipes.parts import DataRecipe
 from nnabla_dqa.training.tasks.exported import verify_export
 
@@ -39,6 +40,13 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--force", action="store_true", help="overwrite the output if it exists")
     parser.add_argument("--network", help="which network (default: that of the first executor)")
+    parser.add_argument(
+        "--arithmetic",
+        choices=ARITHMETIC,
+        default=AUTO,
+        help="how layers with quantized activations are computed: on integers (what auto takes) "
+        "where that can be, or in float32 as the NNP does",
+    )
     add_max_bytes(parser)
     parser.add_argument(
         "--verify",
@@ -58,7 +66,9 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         raise ValueError("--limit, --scale and --input say something about --verify only")
     output: Path = arguments.output or arguments.input.with_suffix(".onnx")
     check_free(check_export_output(output), arguments.force)
-    result = export_file(arguments.input, output, arguments.network, arguments.max_bytes)
+    result = export_file(
+        arguments.input, output, arguments.network, arguments.max_bytes, arguments.arithmetic
+    )
     for message in result.messages:
         sys.stderr.write(f"{message}\n")
     say(str(result))

@@ -11,7 +11,7 @@ from nnabla_dqa.export.metadata import DEPLOYED
 from nnabla_dqa.export.nnp import deployed_of
 from nnabla_dqa.export.onnx.network import ExportError
 from nnabla_dqa.export.onnx.sizes import OnnxFile
-from nnabla_dqa.export.onnx.write import check_onnx_output, write_onnx
+from nnabla_dqa.export.onnx.write import AUTO, check_onnx_output, write_onnx
 from nnabla_dqa.nnp_format.archive import Archive
 
 _CHECKS: Mapping[str, Callable[[PathLike], Path]] = {".onnx": check_onnx_output}
@@ -22,6 +22,7 @@ def export_file(
     target: PathLike,
     network: Optional[str] = None,
     max_bytes: Optional[int] = None,
+    arithmetic: str = AUTO,
 ) -> OnnxFile:
     """Write a deployed NNP in another engine's format, atomically.
 
@@ -32,12 +33,15 @@ def export_file(
         network: Which network; default: that of the first executor.
         max_bytes: What ``source`` may unpack to; the default is that of
             :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
+        arithmetic: ``"auto"``, ``"float"`` or ``"integer"``, as of
+            :func:`nnabla_dqa.export.onnx.write.write_onnx`.
 
     Returns:
         What was written; ``str()`` of it is a table of its bytes by part.
 
     Raises:
         NNPError: ``source`` is no NNP, or not deployed.
+        ValueError: ``arithmetic`` is something else.
         ExportError: ``target`` has another ending, or the network cannot be
             written (names the function or parameter).
         OnnxMissingError: The package ``onnx`` is not installed.
@@ -51,15 +55,20 @@ def export_file(
             f"(convert, train, deploy, export)"
         )
     try:
-        return write_deployed(deployed_of(archive), target, network)
+        return write_deployed(deployed_of(archive), target, network, arithmetic)
     except ExportError as error:
         raise ExportError(f"{source}: {error}") from None
 
 
-def write_deployed(deployed: Deployed, path: PathLike, network: Optional[str] = None) -> OnnxFile:
+def write_deployed(
+    deployed: Deployed,
+    path: PathLike,
+    network: Optional[str] = None,
+    arithmetic: str = AUTO,
+) -> OnnxFile:
     """Write a deployed network in memory; raises as :func:`export_file`."""
     check_export_output(path)
-    return write_onnx(deployed, path, network)
+    return write_onnx(deployed, path, network, arithmetic)
 
 
 def check_export_output(path: PathLike) -> Path:

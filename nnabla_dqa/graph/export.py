@@ -7,6 +7,7 @@ from typing import Mapping
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.export.files import check_export_output, write_deployed
 from nnabla_dqa.export.onnx.sizes import OnnxFile
+from nnabla_dqa.export.onnx.write import AUTO
 from nnabla_dqa.graph.deploy import deploy_graph
 from nnabla_dqa.quantization.graph_ops import Variable
 
@@ -19,6 +20,7 @@ def export_graph(
     network: str = "main",
     variable_batch_size: bool = True,
     allow_untrained: bool = False,
+    arithmetic: str = AUTO,
 ) -> OnnxFile:
     """Deploy a graph and write it in another engine's format, without an .nnp between.
 
@@ -26,6 +28,7 @@ def export_graph(
         path: As ``target`` of :func:`nnabla_dqa.export.files.export_file`.
         inputs, outputs, select, network, variable_batch_size, allow_untrained:
             As of :func:`nnabla_dqa.graph.deploy.deploy_graph`, which says what is deployed.
+        arithmetic: As of ``export_file``.
 
     Raises:
         ValueError: As of ``deploy_graph``, or as of ``export_file``.
@@ -36,4 +39,4 @@ def export_graph(
     """
     check_export_output(path)
     deployed = deploy_graph(inputs, outputs, select, network, variable_batch_size, allow_untrained)
-    return write_deployed(deployed, path)
+    return write_deployed(deployed, path, arithmetic=arithmetic)

@@ -7,8 +7,10 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 import numpy as np
 
 from nnabla_dqa._version import __version__
+from nnabla_dqa.export.onnx.integers import Activation
 from nnabla_dqa.export.onnx.network import OPEN, Call, ExportError, Network, Shape
 from nnabla_dqa.export.onnx.packages import onnx
+from nnabla_dqa.export.tensor import DeployedTensor
 
 OPSET = 13
 IR_VERSION = 7
@@ -26,10 +28,19 @@ class Graph:
 
     Args:
         network: What is written.
+        tensors: Its quantized weights, by the name of the parameter.
+        activations: What enters layers as bytes, by the name of the variable.
     """
 
-    def __init__(self, network: Network) -> None:
+    def __init__(
+        self,
+        network: Network,
+        tensors: Optional[Mapping[str, DeployedTensor]] = None,
+        activations: Optional[Mapping[str, Activation]] = None,
+    ) -> None:
         self.network = network
+        self.tensors = dict(tensors or {})
+        self.activations = dict(activations or {})
         self.nodes: List[Any] = []
         self.initializers: Dict[str, np.ndarray] = {}
         self.parts: Dict[str, str] = {}

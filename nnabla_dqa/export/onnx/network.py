@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import OrderedDict
-from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
 
 import nnabla as nn
 import numpy as np
@@ -86,13 +86,13 @@ class Network:
             reason = one_line(error)[-200:]
             first = second = _at_own_batch(deployed, proto, own)
         outputs = _outputs(deployed, proto, first)
-        calls = _needed(_calls(first), outputs)
+        calls = needed(_calls(first), outputs)
         shapes = _shapes(first, second)
         cut = next((call for call in calls if _cuts_batch(call, shapes)), None)
         if cut is not None:
             reason = f"{cut.name} takes so many samples out of it"
             first = _at_own_batch(deployed, proto, own)
-            calls, shapes = _needed(_calls(first), outputs), _shapes(first, first)
+            calls, shapes = needed(_calls(first), outputs), _shapes(first, first)
         used = {n for call in calls for n in (*call.inputs, *call.outputs)} | set(outputs)
         shapes = {name: shape for name, shape in shapes.items() if name in used}
         arrays = {n: first[1][n].d for n in first[0].parameters if n in used}
@@ -194,7 +194,8 @@ def _calls(built: Tuple[Any, Dict[str, Any]]) -> List[Call]:
     return calls
 
 
-def _needed(calls: List[Call], outputs: Tuple[str, ...]) -> Tuple[Call, ...]:
+def needed(calls: Sequence[Call], outputs: Tuple[str, ...]) -> Tuple[Call, ...]:
+    """The calls that compute these variables, in their order."""
     wanted: Set[str] = set(outputs)
     kept = []
     for call in reversed(calls):

@@ -74,20 +74,21 @@ def _least(tensor: DeployedTensor) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class OnnxFile:
-    """An ONNX file that was written; ``str()`` of it is a table of its bytes."""
+    """An ONNX file that was written; ``str()`` of it is a table of its bytes.
+
+    Attributes:
+        path: The file.
+        deployed: What was written.
+        network: What of it is run, as it was written.
+        sizes: Its bytes by part.
+        messages: What a user should know, a line each.
+    """
 
     path: Path
     deployed: Deployed = dataclasses.field(repr=False)
     network: Network = dataclasses.field(repr=False)
     sizes: Sizes
-
-    @property
-    def messages(self) -> Tuple[str, ...]:
-        """What a user should know, a line each."""
-        fixed = self.network.fixed_batch
-        if not fixed:
-            return ()
-        return (f"the batch size is fixed: {fixed}",)
+    messages: Tuple[str, ...] = ()
 
     def __str__(self) -> str:
         shown = [

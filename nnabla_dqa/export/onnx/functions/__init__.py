@@ -4,6 +4,7 @@ from nnabla_dqa.export.onnx.functions import (  # noqa: F401
     arithmetic,
     arrays,
     elementwise,
+    integers,
     layers,
     normalization,
     pooling,
