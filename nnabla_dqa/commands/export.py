@@ -44,8 +44,8 @@ def add(parser: argparse.ArgumentParser) -> None:
         "--arithmetic",
         choices=ARITHMETIC,
         default=AUTO,
-        help="how layers with quantized activations are computed: on integers (what auto takes) "
-        "where that can be, or in float32 as the NNP does",
+        help="how layers with quantized activations are computed: on integers, exactly (what auto "
+        "takes), in QuantizeLinear/DequantizeLinear pairs (faster, not exact), or in float32",
     )
     add_max_bytes(parser)
     parser.add_argument(

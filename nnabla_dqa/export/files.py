@@ -33,7 +33,7 @@ def export_file(
         network: Which network; default: that of the first executor.
         max_bytes: What ``source`` may unpack to; the default is that of
             :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
-        arithmetic: ``"auto"``, ``"float"`` or ``"integer"``, as of
+        arithmetic: ``"auto"``, ``"float"``, ``"integer"`` or ``"qdq"``, as of
             :func:`nnabla_dqa.export.onnx.write.write_onnx`.
 
     Returns:

@@ -30,6 +30,7 @@ class Graph:
         network: What is written.
         tensors: Its quantized weights, by the name of the parameter.
         activations: What enters layers as bytes, by the name of the variable.
+        pairs: Let convolutions stand between DequantizeLinear and QuantizeLinear.
     """
 
     def __init__(
@@ -37,10 +38,12 @@ class Graph:
         network: Network,
         tensors: Optional[Mapping[str, DeployedTensor]] = None,
         activations: Optional[Mapping[str, Activation]] = None,
+        pairs: bool = False,
     ) -> None:
         self.network = network
         self.tensors = dict(tensors or {})
         self.activations = dict(activations or {})
+        self.pairs = pairs
         self.nodes: List[Any] = []
         self.initializers: Dict[str, np.ndarray] = {}
         self.parts: Dict[str, str] = {}

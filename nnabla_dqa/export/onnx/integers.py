@@ -80,22 +80,33 @@ def on_integers(network: Network, deployed: Deployed) -> Rewritten:
             reason = _read(stated, made, found)
             if reason:
                 messages.append(f"{stated.layer} stays in float32: {reason}")
-    uses = _uses(network)
+    entered: Dict[str, Activation] = {}
+    layers: Set[str] = set()
+    for call in network.calls:
+        if call.type in _LAYERS and call.inputs[0] in found:
+            reason = _not_integer(network, deployed, call, found[call.inputs[0]])
+            if reason:
+                tensor = deployed.tensors.get(call.inputs[1])
+                layer = call.name if tensor is None else tensor.layer
+                messages.append(f"{layer} stays in float32: {reason}")
+            else:
+                layers.add(call.name)
+                entered[call.inputs[0]] = found[call.inputs[0]]
+    calls = needed(_replaced(network, entered, layers), network.outputs)
+    return Rewritten(dataclasses.replace(network, calls=calls), entered, tuple(messages))
+
+
+def _replaced(network: Network, entered: Mapping[str, Activation], layers: Set[str]) -> List[Call]:
+    uses = uses_of(network)
     calls: List[Call] = []
     merged: Set[str] = set()
     for call in network.calls:
         if call.name in merged:
             continue
-        activation = found.get(call.outputs[0])
+        activation = entered.get(call.outputs[0])
         if activation is not None:
             calls.append(Call(call.name, QUANTIZE, {}, (activation.source,), call.outputs))
-        elif not call.inputs or call.inputs[0] not in found or call.type not in _LAYERS:
-            calls.append(call)
-        elif _not_integer(network, deployed, call, found[call.inputs[0]]):
-            reason = _not_integer(network, deployed, call, found[call.inputs[0]])
-            messages.append(f"{call.name} stays in float32: {reason}")
-            calls.append(call)
-        else:
+        elif call.name in layers:
             following = uses.get(call.outputs[0], [])
             after = following[0] if len(following) == 1 else None
             if after is not None and _normalizes(network, after, call):
@@ -103,27 +114,47 @@ def on_integers(network: Network, deployed: Deployed) -> Rewritten:
             else:
                 after = None
             calls.append(_integer_call(call, after))
-    kept = needed(calls, network.outputs)
-    return Rewritten(dataclasses.replace(network, calls=kept), found, tuple(messages))
+        else:
+            calls.append(call)
+    return calls
 
 
-def integer_weights(tensor: DeployedTensor) -> Tuple[int, np.ndarray, np.ndarray]:
-    """``z``, ``s`` and ``r`` of ``w = s (code - z) + r``; ``s`` and ``r`` one for each channel.
+@dataclasses.dataclass(frozen=True)
+class IntegerWeights:
+    """Weights as ``w = step (multiple * code - zero) + rest``.
 
-    ``z`` is what makes ``r`` smallest; ``r`` is exactly 0 where all levels are
-    whole multiples of the step.
+    ``step`` and ``rest`` have one number for each channel, or one for all.
+    ``multiple`` is 2 where zero lies in the middle between two levels, as of BWN.
     """
-    assert tensor.scale is not None
-    assert tensor.offset is not None
-    scale = tensor.scale.astype(np.float64).ravel()
-    offset = tensor.offset.astype(np.float64).ravel()
-    safe = np.where(scale == 0, 1.0, scale)
-    # The sums with ones have the code z + 1, which has to fit into a byte as well.
-    zero = int(np.clip(np.rint(np.median(-offset / safe)), 0, _BYTE - 1))
-    rest = offset + scale * zero
-    # An offset that is a whole number of steps is so but for its own rounding to float32.
-    rest[np.abs(rest) <= np.finfo(np.float32).eps * np.abs(offset)] = 0.0
-    return zero, scale, rest
+
+    multiple: int
+    zero: int
+    step: np.ndarray
+    rest: np.ndarray
+
+    @classmethod
+    def of(cls, tensor: DeployedTensor) -> IntegerWeights:
+        """The form in which ``rest`` is 0, or smallest."""
+        once = cls._of(tensor, 1)
+        if once.rest.any() and 2 * (tensor.quantizer.levels - 1) < _BYTE:
+            twice = cls._of(tensor, 2)
+            if not twice.rest.any():
+                return twice
+        return once
+
+    @classmethod
+    def _of(cls, tensor: DeployedTensor, multiple: int) -> IntegerWeights:
+        assert tensor.scale is not None
+        assert tensor.offset is not None
+        step = tensor.scale.astype(np.float64).ravel() / multiple
+        offset = tensor.offset.astype(np.float64).ravel()
+        safe = np.where(step == 0, 1.0, step)
+        # The sums with ones have the code zero + 1, which has to fit into a byte as well.
+        zero = int(np.clip(np.rint(np.median(-offset / safe)), 0, _BYTE - 1))
+        rest = offset + step * zero
+        # An offset that is a whole number of steps is so but for its own rounding to float32.
+        rest[np.abs(rest) <= np.finfo(np.float32).eps * np.abs(offset)] = 0.0
+        return cls(multiple, zero, step, rest)
 
 
 def _read(
@@ -218,7 +249,7 @@ def _not_integer(network: Network, deployed: Deployed, call: Call, entering: Act
         return "its ranges are not those of output channels"
     group = call.arguments.get("group", 1)
     is_grouped = group > 1 or call.type == "DepthwiseConvolution"
-    if is_grouped and integer_weights(tensor)[2].any():
+    if is_grouped and IntegerWeights.of(tensor).rest.any():
         return "it is grouped, and the levels of its weights are no multiples of their step"
     if call.arguments.get("channel_last"):
         return "it has channels last"
@@ -244,7 +275,8 @@ def _integer_call(layer: Call, after: Optional[Call]) -> Call:
     return Call(layer.name, INTEGER, arguments, inputs, outputs)
 
 
-def _uses(network: Network) -> Dict[str, List[Call]]:
+def uses_of(network: Network) -> Dict[str, List[Call]]:
+    """The calls that take each variable."""
     uses: Dict[str, List[Call]] = {}
     for call in network.calls:
         for name in call.inputs:

@@ -18,8 +18,8 @@ from nnabla_dqa.export.onnx.sizes import OnnxFile, Sizes
 from nnabla_dqa.export.onnx.weights import add_float, add_packed
 
 SUFFIX = ".onnx"
-AUTO, FLOAT, INTEGERS = "auto", "float", "integer"
-ARITHMETIC = (AUTO, FLOAT, INTEGERS)
+AUTO, FLOAT, INTEGERS, PAIRS = "auto", "float", "integer", "qdq"
+ARITHMETIC = (AUTO, FLOAT, INTEGERS, PAIRS)
 """How layers whose activations are quantized can be computed."""
 
 
@@ -38,8 +38,8 @@ def write_onnx(
     computes, in float32. The batch size is open if NNabla can build the
     network for several, and inputs and outputs keep their names.
 
-    Where what enters layers is quantized, it is rounded to bytes by
-    QuantizeLinear, and the layers are computed on integers, exactly; see
+    Where what enters layers is quantized, QuantizeLinear makes bytes of it,
+    and the layers are computed on integers; see
     :mod:`nnabla_dqa.export.onnx.integers`.
 
     Args:
@@ -49,8 +49,11 @@ def write_onnx(
         path: Ends in ``.onnx``; replaced if it exists.
         network: Which network; default: that of the first executor.
         arithmetic: ``"float"``: layers in float32, activations quantized by the
-            functions of the .nnp; ``"integer"``: layers on integers where that
-            can be, at least one; ``"auto"``: integers where activations are quantized.
+            functions of the .nnp; ``"integer"``: sums of whole numbers, exact,
+            where that can be, in at least one layer; ``"qdq"``: the same, but
+            convolutions whose output becomes bytes at once stand between
+            DequantizeLinear and QuantizeLinear, with the bias as whole number: faster,
+            and not exact; ``"auto"``: integer if activations are quantized, else float.
 
     Raises:
         ValueError: ``arithmetic`` is something else.
@@ -99,9 +102,9 @@ def build_graph(
     activations: Mapping[str, Activation] = {}
     if run.fixed_batch:
         messages = (f"the batch size is fixed: {run.fixed_batch}",)
-    if arithmetic == INTEGERS or (arithmetic == AUTO and deployed.activations):
+    if arithmetic in (INTEGERS, PAIRS) or (arithmetic == AUTO and deployed.activations):
         rewritten = on_integers(run, deployed)
-        if arithmetic == INTEGERS and not any(c.type == INTEGER for c in rewritten.network.calls):
+        if arithmetic != AUTO and not any(c.type == INTEGER for c in rewritten.network.calls):
             why = "; ".join(rewritten.messages) or "none has quantized activations"
             raise ExportError(f"no layer can be computed on integers: {why}")
         run, activations = rewritten.network, rewritten.activations
@@ -110,7 +113,7 @@ def build_graph(
     if unknown:
         reason = f"nnabla_dqa does not write {unknown[0].type} with operators of opset {OPSET}"
         raise refusal(run, unknown[0], reason)
-    graph = Graph(run, deployed.tensors, activations)
+    graph = Graph(run, deployed.tensors, activations, arithmetic == PAIRS)
     for name, array in run.arrays.items():
         _check_parameter(graph, name, array)
     as_float = {n for call in run.calls if call.type != INTEGER for n in call.inputs}

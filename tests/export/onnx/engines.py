@@ -12,11 +12,16 @@ import onnxruntime
 from nnabla_dqa.export.deployed import Deployed
 
 
-def session(model: Any) -> onnxruntime.InferenceSession:
-    """ONNX Runtime on the CPU, in silence, for a path or a model in memory."""
+def session(model: Any, optimized: Any = None) -> onnxruntime.InferenceSession:
+    """ONNX Runtime on the CPU, in silence, for a path or a model in memory.
+
+    What it makes of the graph is written to ``optimized``.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
+    if optimized is not None:
+        options.optimized_model_filepath = str(optimized)
     content = model.SerializeToString() if isinstance(model, onnx.ModelProto) else str(model)
     return onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
 

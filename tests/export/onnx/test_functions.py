@@ -10,6 +10,7 @@ import pytest
 
 from nnabla_dqa.export.deployed import Deployed
 from nnabla_dqa.export.onnx.functions import WRITERS
+from nnabla_dqa.export.onnx.integers import INTEGER, QUANTIZE
 from nnabla_dqa.export.onnx.network import ExportError
 from nnabla_dqa.export.onnx.write import write_onnx
 from nnabla_dqa.graph.save import network_definition
@@ -274,7 +275,8 @@ def test_every_writer_has_a_case():
     for function in SIMPLE.values():
         nn.clear_parameters()
         function(nn.Variable((BATCH, 4, 7, 6))).visit(lambda f: written.add(f.info.type_name))
-    assert set(WRITERS) - written == {
+    own = {QUANTIZE, INTEGER}  # which test_integers.py sees to
+    assert set(WRITERS) - written - own == {
         "BcAdd2", "EqualScalar", "GreaterEqual", "LessEqual", "LessScalar", "NotEqual",
         "ReduceMean", "ReduceSum", "SyncBatchNormalization",
     }  # fmt: skip

@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Optional
 
 import numpy as np
 
 from nnabla_dqa.export.onnx.functions.arithmetic import FLOAT
+from nnabla_dqa.export.onnx.functions.byte_codes import (
+    bytes_of,
+    codes_of,
+    column,
+    onnx_shape,
+    windows_of,
+)
 from nnabla_dqa.export.onnx.functions.elementwise import clip
+from nnabla_dqa.export.onnx.functions.pairs import Pair, add_pair
 from nnabla_dqa.export.onnx.functions.table import writes
 from nnabla_dqa.export.onnx.graph import Graph
 from nnabla_dqa.export.onnx.integers import (
     INTEGER,
     QUANTIZE,
-    integer_weights,
+    IntegerWeights,
     normalization_gains,
 )
 from nnabla_dqa.export.onnx.network import Call
-from nnabla_dqa.export.onnx.weights import FLOATS, SCALES, add_codes
+from nnabla_dqa.export.onnx.weights import FLOATS, SCALES
 
 _UINT8 = 2
 _BYTE = 255
@@ -34,58 +42,76 @@ def quantize(graph: Graph, call: Call) -> None:
     if activation.largest < _BYTE:
         x = clip(graph, x, activation.low, activation.high)
     numbers = [graph.constant(activation.scale), graph.constant(activation.zero, np.uint8)]
-    graph.node("QuantizeLinear", [x, *numbers], _bytes(name))
+    graph.node("QuantizeLinear", [x, *numbers], bytes_of(name))
     floats = (other for other in graph.network.calls if other.type != INTEGER)
     if name in graph.network.outputs or any(name in other.inputs for other in floats):
-        if activation.rest:
-            x = graph.node("DequantizeLinear", [_bytes(name), *numbers])
-            graph.node("Add", [x, graph.constant(activation.rest)], name)
-        else:
-            graph.node("DequantizeLinear", [_bytes(name), *numbers], name)
+        # No DequantizeLinear: ONNX Runtime would round the float weights of a layer behind it.
+        x = graph.node("Cast", [bytes_of(name)], to=FLOAT)
+        first = activation.rest - activation.scale * activation.zero
+        x = graph.node("Mul", [x, numbers[0]], None if first else name)
+        if first:
+            graph.node("Add", [x, graph.constant(first)], name)
 
 
 @writes(INTEGER)
 def integer_layer(graph: Graph, call: Call) -> None:
-    """A layer, and batch normalization behind it, by sums of products of bytes."""
+    """A layer, and batch normalization behind it, on bytes.
+
+    It gives whole numbers, which are multiplied and added up here. If the graph
+    has pairs, a convolution whose output becomes bytes at once stands between
+    DequantizeLinear and QuantizeLinear instead, which engines know as one operator.
+    """
     layer, after = call.arguments["layer"], call.arguments["normalization"]
     tensor = graph.tensors[layer.inputs[1]]
-    activation = graph.activations[layer.inputs[0]]
-    is_matrix = layer.type == "Affine"
-    axis = 1 if is_matrix else 0
-    channels = tensor.shape[axis]
-    zero, step, rest = integer_weights(tensor)
-    weights = _weight_bytes(graph, call, zero, axis, bool(rest.any()))
-    zeros = [graph.constant(v, np.uint8) for v in (activation.zero, zero)]
-    x = _bytes(layer.inputs[0])
-    if is_matrix:
-        if len(graph.shape(layer.inputs[0])) != 2 or layer.arguments["base_axis"] != 1:
-            x = graph.node("Flatten", [x], axis=layer.arguments["base_axis"])
-        sums = graph.node("MatMulInteger", [x, weights, *zeros])
-    else:
-        sums = graph.node("ConvInteger", [x, weights, *zeros], **_windows(graph, layer))
-    sums = graph.node("Cast", [sums], to=FLOAT)
-    gain, shift = normalization_gains(graph.network, after, channels)
-    bias = np.zeros(channels)
+    weights = IntegerWeights.of(tensor)
+    axis = 1 if layer.type == "Affine" else 0
+    gain, shift = normalization_gains(graph.network, after, tensor.shape[axis])
+    bias = np.zeros(tensor.shape[axis])
     if len(layer.inputs) > 2:
         bias = graph.network.arrays[layer.inputs[2]].astype(np.float64).ravel()
     others = tuple(i for i in range(tensor.array.ndim) if i != axis)
-    bias = bias + activation.rest * tensor.array.sum(axis=others, dtype=np.float64)
+    rest = graph.activations[layer.inputs[0]].rest
+    bias = bias + rest * tensor.array.sum(axis=others, dtype=np.float64)
+    constant = bias * gain + shift
+    if graph.pairs and axis == 0:
+        pair = Pair.of(graph, call, weights, gain, constant)
+        if pair is not None:
+            add_pair(graph, call, weights, pair)
+            return
+    _whole_numbers(graph, call, weights, gain, constant)
+
+
+def _whole_numbers(
+    graph: Graph, call: Call, weights: IntegerWeights, gain: np.ndarray, constant: np.ndarray
+) -> None:
+    """ConvInteger or MatMulInteger, and what makes of its sums what the layer gives."""
+    layer = call.arguments["layer"]
+    activation = graph.activations[layer.inputs[0]]
+    is_matrix = layer.type == "Affine"
+    channels = gain.size
+    zeros = [graph.constant(v, np.uint8) for v in (activation.zero, weights.zero)]
+    x, kernel = bytes_of(layer.inputs[0]), _weight_bytes(graph, call, weights)
+    if is_matrix:
+        if len(graph.shape(layer.inputs[0])) != 2 or layer.arguments["base_axis"] != 1:
+            x = graph.node("Flatten", [x], axis=layer.arguments["base_axis"])
+        sums = graph.node("MatMulInteger", [x, kernel, *zeros])
+    else:
+        sums = graph.node("ConvInteger", [x, kernel, *zeros], **windows_of(graph, layer))
+    sums = graph.node("Cast", [sums], to=FLOAT)
     spatial = 0 if is_matrix else len(graph.shape(call.outputs[0])) - 2
     parts = [sums]
-    if rest.any():
+    if weights.rest.any():
         ends = ((0, channels), (channels, channels + 1))
         parts = [graph.node("Slice", [sums, *(graph.axes(v) for v in (a, b, 1))]) for a, b in ends]
-    factors = [activation.scale * step * gain, activation.scale * rest * gain]
     total: Optional[str] = None
-    constant = np.broadcast_to(bias * gain + shift, (channels,))
-    has_constant = bool(constant.any())
-    for i, (part, factor) in enumerate(zip(parts, factors)):
-        is_last = i == len(parts) - 1 and not has_constant
-        total = _scaled(graph, part, factor, spatial, total, call.outputs[0] if is_last else None)
-    if has_constant:
+    for i, (part, factor) in enumerate(zip(parts, (weights.step, weights.rest))):
+        is_last = i == len(parts) - 1 and not constant.any()
+        output = call.outputs[0] if is_last else None
+        total = _scaled(graph, part, activation.scale * factor * gain, spatial, total, output)
+    if constant.any():
         assert total is not None
-        column = graph.constant(_column(constant, spatial), np.float32, FLOATS)
-        graph.node("Add", [total, column], call.outputs[0])
+        last = graph.constant(column(constant, spatial), np.float32, FLOATS)
+        graph.node("Add", [total, last], call.outputs[0])
 
 
 def _scaled(
@@ -97,49 +123,20 @@ def _scaled(
     output: Optional[str],
 ) -> str:
     """``part * factor``, added to ``total``."""
-    column = graph.constant(_column(factor, spatial), np.float32, SCALES)
-    product = graph.node("Mul", [part, column], output if total is None else None)
+    factors = graph.constant(column(factor, spatial), np.float32, SCALES)
+    product = graph.node("Mul", [part, factors], output if total is None else None)
     return product if total is None else graph.node("Add", [total, product], output)
 
 
-def _column(values: np.ndarray, spatial: int) -> np.ndarray:
-    flat = np.asarray(values, np.float64).ravel()
-    if flat.size > 1 and (flat == flat[0]).all():
-        flat = flat[:1]
-    return flat.reshape(-1, *[1] * spatial)
-
-
-def _weight_bytes(graph: Graph, call: Call, zero: int, axis: int, with_ones: bool) -> str:
+def _weight_bytes(graph: Graph, call: Call, weights: IntegerWeights) -> str:
     """The codes as uint8, with one more channel that sums what enters if that is needed."""
     layer = call.arguments["layer"]
-    tensor = graph.tensors[layer.inputs[1]]
-    codes = tensor.codes
-    assert codes is not None
-    shape: List[int] = list(tensor.shape)
-    if layer.type == "DepthwiseConvolution":
-        shape.insert(1, 1)
-    whole = add_codes(graph, codes, tensor.quantizer.levels, shape)
-    if with_ones:
+    whole = codes_of(graph, call, weights)
+    if weights.rest.any():
+        axis = 1 if layer.type == "Affine" else 0
+        shape = onnx_shape(layer, graph.tensors[layer.inputs[1]])
         shape[axis] = 1
-        ones = graph.node("Expand", [graph.constant(zero + 1, np.int32), graph.axes(*shape)])
+        one = graph.constant(weights.zero + 1, np.int32)
+        ones = graph.node("Expand", [one, graph.axes(*shape)])
         whole = graph.node("Concat", [whole, ones], axis=axis)
     return graph.node("Cast", [whole], to=_UINT8)
-
-
-def _windows(graph: Graph, layer: Call) -> Dict[str, Any]:
-    arguments = layer.arguments
-    weights: Sequence[int] = graph.shape(layer.inputs[1])
-    is_depthwise = layer.type == "DepthwiseConvolution"
-    pads = list(arguments["pad"])
-    group = graph.shape(layer.inputs[0])[1] if is_depthwise else arguments["group"]
-    return {
-        "kernel_shape": list(weights[1 if is_depthwise else 2 :]),
-        "pads": pads + pads,
-        "strides": list(arguments["stride"]),
-        "dilations": list(arguments["dilation"]),
-        "group": group,
-    }
-
-
-def _bytes(name: str) -> str:
-    return f"{name}/bytes"
