@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Union
 
 import numpy as np
 
@@ -55,6 +55,11 @@ class Graph:
     def shape(self, name: str) -> Shape:
         """The shape of a variable of the network."""
         return self.network.shapes[name]
+
+    @property
+    def made(self) -> Set[str]:
+        """The values that are stored or computed so far."""
+        return {*self.initializers, *(name for node in self.nodes for name in node.output)}
 
     def new(self) -> str:
         """A name that no value has."""

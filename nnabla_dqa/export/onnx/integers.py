@@ -7,8 +7,8 @@ integer codes gives
 
 The first two sums are whole numbers, which engines compute exactly and fast; the second one is that
 of the layer with weights of ones, and is needed only where the levels of the weights are no whole
-multiples of their step (``r`` is not 0, as with min-max grids). The third is a constant for each
-output, unless a convolution pads: with zeros, which then have to be one of the levels (``rx = 0``).
+multiples of their step (``r`` is not 0, as with min-max grids). The third does not depend on the
+input: a constant for each output, or for each position of it where a convolution pads.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def on_integers(network: Network, deployed: Deployed) -> Rewritten:
     layers: Set[str] = set()
     for call in network.calls:
         if call.type in _LAYERS and call.inputs[0] in found:
-            reason = _not_integer(network, deployed, call, found[call.inputs[0]])
+            reason = _not_integer(network, deployed, call)
             if reason:
                 tensor = deployed.tensors.get(call.inputs[1])
                 layer = call.name if tensor is None else tensor.layer
@@ -226,7 +226,7 @@ _STEPS = ("AddScalar", "MaximumScalar", "MinimumScalar", "MulScalar", "Round")
 _LONGEST = 10
 
 
-def _not_integer(network: Network, deployed: Deployed, call: Call, entering: Activation) -> str:
+def _not_integer(network: Network, deployed: Deployed, call: Call) -> str:
     """Why a layer whose input is quantized cannot be computed on integers; '' if it can."""
     tensor = deployed.tensors.get(call.inputs[1])
     if tensor is None or tensor.quantizer.is_float:
@@ -243,8 +243,6 @@ def _not_integer(network: Network, deployed: Deployed, call: Call, entering: Act
         return ""
     if call.arguments["base_axis"] != 1 or len(shape) - 2 + (call.type[0] == "D") not in (1, 2):
         return "it is no convolution over images"
-    if entering.rest and any(call.arguments["pad"]):
-        return "it pads with zeros, and zero is none of the levels of what enters"
     if tensor.channel_axis not in (None, 0):
         return "its ranges are not those of output channels"
     group = call.arguments.get("group", 1)

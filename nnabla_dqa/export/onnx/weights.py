@@ -57,7 +57,7 @@ def add_codes(graph: Graph, codes: np.ndarray, levels: int, shape: Sequence[int]
 
 def _digits(graph: Graph, plane: Plane, count: int) -> str:
     """The digits of a plane, int32, one axis, times what they count."""
-    packed = graph.initializer(graph.new(), plane.packed, WEIGHTS)
+    packed = graph.constant(plane.packed, np.uint8, WEIGHTS)
     digits = graph.node("Cast", [packed], to=6)
     if plane.digits > 1:
         column = graph.node("Unsqueeze", [digits, graph.axes(1)])

@@ -96,17 +96,19 @@ def test_the_same_outputs(tmp_path, weights, activations):
 
 
 def test_which_layers_are_on_integers(tmp_path):
-    """What leaky ReLU gives has negative values, so that zero is not among EMAMinMax's levels."""
+    """All, although zero is not among EMAMinMax's levels of what leaky ReLU gives to c1."""
     made = deployed(residual, dqa.MinMax(2), dqa.EMAMinMax(8))
     written = write_onnx(made, tmp_path / "d.onnx")
-    assert written.messages == (
-        "c1/conv stays in float32: it pads with zeros, and zero is none of the levels "
-        "of what enters",
-    )
+    assert written.messages == ()
     found = kinds(tmp_path / "d.onnx")
-    assert (found["Conv"], found["ConvInteger"], found["MatMulInteger"]) == (2, 2, 1)
-    # What enters c1 is quantized as in the .nnp.
-    assert (found["QuantizeLinear"], found["DequantizeLinear"], found["Floor"]) == (3, 0, 1)
+    assert (found["ConvInteger"], found["MatMulInteger"], found["QuantizeLinear"]) == (3, 1, 4)
+    # The float layer, and what c1 makes of a constant.
+    assert found["Conv"] == 2
+    session(tmp_path / "d.onnx", tmp_path / "optimized.onnx")
+    assert (
+        kinds(tmp_path / "optimized.onnx")["Conv"] + kinds(tmp_path / "optimized.onnx")["FusedConv"]
+        == 1
+    )
     model = onnx.load(str(tmp_path / "d.onnx"))
     onnx.checker.check_model(model, full_check=True)
 

@@ -25,7 +25,7 @@ from nnabla_dqa.export.onnx.integers import (
     normalization_gains,
 )
 from nnabla_dqa.export.onnx.network import Call
-from nnabla_dqa.export.onnx.weights import FLOATS, SCALES
+from nnabla_dqa.export.onnx.weights import FLOATS, SCALES, add_packed
 
 _UINT8 = 2
 _BYTE = 255
@@ -69,21 +69,51 @@ def integer_layer(graph: Graph, call: Call) -> None:
     bias = np.zeros(tensor.shape[axis])
     if len(layer.inputs) > 2:
         bias = graph.network.arrays[layer.inputs[2]].astype(np.float64).ravel()
-    others = tuple(i for i in range(tensor.array.ndim) if i != axis)
     rest = graph.activations[layer.inputs[0]].rest
-    bias = bias + rest * tensor.array.sum(axis=others, dtype=np.float64)
+    is_padded = axis == 0 and bool(rest) and any(layer.arguments["pad"])
+    if not is_padded:
+        others = tuple(i for i in range(tensor.array.ndim) if i != axis)
+        bias = bias + rest * tensor.array.sum(axis=others, dtype=np.float64)
     constant = bias * gain + shift
-    if graph.pairs and axis == 0:
+    if graph.pairs and axis == 0 and not is_padded:
         pair = Pair.of(graph, call, weights, gain, constant)
         if pair is not None:
             add_pair(graph, call, weights, pair)
             return
-    _whole_numbers(graph, call, weights, gain, constant)
+    if is_padded:
+        y = _whole_numbers(graph, call, weights, gain, constant, None)
+        graph.node("Add", [y, _of_rest(graph, call, gain)], call.outputs[0])
+    else:
+        _whole_numbers(graph, call, weights, gain, constant, call.outputs[0])
+
+
+def _of_rest(graph: Graph, call: Call, gain: np.ndarray) -> str:
+    """What a padded convolution makes of the constant ``rest``; known when a file is loaded."""
+    layer = call.arguments["layer"]
+    tensor = graph.tensors[layer.inputs[1]]
+    rest = graph.constant(graph.activations[layer.inputs[0]].rest)
+    sizes = (1, *graph.shape(layer.inputs[0])[1:])
+    kernel = tensor.name
+    if kernel not in graph.made:
+        add_packed(graph, tensor)
+    if layer.type == "DepthwiseConvolution":
+        kernel = graph.node("Unsqueeze", [kernel, graph.axes(1)])
+    x = graph.node("Expand", [rest, graph.axes(*sizes)])
+    y = graph.node("Conv", [x, kernel], **windows_of(graph, layer))
+    if (gain == 1).all():
+        return y
+    factors = column(gain, len(sizes) - 2)
+    return graph.node("Mul", [y, graph.constant(factors, np.float32, SCALES)])
 
 
 def _whole_numbers(
-    graph: Graph, call: Call, weights: IntegerWeights, gain: np.ndarray, constant: np.ndarray
-) -> None:
+    graph: Graph,
+    call: Call,
+    weights: IntegerWeights,
+    gain: np.ndarray,
+    constant: np.ndarray,
+    output: Optional[str],
+) -> str:
     """ConvInteger or MatMulInteger, and what makes of its sums what the layer gives."""
     layer = call.arguments["layer"]
     activation = graph.activations[layer.inputs[0]]
@@ -106,12 +136,13 @@ def _whole_numbers(
     total: Optional[str] = None
     for i, (part, factor) in enumerate(zip(parts, (weights.step, weights.rest))):
         is_last = i == len(parts) - 1 and not constant.any()
-        output = call.outputs[0] if is_last else None
-        total = _scaled(graph, part, activation.scale * factor * gain, spatial, total, output)
+        end = output if is_last else None
+        total = _scaled(graph, part, activation.scale * factor * gain, spatial, total, end)
+    assert total is not None
     if constant.any():
-        assert total is not None
         last = graph.constant(column(constant, spatial), np.float32, FLOATS)
-        graph.node("Add", [total, last], call.outputs[0])
+        total = graph.node("Add", [total, last], output)
+    return total
 
 
 def _scaled(
