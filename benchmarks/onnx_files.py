@@ -20,9 +20,11 @@ import sys
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, NamedTuple, Optional
 
 import nnabla as nn
+import nnabla.functions as F
+import nnabla.solvers as S
 import numpy as np
 import onnxruntime
 
@@ -31,17 +33,37 @@ from benchmarks.bench.measuring import clock, digits, ratio, summary, take_turns
 from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.models import build
 
-QUANTIZERS = {
-    "float": dqa.FullPrecision(),
-    "BWN": dqa.BWN(),
-    "TWN": dqa.TWN(),
-    "MinMax 2": dqa.MinMax(2),
-    "MinMax 2, per channel": dqa.MinMax(2, channel_axis=0),
-    "SAWB 2": dqa.SAWB(2),
-    "MinMax 4": dqa.MinMax(4),
-    "MinMax 8": dqa.MinMax(8),
-}
 MODEL = "resnet18_32"
+
+
+class Kind(NamedTuple):
+    """Quantizers of weights and of activations, and how layers are computed."""
+
+    weights: dqa.Quantizer
+    activations: Optional[dqa.Quantizer] = None
+    arithmetic: str = "float"
+
+
+_W2A2 = (dqa.MinMax(2), dqa.EMAMinMax(2))
+_W8A8 = (dqa.MinMax(8), dqa.EMAMinMax(8))
+_LSQ8 = (dqa.LSQ(8), dqa.LSQ(8, signed=False))
+KINDS = {
+    "float": Kind(dqa.FullPrecision()),
+    "BWN": Kind(dqa.BWN()),
+    "TWN": Kind(dqa.TWN()),
+    "MinMax 2": Kind(dqa.MinMax(2)),
+    "MinMax 2, per channel": Kind(dqa.MinMax(2, channel_axis=0)),
+    "SAWB 2": Kind(dqa.SAWB(2)),
+    "MinMax 4": Kind(dqa.MinMax(4)),
+    "MinMax 8": Kind(dqa.MinMax(8)),
+    "W2A2 min-max, float": Kind(*_W2A2, "float"),
+    "W2A2 min-max, integer": Kind(*_W2A2, "integer"),
+    "W8A8 min-max, float": Kind(*_W8A8, "float"),
+    "W8A8 min-max, integer": Kind(*_W8A8, "integer"),
+    "W8A8 LSQ, float": Kind(*_LSQ8, "float"),
+    "W8A8 LSQ, integer": Kind(*_LSQ8, "integer"),
+    "W8A8 LSQ, qdq": Kind(*_LSQ8, "qdq"),
+}
 _LOAD = """
 import sys, time
 import onnxruntime
@@ -67,7 +89,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, help="folder for onnx.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        files = {name: write(Path(folder), name, q) for name, q in QUANTIZERS.items()}
+        files = {name: write(Path(folder), name, kind) for name, kind in KINDS.items()}
         rows = measure(files, options.rounds, options.loads)
     measured = {
         "command": "python benchmarks/onnx_files.py --output results",
@@ -87,14 +109,35 @@ def main() -> None:
         path.write_text(json.dumps(measured, indent=1) + "\n")
 
 
-def write(folder: Path, name: str, quantizer: dqa.Quantizer) -> Any:
-    """The network with weights of one quantizer as an ONNX file."""
+def write(folder: Path, name: str, kind: Kind) -> Any:
+    """The network with these quantizers as an ONNX file."""
     nn.clear_parameters()
     nn.random.prng.seed(0)
-    x = nn.Variable((1, 3, 32, 32))
-    y = build(MODEL, x, 10, False, dqa.make_mixture(quantizer))
-    path = folder / f"{name}.onnx"
-    return dqa.export_graph(path, {"x": x}, {"y": y}, allow_untrained=True)
+    x = nn.Variable((2, 3, 32, 32))
+    x.d = np.random.RandomState(0).rand(*x.shape)
+
+    def model(train: bool) -> Any:
+        activations = [] if kind.activations is None else [kind.activations]
+        mixture = dqa.make_mixture(kind.weights)
+        with dqa.quantizers(kind.weights, activations=activations):
+            return build(MODEL, x, 10, train, mixture)
+
+    if kind.activations is not None:
+        # One update, for the ranges of the activations.
+        loss = F.mean(F.pow_scalar(model(True), 2.0))
+        solver = dqa.attach(S.Sgd(1e-6))
+        solver.set_parameters(nn.get_parameters())
+        loss.forward()
+        solver.zero_grad()
+        loss.backward()
+        solver.update()
+    return dqa.export_graph(
+        folder / f"{name}.onnx",
+        {"x": x},
+        {"y": model(False)},
+        allow_untrained=True,
+        arithmetic=kind.arithmetic,
+    )
 
 
 def measure(files: Dict[str, Any], rounds: int, loads: int) -> List[Dict[str, Any]]:

@@ -183,6 +183,44 @@ def compiled(content: Dict[str, Any]) -> str:
     return "\n\n".join([calls, begun, effort, tail])
 
 
+def onnx_files(content: Dict[str, Any]) -> str:
+    """ONNX files of a ResNet-18: bytes, loading, memory and time beside the float file."""
+    head = [
+        "weights and activations",
+        "file",
+        "arithmetic minimum",
+        "loading",
+        "memory",
+        "one image",
+    ]
+    rows = []
+    for e in content["files"]:
+        ratio = f"{e['run_ms']['median']:.1f} ms ({e['run_to_float']['median']:.2f})"
+        loading, memory = f"{e['load_ms']['median']:.0f} ms", f"{e['load_mib']:.0f} MiB"
+        rows.append([e["quantizer"], f"{e['bytes']:,}", f"{e['least']:,}", loading, memory, ratio])
+    versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
+    tail = (
+        f"`{content['command']}`: {content['model']}, medians of {e['run_ms']['runs']} runs on one "
+        f"thread (in brackets: to the float file, run by run) and {e['load_ms']['runs']} starts; "
+        f"{content['machine']}, load average {content['load']:g}; {versions}."
+    )
+    return f"{markdown(head, rows)}\n\n{tail}"
+
+
+def onnx_accuracy(content: Dict[str, Any]) -> str:
+    """Nets with quantized activations in ONNX Runtime and in NNabla."""
+    head = ["trained with", "arithmetic", "file", "NNabla", "ONNX Runtime", "same class"]
+    rows = []
+    for e in content["rows"]:
+        accuracies = [f"{100 * e[key]:.2f} %" for key in ("nnp_accuracy", "accuracy")]
+        same = f"{round(e['same_class'] * e['samples']):,} of {e['samples']:,}"
+        rows.append([e["quantizers"], e["arithmetic"], f"{e['bytes']:,}", *accuracies, same])
+    versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
+    epochs = "1 epoch" if content["epochs"] == 1 else f"{content['epochs']} epochs"
+    tail = f"`{content['command']}`: {content['net']}, {epochs} on MNIST; {versions}."
+    return f"{markdown(head, rows)}\n\n{tail}"
+
+
 SIDES = ("kernels", "numba")
 
 
@@ -224,6 +262,8 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/architecture.md", "modules", modules()
     yield "docs/cifar.md", "narrow", narrow(load("cifar_narrow.json"))
     yield "docs/compiling.md", "compiled", compiled(load("compiled.json"))
+    yield "docs/export.md", "onnx", onnx_files(load("onnx.json"))
+    yield "docs/export.md", "accuracy", onnx_accuracy(load("onnx_accuracy.json"))
     published = format_nnp(load("nnp.json"))
     yield "examples/nnp/README.md", "results", published
     measured = [load(path.name) for path in sorted((ROOT / "results").glob("bench-*.json"))]
