@@ -50,7 +50,8 @@ from nnabla_dqa.quantization import (
 if TYPE_CHECKING:
     from nnabla_dqa.export.deployed import Deployment
     from nnabla_dqa.export.files import export_file
-    from nnabla_dqa.export.onnx.network import ExportError
+    from nnabla_dqa.export.network import ExportError
+    from nnabla_dqa.export.nnb import NnbFile
     from nnabla_dqa.export.onnx.sizes import OnnxFile
     from nnabla_dqa.graph.convert import convert
     from nnabla_dqa.graph.deploy import deploy
@@ -80,7 +81,8 @@ _LATER = {
         "graph.convert": "convert",
         "export.deployed": "Deployment",
         "export.files": "export_file",
-        "export.onnx.network": "ExportError",
+        "export.network": "ExportError",
+        "export.nnb": "NnbFile",
         "export.onnx.sizes": "OnnxFile",
         "graph.deploy": "deploy",
         "graph.export": "export_graph",
@@ -162,6 +164,7 @@ __all__ = [
     "Mixture",
     "NNPError",
     "NonFiniteError",
+    "NnbFile",
     "NothingToConvertError",
     "OnnxFile",
     "QuantizedTensor",

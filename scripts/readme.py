@@ -221,6 +221,24 @@ def onnx_accuracy(content: Dict[str, Any]) -> str:
     return f"{markdown(head, rows)}\n\n{tail}"
 
 
+def nnb(content: Dict[str, Any]) -> str:
+    """A 1-bit LeNet in NNabla's C runtime."""
+    rows = [
+        ["weights", f"{content['weights']:,}"],
+        ["bytes of them in float32", f"{content['weight_bytes_float']:,}"],
+        ["bytes of them in the .nnb", f"{content['weight_bytes']:,}"],
+        ["the .nnb, the .nnp", f"{content['file_bytes']:,}, {content['nnp_bytes']:,}"],
+        ["accuracy in the C runtime", f"{100 * content['accuracy']:.2f} %"],
+        ["accuracy in NNabla", f"{100 * content['nnp_accuracy']:.2f} %"],
+        ["same class", f"{100 * content['same_class']:.2f} % of {content['images']:,} images"],
+        ["largest difference", f"{content['difference']:.1e} of the largest output"],
+        ["one image", f"{content['ms_an_image']:.1f} ms"],
+    ]
+    versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
+    tail = f"`{content['command']}`: {content['net']}; {content['machine']}; {versions}."
+    return f"{markdown(['1-bit LeNet', ''], rows)}\n\n{tail}"
+
+
 SIDES = ("kernels", "numba")
 
 
@@ -264,6 +282,7 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/compiling.md", "compiled", compiled(load("compiled.json"))
     yield "docs/export.md", "onnx", onnx_files(load("onnx.json"))
     yield "docs/export.md", "accuracy", onnx_accuracy(load("onnx_accuracy.json"))
+    yield "docs/export.md", "nnb", nnb(load("nnb.json"))
     published = format_nnp(load("nnp.json"))
     yield "examples/nnp/README.md", "results", published
     measured = [load(path.name) for path in sorted((ROOT / "results").glob("bench-*.json"))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
 from pathlib import Path
 
 import nnabla as nn
@@ -14,6 +15,7 @@ import pytest
 
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
+from benchmarks.c_runtime import VARIABLE, compiler, sources
 from nnabla_dqa.cli import main
 from nnabla_dqa.graph.save import save_network
 
@@ -43,7 +45,7 @@ def model(x, train):
 
 
 def test_the_page(digits, capsys):
-    (shell,) = [text for kind, text in FENCED if kind == "sh"]
+    shell = next(text for kind, text in FENCED if kind == "sh")
     install, command = shell.splitlines()
     assert install.startswith("pip install 'nnabla_dqa[onnx]'")
     program, *arguments = shlex.split(command)
@@ -56,6 +58,33 @@ def test_the_page(digits, capsys):
     assert Path("small.onnx").exists()
     exec(run, {})
     assert len(capsys.readouterr().out.strip("[]\n").split()) == 30
+
+
+@pytest.mark.slow
+def test_the_c_program(digits):
+    folder = sources()
+    if folder is None:
+        pytest.skip(f"{VARIABLE} names no clone of github.com/sony/nnabla-c-runtime")
+    if compiler() is None:
+        pytest.skip("there is no C compiler")
+    (program,) = [text for kind, text in FENCED if kind == "c"]
+    _, build = [text for kind, text in FENCED if kind == "sh"]
+    Path("run.c").write_text(program)
+    Path("nnabla-c-runtime").symlink_to(folder.resolve())
+    command = build.splitlines()[1].replace("../", f"{digits}/")
+    subprocess.run(command, shell=True, cwd=folder, check=True)
+    dqa.convert_file("digits.nnp", "one_dqa.nnp", "bwn")
+    dqa.deploy_file("one_dqa.nnp", "one.nnp", allow_untrained=True)
+    assert main(["export", "one.nnp", "-o", "one.nnb"]) == 0
+    x = np.random.RandomState(0).rand(1, 1, 8, 8).astype(np.float32)
+    numbers = "\n".join(f"{value:.9g}" for value in x.ravel())
+    done = subprocess.run(
+        ["./run", "one.nnb"], input=numbers, capture_output=True, text=True, check=True
+    )
+    found = np.array([float(line) for line in done.stdout.split()])
+    y = nn.graph_def.load("one.nnp", batch_size=1)(nn.Variable.from_numpy_array(x), batch_size=1)
+    y.forward()
+    np.testing.assert_allclose(found, y.d.ravel(), rtol=1e-5, atol=1e-6)
 
 
 def test_the_forms_of_arithmetic():

@@ -19,10 +19,11 @@ from nnabla_dqa.export.onnx.write import ARITHMETIC, AUTO
 from nnabla_dqa.recipes.parts import DataRecipe
 from nnabla_dqa.training.tasks.exported import verify_export
 
-HELP = "write a deployed NNP for another engine: ONNX with packed weights"
+HELP = "write a deployed NNP for another engine: ONNX with packed weights, or NNB"
 EXAMPLE = """examples:
   nnabla-dqa export lenet_2bit.nnp -o lenet_2bit.onnx
   nnabla-dqa export lenet_2bit.nnp -o lenet_2bit.onnx --verify mnist/
+  nnabla-dqa export lenet_1bit.nnp -o lenet_1bit.nnb          (for NNabla's C runtime)
 
 exit code: 0 if it was written (and gives what the NNP gives), 1 if it gives something else
 """
@@ -65,6 +66,8 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     ):
         raise ValueError("--limit, --scale and --input say something about --verify only")
     output: Path = arguments.output or arguments.input.with_suffix(".onnx")
+    if arguments.verify is not None and output.suffix != ".onnx":
+        raise ValueError(f"--verify runs .onnx files, not {output}")
     check_free(check_export_output(output), arguments.force)
     result = export_file(
         arguments.input, output, arguments.network, arguments.max_bytes, arguments.arithmetic

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Mapping, Optional
+from typing import Callable, Mapping, Optional, Union
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa.export.deployed import Deployed
 from nnabla_dqa.export.metadata import DEPLOYED
+from nnabla_dqa.export.network import ExportError
+from nnabla_dqa.export.nnb import NnbFile, check_nnb_output, write_nnb
 from nnabla_dqa.export.nnp import deployed_of
-from nnabla_dqa.export.onnx.network import ExportError
 from nnabla_dqa.export.onnx.sizes import OnnxFile
-from nnabla_dqa.export.onnx.write import AUTO, check_onnx_output, write_onnx
+from nnabla_dqa.export.onnx.write import AUTO, FLOAT, check_onnx_output, write_onnx
 from nnabla_dqa.nnp_format.archive import Archive
 
-_CHECKS: Mapping[str, Callable[[PathLike], Path]] = {".onnx": check_onnx_output}
+Exported = Union[OnnxFile, NnbFile]
+"""What was written; ``str()`` of it is a table of its bytes."""
+_CHECKS: Mapping[str, Callable[[PathLike], Path]] = {
+    ".onnx": check_onnx_output,
+    ".nnb": check_nnb_output,
+}
 
 
 def export_file(
@@ -23,18 +29,20 @@ def export_file(
     network: Optional[str] = None,
     max_bytes: Optional[int] = None,
     arithmetic: str = AUTO,
-) -> OnnxFile:
+) -> Exported:
     """Write a deployed NNP in another engine's format, atomically.
 
     Args:
         source: A deployed NNP.
         target: Ends in ``.onnx``: ONNX with packed weights, as
-            :func:`nnabla_dqa.export.onnx.write.write_onnx` says. Replaced if it exists.
+            :func:`nnabla_dqa.export.onnx.write.write_onnx` says; or in ``.nnb``: for
+            NNabla's C runtime, as :func:`nnabla_dqa.export.nnb.write_nnb` says. Replaced if
+            it exists.
         network: Which network; default: that of the first executor.
         max_bytes: What ``source`` may unpack to; the default is that of
             :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
         arithmetic: ``"auto"``, ``"float"``, ``"integer"`` or ``"qdq"``, as of
-            :func:`nnabla_dqa.export.onnx.write.write_onnx`.
+            :func:`nnabla_dqa.export.onnx.write.write_onnx`; NNB is float only.
 
     Returns:
         What was written; ``str()`` of it is a table of its bytes by part.
@@ -65,10 +73,14 @@ def write_deployed(
     path: PathLike,
     network: Optional[str] = None,
     arithmetic: str = AUTO,
-) -> OnnxFile:
+) -> Exported:
     """Write a deployed network in memory; raises as :func:`export_file`."""
     check_export_output(path)
-    return write_onnx(deployed, path, network, arithmetic)
+    if Path(path).suffix == ".onnx":
+        return write_onnx(deployed, path, network, arithmetic)
+    if arithmetic not in (AUTO, FLOAT):
+        raise ExportError(f"{path}: arithmetic {arithmetic!r} is for .onnx; NNB is float")
+    return write_nnb(deployed, path, network)
 
 
 def check_export_output(path: PathLike) -> Path:

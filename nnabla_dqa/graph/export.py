@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Mapping
 
 from nnabla_dqa._util.files import PathLike
-from nnabla_dqa.export.files import check_export_output, write_deployed
-from nnabla_dqa.export.onnx.sizes import OnnxFile
+from nnabla_dqa.export.files import Exported, check_export_output, write_deployed
 from nnabla_dqa.export.onnx.write import AUTO
 from nnabla_dqa.graph.deploy import deploy_graph
 from nnabla_dqa.quantization.graph_ops import Variable
@@ -21,7 +20,7 @@ def export_graph(
     variable_batch_size: bool = True,
     allow_untrained: bool = False,
     arithmetic: str = AUTO,
-) -> OnnxFile:
+) -> Exported:
     """Deploy a graph and write it in another engine's format, without an .nnp between.
 
     Args:

@@ -7,8 +7,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Uni
 import numpy as np
 
 from nnabla_dqa._version import __version__
+from nnabla_dqa.export.network import OPEN, Call, ExportError, Network, Shape
 from nnabla_dqa.export.onnx.integers import Activation
-from nnabla_dqa.export.onnx.network import OPEN, Call, ExportError, Network, Shape
 from nnabla_dqa.export.onnx.packages import onnx
 from nnabla_dqa.export.tensor import DeployedTensor
 

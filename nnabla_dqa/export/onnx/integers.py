@@ -20,7 +20,7 @@ import numpy as np
 
 from nnabla_dqa.export.activation import DeployedActivation
 from nnabla_dqa.export.deployed import Deployed
-from nnabla_dqa.export.onnx.network import Call, Network, needed
+from nnabla_dqa.export.network import Call, Network, needed
 from nnabla_dqa.export.tensor import DeployedTensor
 
 QUANTIZE, INTEGER = "nnabla_dqa.Quantize", "nnabla_dqa.IntegerLayer"

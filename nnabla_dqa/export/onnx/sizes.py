@@ -9,8 +9,8 @@ from typing import List, Tuple
 
 from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.export.deployed import Deployed
+from nnabla_dqa.export.network import OPEN, Network
 from nnabla_dqa.export.onnx.graph import Graph
-from nnabla_dqa.export.onnx.network import OPEN, Network
 from nnabla_dqa.export.onnx.weights import FLOATS, SCALES, WEIGHTS
 from nnabla_dqa.export.tensor import DeployedTensor
 

@@ -9,10 +9,10 @@ import numpy as np
 
 from nnabla_dqa._util.files import PathLike, check_target, write_atomically
 from nnabla_dqa.export.deployed import Deployed
+from nnabla_dqa.export.network import ExportError, Network
 from nnabla_dqa.export.onnx.functions import WRITERS
 from nnabla_dqa.export.onnx.graph import OPSET, Graph, refusal
 from nnabla_dqa.export.onnx.integers import INTEGER, Activation, on_integers
-from nnabla_dqa.export.onnx.network import ExportError, Network
 from nnabla_dqa.export.onnx.packages import onnx
 from nnabla_dqa.export.onnx.sizes import OnnxFile, Sizes
 from nnabla_dqa.export.onnx.weights import add_float, add_packed

@@ -9,9 +9,9 @@ import onnx
 import pytest
 
 from nnabla_dqa.export.deployed import Deployed
+from nnabla_dqa.export.network import ExportError
 from nnabla_dqa.export.onnx.functions import WRITERS
 from nnabla_dqa.export.onnx.integers import INTEGER, QUANTIZE
-from nnabla_dqa.export.onnx.network import ExportError
 from nnabla_dqa.export.onnx.write import write_onnx
 from nnabla_dqa.graph.save import network_definition
 from tests.export.onnx.engines import difference, run

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nnabla_dqa.export.network import OPEN
 from nnabla_dqa.export.nnp import read_nnp
-from nnabla_dqa.export.onnx.network import OPEN
 from nnabla_dqa.export.onnx.write import write_onnx
 from nnabla_dqa.nnp.convert import convert_file
 from nnabla_dqa.nnp.deploy import deploy_file

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Dict, Tuple
 
+from nnabla_dqa.export.network import Call
 from nnabla_dqa.export.onnx.functions.table import writes
 from nnabla_dqa.export.onnx.graph import Graph
-from nnabla_dqa.export.onnx.network import Call
 
 FLOAT = 1
 _TWO: Dict[str, str] = {

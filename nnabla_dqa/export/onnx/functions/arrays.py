@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from nnabla_dqa.export.network import OPEN, Call
 from nnabla_dqa.export.onnx.functions.table import writes
 from nnabla_dqa.export.onnx.graph import Graph, refusal
-from nnabla_dqa.export.onnx.network import OPEN, Call
 
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}
 

@@ -6,9 +6,9 @@ from typing import Any, Dict, List, Sequence
 
 import numpy as np
 
+from nnabla_dqa.export.network import Call
 from nnabla_dqa.export.onnx.graph import Graph
 from nnabla_dqa.export.onnx.integers import IntegerWeights
-from nnabla_dqa.export.onnx.network import Call
 from nnabla_dqa.export.onnx.weights import add_codes
 from nnabla_dqa.export.tensor import DeployedTensor
 

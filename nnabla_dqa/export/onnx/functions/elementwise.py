@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any, Dict, Optional
 
+from nnabla_dqa.export.network import Call
 from nnabla_dqa.export.onnx.functions.arithmetic import FLOAT
 from nnabla_dqa.export.onnx.functions.table import writes
 from nnabla_dqa.export.onnx.graph import Graph, refusal
-from nnabla_dqa.export.onnx.network import Call
 
 _SAME: Dict[str, str] = {
     "Abs": "Abs",

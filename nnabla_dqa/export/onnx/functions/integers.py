@@ -6,6 +6,7 @@ from typing import Optional
 
 import numpy as np
 
+from nnabla_dqa.export.network import Call
 from nnabla_dqa.export.onnx.functions.arithmetic import FLOAT
 from nnabla_dqa.export.onnx.functions.byte_codes import (
     bytes_of,
@@ -24,7 +25,6 @@ from nnabla_dqa.export.onnx.integers import (
     IntegerWeights,
     normalization_gains,
 )
-from nnabla_dqa.export.onnx.network import Call
 from nnabla_dqa.export.onnx.weights import FLOATS, SCALES, add_packed
 
 _UINT8 = 2

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any, Dict, List, Sequence, Tuple
 
+from nnabla_dqa.export.network import OPEN, Call
 from nnabla_dqa.export.onnx.functions.table import writes
 from nnabla_dqa.export.onnx.graph import Graph, flag, refusal
-from nnabla_dqa.export.onnx.network import OPEN, Call
 
 INT64 = 7
 

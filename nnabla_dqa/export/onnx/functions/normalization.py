@@ -6,9 +6,9 @@ from typing import List, Optional, Sequence, Tuple
 
 import numpy as np
 
+from nnabla_dqa.export.network import Call
 from nnabla_dqa.export.onnx.functions.table import writes
 from nnabla_dqa.export.onnx.graph import Graph, flag, refusal
-from nnabla_dqa.export.onnx.network import Call
 
 BATCH = ("BatchNormalization", "FusedBatchNormalization", "SyncBatchNormalization")
 

@@ -8,9 +8,9 @@ from typing import List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
+from nnabla_dqa.export.network import OPEN, Call
 from nnabla_dqa.export.onnx.functions.table import writes
 from nnabla_dqa.export.onnx.graph import Graph, flag, refusal
-from nnabla_dqa.export.onnx.network import OPEN, Call
 
 
 class _Windows(NamedTuple):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from nnabla_dqa.export.network import Call
 from nnabla_dqa.export.onnx.functions.table import writes
 from nnabla_dqa.export.onnx.graph import Graph, flag, refusal
-from nnabla_dqa.export.onnx.network import Call
 
 _KINDS = {"Mean": "ReduceMean", "Max": "ReduceMax", "Min": "ReduceMin", "Prod": "ReduceProd"}
 

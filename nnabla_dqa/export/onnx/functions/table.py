@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Callable, Dict
 
+from nnabla_dqa.export.network import Call
 from nnabla_dqa.export.onnx.graph import Graph
-from nnabla_dqa.export.onnx.network import Call
 
 Writer = Callable[[Graph, Call], None]
 WRITERS: Dict[str, Writer] = {}

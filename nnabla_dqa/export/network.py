@@ -63,13 +63,16 @@ class Network:
         return OPEN if OPEN in shape else math.prod(shape)
 
     @classmethod
-    def of(cls, deployed: Deployed, chosen: Optional[str] = None) -> Network:
+    def of(
+        cls, deployed: Deployed, chosen: Optional[str] = None, batch_size: Optional[int] = None
+    ) -> Network:
         """The network that is run.
 
         Args:
             deployed: Its first executor says which network and which outputs;
                 without one it is the first network with all its outputs.
             chosen: The name of the network instead.
+            batch_size: None: open, if NNabla can build the network for several; else that.
 
         Raises:
             ExportError: There is no such network, it computes no output, or
@@ -80,9 +83,12 @@ class Network:
         own = max(1, proto.batch_size)
         try:
             # Two batch sizes show which axes go with it.
-            first, second = (_build(deployed, proto, size) for size in (own + 1, own + 2))
+            sizes = (own + 1, own + 2) if batch_size is None else (batch_size,) * 2
+            first, second = (_build(deployed, proto, size) for size in sizes)
             reason = ""
         except RuntimeError as error:
+            if batch_size is not None:
+                raise ExportError(_not_built(proto, batch_size, error)) from None
             reason = one_line(error)[-200:]
             first = second = _at_own_batch(deployed, proto, own)
         outputs = _outputs(deployed, proto, first)
@@ -115,9 +121,12 @@ def _at_own_batch(deployed: Deployed, proto: Any, size: int) -> Any:
     try:
         return _build(deployed, proto, size)
     except RuntimeError as error:
-        raise ExportError(
-            f"network {proto.name} cannot be built for a batch of {size}: {one_line(error)[-200:]}"
-        ) from None
+        raise ExportError(_not_built(proto, size, error)) from None
+
+
+def _not_built(proto: Any, size: int, error: BaseException) -> str:
+    reason = one_line(error)[-200:]
+    return f"network {proto.name} cannot be built for a batch of {size}: {reason}"
 
 
 def _build(deployed: Deployed, proto: Any, batch_size: int) -> Tuple[Any, Dict[str, Any]]:
