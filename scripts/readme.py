@@ -19,6 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "nnp")]
 
 from run import format_results as format_nnp  # noqa: E402
 
+from benchmarks import export_tables  # noqa: E402
 from benchmarks.bench import tables  # noqa: E402
 from benchmarks.bench.tables import markdown  # noqa: E402
 
@@ -183,62 +184,6 @@ def compiled(content: Dict[str, Any]) -> str:
     return "\n\n".join([calls, begun, effort, tail])
 
 
-def onnx_files(content: Dict[str, Any]) -> str:
-    """ONNX files of a ResNet-18: bytes, loading, memory and time beside the float file."""
-    head = [
-        "weights and activations",
-        "file",
-        "arithmetic minimum",
-        "loading",
-        "memory",
-        "one image",
-    ]
-    rows = []
-    for e in content["files"]:
-        ratio = f"{e['run_ms']['median']:.1f} ms ({e['run_to_float']['median']:.2f})"
-        loading, memory = f"{e['load_ms']['median']:.0f} ms", f"{e['load_mib']:.0f} MiB"
-        rows.append([e["quantizer"], f"{e['bytes']:,}", f"{e['least']:,}", loading, memory, ratio])
-    versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
-    tail = (
-        f"`{content['command']}`: {content['model']}, medians of {e['run_ms']['runs']} runs on one "
-        f"thread (in brackets: to the float file, run by run) and {e['load_ms']['runs']} starts; "
-        f"{content['machine']}, load average {content['load']:g}; {versions}."
-    )
-    return f"{markdown(head, rows)}\n\n{tail}"
-
-
-def onnx_accuracy(content: Dict[str, Any]) -> str:
-    """Nets with quantized activations in ONNX Runtime and in NNabla."""
-    head = ["trained with", "arithmetic", "file", "NNabla", "ONNX Runtime", "same class"]
-    rows = []
-    for e in content["rows"]:
-        accuracies = [f"{100 * e[key]:.2f} %" for key in ("nnp_accuracy", "accuracy")]
-        same = f"{round(e['same_class'] * e['samples']):,} of {e['samples']:,}"
-        rows.append([e["quantizers"], e["arithmetic"], f"{e['bytes']:,}", *accuracies, same])
-    versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
-    epochs = "1 epoch" if content["epochs"] == 1 else f"{content['epochs']} epochs"
-    tail = f"`{content['command']}`: {content['net']}, {epochs} on MNIST; {versions}."
-    return f"{markdown(head, rows)}\n\n{tail}"
-
-
-def nnb(content: Dict[str, Any]) -> str:
-    """A 1-bit LeNet in NNabla's C runtime."""
-    rows = [
-        ["weights", f"{content['weights']:,}"],
-        ["bytes of them in float32", f"{content['weight_bytes_float']:,}"],
-        ["bytes of them in the .nnb", f"{content['weight_bytes']:,}"],
-        ["the .nnb, the .nnp", f"{content['file_bytes']:,}, {content['nnp_bytes']:,}"],
-        ["accuracy in the C runtime", f"{100 * content['accuracy']:.2f} %"],
-        ["accuracy in NNabla", f"{100 * content['nnp_accuracy']:.2f} %"],
-        ["same class", f"{100 * content['same_class']:.2f} % of {content['images']:,} images"],
-        ["largest difference", f"{content['difference']:.1e} of the largest output"],
-        ["one image", f"{content['ms_an_image']:.1f} ms"],
-    ]
-    versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
-    tail = f"`{content['command']}`: {content['net']}; {content['machine']}; {versions}."
-    return f"{markdown(['1-bit LeNet', ''], rows)}\n\n{tail}"
-
-
 SIDES = ("kernels", "numba")
 
 
@@ -280,9 +225,9 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/architecture.md", "modules", modules()
     yield "docs/cifar.md", "narrow", narrow(load("cifar_narrow.json"))
     yield "docs/compiling.md", "compiled", compiled(load("compiled.json"))
-    yield "docs/export.md", "onnx", onnx_files(load("onnx.json"))
-    yield "docs/export.md", "accuracy", onnx_accuracy(load("onnx_accuracy.json"))
-    yield "docs/export.md", "nnb", nnb(load("nnb.json"))
+    yield "docs/export.md", "onnx", export_tables.onnx_files(load("onnx.json"))
+    yield "docs/export.md", "accuracy", export_tables.onnx_accuracy(load("onnx_accuracy.json"))
+    yield "docs/export.md", "nnb", export_tables.nnb(load("nnb.json"))
     published = format_nnp(load("nnp.json"))
     yield "examples/nnp/README.md", "results", published
     measured = [load(path.name) for path in sorted((ROOT / "results").glob("bench-*.json"))]

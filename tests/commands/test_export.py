@@ -16,6 +16,7 @@ import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
 from nnabla_dqa.cli import main
 from nnabla_dqa.graph.save import save_network
+from nnabla_dqa.nnp_format.archive import Archive
 from tests.export.onnx.engines import difference, in_nnabla, run
 
 SHAPE = (1, 8, 8)
@@ -107,6 +108,32 @@ def test_what_is_wrong_is_one_line(deployed, capsys, monkeypatch, arguments, mes
     assert err.count("\n") == 1
     assert sorted(deployed.parent.iterdir()) == before
     assert (deployed.parent / "there.onnx").read_bytes() == b"mine"
+
+
+def test_nan_is_refused(deployed, capsys):
+    archive = Archive.read(deployed)
+    for name in ("c1/conv/W", "f/affine/b"):
+        old = archive.parameters[name]
+        archive.parameters[name] = old._replace(array=np.where(old.array < 9, np.nan, 0.0))
+        archive.write(deployed)
+        assert main(["export", str(deployed)]) == 2
+        err = capsys.readouterr().err
+        assert f"{deployed}: parameter {name} holds NaN or infinity; nothing was written" in err
+        assert err.count("\n") == 1
+        assert not deployed.with_suffix(".onnx").exists()
+        archive.parameters[name] = old
+
+
+def test_nnb_is_not_verified(deployed, capsys):
+    """That needs the C runtime; writing it does not."""
+    output = deployed.with_suffix(".nnb")
+    data = str(deployed.parent / "data.npz")
+    assert main(["export", str(deployed), "-o", str(output), "--verify", data]) == 2
+    assert "--verify runs .onnx files" in capsys.readouterr().err
+    assert main(["export", str(deployed), "-o", str(output)]) == 0
+    out, err = capsys.readouterr()
+    assert f"{output}: {output.stat().st_size:,} bytes" in out
+    assert err == "stored as float32, not of two opposite levels: c1/conv/W, f/affine/W\n"
 
 
 def test_force(deployed):
