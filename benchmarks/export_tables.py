@@ -33,7 +33,7 @@ def onnx_files(content: Dict[str, Any]) -> str:
 
 def onnx_accuracy(content: Dict[str, Any]) -> str:
     """Nets with quantized activations in ONNX Runtime and in NNabla."""
-    head = ["trained with", "arithmetic", "file", "NNabla", "ONNX Runtime", "same class"]
+    head = ["trained on, with", "arithmetic", "file", "NNabla", "ONNX Runtime", "same class"]
     rows = []
     for e in content["rows"]:
         accuracies = [f"{100 * e[key]:.2f} %" for key in ("nnp_accuracy", "accuracy")]
@@ -41,7 +41,7 @@ def onnx_accuracy(content: Dict[str, Any]) -> str:
         rows.append([e["quantizers"], e["arithmetic"], f"{e['bytes']:,}", *accuracies, same])
     versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
     epochs = "1 epoch" if content["epochs"] == 1 else f"{content['epochs']} epochs"
-    tail = f"`{content['command']}`: {content['net']}, {epochs} on MNIST; {versions}."
+    tail = f"`{content['command']}`: {content['net']} and a ResNet-8, {epochs}; {versions}."
     return f"{markdown(head, rows)}\n\n{tail}"
 
 

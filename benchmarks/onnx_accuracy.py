@@ -1,11 +1,12 @@
-"""W8A8 and W2A2 nets in ONNX Runtime: the accuracy of the deployed .nnp on MNIST's 10,000 images.
+"""W8A8 and W2A2 nets in ONNX Runtime: the accuracy of the deployed .nnp on 10,000 test images.
 
-    python benchmarks/onnx_accuracy.py --nnp NET.nnp --mnist FOLDER --output results
+    python benchmarks/onnx_accuracy.py --nnp NET.nnp --mnist FOLDER --cifar FOLDER --output results
 
-It needs the extra 'onnx', and takes 4 minutes; without --output it writes no onnx_accuracy.json.
+It needs the extra 'onnx', and takes 6 minutes; without --output it writes no onnx_accuracy.json.
 
-Trains a published MNIST net for an epoch with quantized weights and activations, deploys and
-exports it in every arithmetic, and runs NNabla and ONNX Runtime over all test images.
+Trains a published MNIST net, and a narrow ResNet-8 on CIFAR-10, for an epoch with quantized weights
+and activations, deploys and exports them in every arithmetic, and runs NNabla and ONNX Runtime
+over all test images.
 """
 
 from __future__ import annotations
@@ -29,6 +30,10 @@ QUANTIZERS = {
     "W2A2 min-max": ("minmax:2", "emaminmax:2"),
     "W2A2 SAWB, PACT": ("sawb:2", "pact:2"),
 }
+RESNET = {
+    "W8A8 LSQ": ("lsq:8", "lsq:8,signed=false"),
+    "W2A2 min-max": ("minmax:2", "emaminmax:2"),
+}
 ARITHMETIC = ("float", "integer", "qdq")
 
 
@@ -36,16 +41,22 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--nnp", type=Path, required=True, help="an MNIST net for pixels 0 to 1")
     parser.add_argument("--mnist", type=Path, required=True, help="folder of MNIST's idx files")
+    parser.add_argument("--cifar", type=Path, required=True, help="cifar-10-batches-bin")
     parser.add_argument("--epochs", type=int, default=1)
     parser.add_argument("--output", type=Path, help="folder for onnx_accuracy.json")
     options = parser.parse_args()
     rows: List[Dict[str, Any]] = []
     for name, quantizers in QUANTIZERS.items():
         with tempfile.TemporaryDirectory() as folder:
-            rows += compared(Path(folder), name, quantizers, options)
+            mnist_net(Path(folder), quantizers, options)
+            rows += compared(Path(folder), f"MNIST, {name}", options.mnist)
+    for name, quantizers in RESNET.items():
+        with tempfile.TemporaryDirectory() as folder:
+            resnet(Path(folder), quantizers, options)
+            rows += compared(Path(folder), f"CIFAR-10, {name}", options.cifar)
     measured = {
         "command": f"python benchmarks/{Path(__file__).name} --nnp NET.nnp --mnist FOLDER "
-        "--output results",
+        "--cifar FOLDER --output results",
         "net": options.nnp.name,
         "epochs": options.epochs,
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
@@ -62,8 +73,8 @@ def main() -> None:
         path.write_text(json.dumps(measured, indent=1) + "\n")
 
 
-def compared(folder: Path, name: str, quantizers: Any, options: Any) -> List[Dict[str, Any]]:
-    """A row for each arithmetic."""
+def mnist_net(folder: Path, quantizers: Any, options: Any) -> None:
+    """The published net, trained and deployed."""
     weights, activations = quantizers
     rules = dqa.Rules(weights, activations=activations)
     dqa.convert_file(options.nnp, folder / "c.nnp", rules)
@@ -73,6 +84,29 @@ def compared(folder: Path, name: str, quantizers: Any, options: Any) -> List[Dic
         warnings.simplefilter("ignore")
         dqa.train(folder / "c.nnp", recipe, folder / "t.nnp")
     dqa.deploy_file(folder / "t.nnp", folder / "d.nnp")
+
+
+def resnet(folder: Path, quantizers: Any, options: Any) -> None:
+    """A ResNet-8 of this package, trained and deployed."""
+    weights, activations = quantizers
+    recipe = dqa.Recipe(
+        model={"name": "resnet8_32", "classes": 10, "stem_stride": 4},
+        data=dqa.DataRecipe(str(options.cifar)),
+        quantizers=weights,
+        activations=activations,
+        epochs=options.epochs,
+        batch_size=128,
+        learning_rate=0.05,
+        weight_decay=0.0005,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dqa.train(recipe, target=folder / "d.nnp")
+
+
+def compared(folder: Path, name: str, place: Path) -> List[Dict[str, Any]]:
+    """A row for each arithmetic."""
+    data = dqa.DataRecipe(str(place))
     rows = []
     for arithmetic in ARITHMETIC:
         made = dqa.export_file(

@@ -83,6 +83,28 @@ def test_a_file_that_gives_something_else(deployed, capsys):
 
 
 @pytest.mark.parametrize(
+    ("difference", "same", "metric", "score", "activations", "ok"),
+    [
+        (1e-5, 1.0, "accuracy", 0.9, False, True),
+        (1e-3, 1.0, "accuracy", 0.9, False, False),
+        (1e-3, 0.995, "accuracy", 0.9005, True, True),
+        (1e-3, 0.995, "accuracy", 0.902, True, False),
+        (1e-3, 0.98, "accuracy", 0.9, True, False),
+        (1e-3, 0.995, "", 0.0, True, True),
+        (1e-3, None, "accuracy", 0.9005, True, True),
+        (1e-3, None, "mean squared error", 0.9, True, False),
+    ],
+)
+def test_what_counts_as_the_same(difference, same, metric, score, activations, ok):
+    reference = 0.9 if metric else 0.0
+    found = dqa.Verification(
+        "a.onnx", "ONNX Runtime", 10, difference, same, metric, score, reference, activations
+    )
+    assert found.ok == ok
+    assert ("verified" in str(found)) == ok
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["n.nnp", "-o", "o.onnx"], "n.nnp: is not quantized"),
