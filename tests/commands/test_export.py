@@ -173,6 +173,7 @@ def test_without_the_package(deployed, capsys, monkeypatch):
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_nothing_else_imports_onnx():
     """Nor does declaring the command."""
     code = (

@@ -80,6 +80,7 @@ def assert_equal_but_for_a_level(found, wanted):
     assert apart.max() < 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("weights", WEIGHTS, ids=str)
 @pytest.mark.parametrize("activations", ACTIVATIONS, ids=str)
 def test_the_same_outputs(tmp_path, weights, activations):

@@ -13,6 +13,7 @@ from nnabla_dqa.nnp.deploy import deploy_file
 from tests.export.onnx.engines import difference, in_nnabla, run, unpacked
 from tests.nnp.networks import shared_files
 
+pytestmark = pytest.mark.slow
 # 03, 04 and 05 have no layer that can be quantized; 02 has functions without names.
 DEPLOYABLE = ("01", "07", "08", "11", "12", "14", "17", "18", "20", "21", "22", "24", "25")
 
