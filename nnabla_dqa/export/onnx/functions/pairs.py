@@ -1,9 +1,10 @@
 """Convolutions between DequantizeLinear and QuantizeLinear, which engines run as one operator.
 
 Their bias has to be a whole number of units ``sx s``. Weights of few levels are therefore
-multiplied by the largest number with which they still fit into signed bytes, which makes the units
-small; a layer in which rounding the bias could still move its output by more than 1/32 of a level
-of what follows is left to whole numbers.
+multiplied by the largest number with which they stay between -64 and 63, which makes the units
+small: two products of larger ones and a byte overflow in ONNX Runtime on x86 CPUs without VNNI. A
+layer in which rounding the bias could still move its output by more than 1/32 of a level of what
+follows is left to whole numbers.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from nnabla_dqa.export.onnx.weights import FLOATS, SCALES
 
 _INT8 = 3
 _LOWEST, _LARGEST, _BYTE = -128, 127, 255
+_LOW, _HIGH = -64, 63
 _BIAS = 2**30
 _SHARE = 1 / 32
 
@@ -113,6 +115,8 @@ def _following(graph: Graph, call: Call) -> List[Activation]:
 
 
 def _largest_factor(lowest: int, largest: int) -> int:
-    below = _LOWEST // lowest if lowest < 0 else _BYTE
-    above = _LARGEST // largest if largest > 0 else _BYTE
-    return min(below, above)
+    """For whole weights in this range; 0 if not even they themselves fit into signed bytes."""
+    below = _LOW // lowest if lowest < 0 else _HIGH
+    above = _HIGH // largest if largest > 0 else _HIGH
+    fits = lowest >= _LOWEST and largest <= _LARGEST
+    return max(min(below, above), int(fits))
