@@ -18,6 +18,8 @@ MPI = [f"mpi4py>=4.1,<5; {LINUX}", f"mpich>=5,<6; {LINUX}"]
 # The last version before NumPy 2 was required; the first that decodes to RGB. 50 MB.
 PHOTOS = ["opencv-python-headless>=4.11,<4.12"]
 ONEDNN = [f"onednn-cpu-gomp>=2023.2,<2024; {LINUX}"]
+# The last before protobuf 4, which NNabla does not allow; any runtime since opset 18.
+ONNX = ["onnx>=1.14,<1.18", "onnxruntime>=1.16,<2"]
 TEST = ["pytest>=7.4,<10", "pytest-xdist>=3,<4", "hypothesis>=6.90,<7"]
 LINT = ["ruff>=0.4,<1", "mypy>=1.8,<3"]
 NNABLA = ">=1.39,<1.40"
@@ -114,8 +116,9 @@ setup(
         "demo": DEMO,
         "mpi": MPI,
         "onednn": ONEDNN,
+        "onnx": ONNX,
         "photos": PHOTOS,
-        "test": DEMO + MPI + ONEDNN + PHOTOS + TEST + LINT,
+        "test": DEMO + MPI + ONEDNN + ONNX + PHOTOS + TEST + LINT,
         **CUDA,
     },
     classifiers=[

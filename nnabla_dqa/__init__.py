@@ -49,8 +49,13 @@ from nnabla_dqa.quantization import (
 
 if TYPE_CHECKING:
     from nnabla_dqa.export.deployed import Deployment
+    from nnabla_dqa.export.files import export_file
+    from nnabla_dqa.export.network import ExportError
+    from nnabla_dqa.export.nnb import NnbFile
+    from nnabla_dqa.export.onnx.sizes import OnnxFile
     from nnabla_dqa.graph.convert import convert
     from nnabla_dqa.graph.deploy import deploy
+    from nnabla_dqa.graph.export import export_graph
     from nnabla_dqa.layers.report import Report, report
     from nnabla_dqa.layers.rules import Rule, Rules
     from nnabla_dqa.nnp.check import Check, check_file
@@ -68,6 +73,7 @@ if TYPE_CHECKING:
     from nnabla_dqa.solver import Annealer, AttachedSolver, NonFiniteError, attach, check_finite
     from nnabla_dqa.training.result import Epoch, Training, TrainingStopped
     from nnabla_dqa.training.run import train
+    from nnabla_dqa.training.tasks.exported import Verification, verify_export
     from nnabla_dqa.training.tasks.file_scores import Score, evaluate_file
 
 install()
@@ -77,7 +83,12 @@ _LATER = {
     for module, names in {
         "graph.convert": "convert",
         "export.deployed": "Deployment",
+        "export.files": "export_file",
+        "export.network": "ExportError",
+        "export.nnb": "NnbFile",
+        "export.onnx.sizes": "OnnxFile",
         "graph.deploy": "deploy",
+        "graph.export": "export_graph",
         "layers.report": "Report report",
         "layers.rules": "Rule Rules",
         "nnp_format.members": "NNPError",
@@ -95,6 +106,7 @@ _LATER = {
         "solver": "Annealer AttachedSolver NonFiniteError attach check_finite",
         "training.result": "Epoch Training TrainingStopped",
         "training.run": "train",
+        "training.tasks.exported": "Verification verify_export",
         "training.tasks.file_scores": "Score evaluate_file",
     }.items()
     for name in names.split()
@@ -151,6 +163,7 @@ __all__ = [
     "EMAMinMax",
     "Encoded",
     "Epoch",
+    "ExportError",
     "FileSummary",
     "FullPrecision",
     "MinMax",
@@ -158,8 +171,10 @@ __all__ = [
     "Mixture",
     "NNPError",
     "NonFiniteError",
+    "NnbFile",
     "NothingToConvertError",
     "OneDnnError",
+    "OnnxFile",
     "QuantizedTensor",
     "Quantizer",
     "Recipe",
@@ -175,6 +190,7 @@ __all__ = [
     "Training",
     "TrainingStopped",
     "accelerate",
+    "Verification",
     "attach",
     "available_backends",
     "backend",
@@ -187,6 +203,8 @@ __all__ = [
     "deploy",
     "deploy_file",
     "evaluate_file",
+    "export_file",
+    "export_graph",
     "find_quantized",
     "hard",
     "load_weights",
@@ -200,4 +218,5 @@ __all__ = [
     "summarize",
     "temperature",
     "train",
+    "verify_export",
 ]

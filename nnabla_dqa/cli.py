@@ -10,7 +10,7 @@ import warnings
 from typing import Any, List, Optional, Sequence
 
 from nnabla_dqa._version import __version__
-from nnabla_dqa.commands import backends, check, convert, deploy, evaluate, summary, train
+from nnabla_dqa.commands import backends, check, convert, deploy, evaluate, export, summary, train
 from nnabla_dqa.distributed import ParallelError
 from nnabla_dqa.distributed.launcher import detect_rank
 
@@ -21,6 +21,7 @@ _COMMANDS = {
     "deploy": deploy,
     "check": check,
     "evaluate": evaluate,
+    "export": export,
     "backends": backends,
 }
 _EPILOG = """the usual way:
@@ -28,6 +29,7 @@ _EPILOG = """the usual way:
   nnabla-dqa train   lenet_dqa.nnp --recipe mnist.yaml         -> lenet_dqa_trained.nnp
   nnabla-dqa deploy  lenet_dqa_trained.nnp -o lenet_2bit.nnp
   nnabla-dqa check   lenet_2bit.nnp
+  nnabla-dqa export  lenet_2bit.nnp                            -> lenet_2bit.onnx
 
 exit code: 0 done, 1 done with a negative answer or stopped, 2 not possible (one line says why)
 """

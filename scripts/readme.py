@@ -19,6 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "nnp")]
 
 from run import format_results as format_nnp  # noqa: E402
 
+from benchmarks import export_tables  # noqa: E402
 from benchmarks.bench import tables  # noqa: E402
 from benchmarks.bench.tables import markdown  # noqa: E402
 from benchmarks.peers import as_table  # noqa: E402
@@ -76,8 +77,9 @@ def first_line(path: Path) -> str:
 
 ROOMS = (
     *("_util", "quantization", "mixing", "backends", "backends/cuda", "layers", "solver"),
-    *("nnp_format", "export", "graph", "onednn", "nnp", "data", "data/cifar", "data/nnabla_csv"),
-    *("data/photos", "distributed", "models", "recipes", "training", "training/tasks"),
+    *("nnp_format", "export", "export/onnx", "export/onnx/functions", "graph", "onednn", "nnp"),
+    *("data", "data/cifar", "data/nnabla_csv", "data/photos", "distributed", "models"),
+    *("recipes", "training", "training/tasks"),
     *("reporting", "commands"),
 )
 
@@ -215,6 +217,9 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/architecture.md", "modules", modules()
     yield "docs/cifar.md", "narrow", narrow(load("cifar_narrow.json"))
     yield "docs/compiling.md", "compiled", compiled(load("compiled.json"))
+    yield "docs/export.md", "onnx", export_tables.onnx_files(load("onnx.json"))
+    yield "docs/export.md", "accuracy", export_tables.onnx_accuracy(load("onnx_accuracy.json"))
+    yield "docs/export.md", "nnb", export_tables.nnb(load("nnb.json"))
     published = format_nnp(load("nnp.json"))
     yield "examples/nnp/README.md", "results", published
     peers_file = ROOT / "results" / "peers.json"

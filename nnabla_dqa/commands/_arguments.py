@@ -32,6 +32,11 @@ def check_output(output: Path, inputs: Iterable[Path], force: bool) -> Path:
         NNPError, OSError: As of :func:`nnabla_dqa.nnp_format.members.check_output`.
     """
     check_nnp_output(output, inputs)
+    return check_free(output, force)
+
+
+def check_free(output: Path, force: bool) -> Path:
+    """``output`` if nothing is there, or ``force`` is given; raises OutputError."""
     if output.exists() and not force:
         raise OutputError(f"{output}: exists; give --force to overwrite it, or another name")
     return output

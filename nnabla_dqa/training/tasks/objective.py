@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from functools import reduce
-from typing import AbstractSet, Any, Mapping, Optional
+from typing import AbstractSet, Any, Mapping, Optional, Tuple
 
 import nnabla.functions as F
 
@@ -12,7 +12,7 @@ from nnabla_dqa._util.devices import in_float32
 from nnabla_dqa.layers.scopes import hard
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.inspect import producer, target_inputs
-from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp.live import Built, Program
 from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import DISTILLATION, DataRecipe, Recipe, RecipeError
@@ -190,6 +190,19 @@ def make_evaluation(
     Raises:
         RecipeError, DataError: As :func:`make_objective`.
     """
+    return built_evaluation(program, run, data, shapes, batch_size, target, kinds)[0]
+
+
+def built_evaluation(
+    program: Program,
+    run: Run,
+    data: DataRecipe,
+    shapes: Mapping[str, Shape],
+    batch_size: int,
+    target: Optional[str] = None,
+    kinds: AbstractSet[str] = frozenset(),
+) -> Tuple[Evaluation, Built]:
+    """:func:`make_evaluation`, and all variables of its network."""
     file = program.file
     columns = columns_of(file, data, shapes, run.columns)
     with hard():
@@ -204,7 +217,8 @@ def make_evaluation(
     binary = "BinaryCrossEntropy" in kinds or logit or (sigmoid and not kinds)
     result = built.variables[run.output]
     metric = make_metric(shapes.get(target), result, binary)
-    return Evaluation(tuple(feeds), result, metric, target, 0.0 if logit else 0.5)
+    threshold = 0.0 if logit else 0.5
+    return Evaluation(tuple(feeds), result, metric, target, threshold), built
 
 
 def make_metric(target: Optional[Shape], output: Variable, binary: bool = False) -> str:

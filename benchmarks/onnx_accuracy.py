@@ -1,0 +1,151 @@
+"""W8A8 and W2A2 nets in ONNX Runtime: the accuracy of the deployed .nnp on 10,000 test images.
+
+    python benchmarks/onnx_accuracy.py --nnp NET.nnp --mnist FOLDER --cifar FOLDER --output results
+
+It needs the extra 'onnx', and takes 6 minutes; without --output it writes no onnx_accuracy.json.
+
+Trains a published MNIST net, and a narrow ResNet-8 on CIFAR-10, for an epoch with quantized weights
+and activations, deploys and exports them in every arithmetic, and runs NNabla and ONNX Runtime
+over all test images.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import tempfile
+import warnings
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Dict, List
+
+import nnabla_dqa as dqa
+from nnabla_dqa._util.tables import format_table
+
+QUANTIZERS = {
+    "W8A8 min-max": ("minmax:8", "emaminmax:8"),
+    "W8A8 LSQ": ("lsq:8", "lsq:8,signed=false"),
+    "W2A2 min-max": ("minmax:2", "emaminmax:2"),
+    "W2A2 SAWB, PACT": ("sawb:2", "pact:2"),
+}
+RESNET = {
+    "W8A8 LSQ": ("lsq:8", "lsq:8,signed=false"),
+    "W2A2 min-max": ("minmax:2", "emaminmax:2"),
+}
+ARITHMETIC = ("float", "integer", "qdq")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--nnp", type=Path, required=True, help="an MNIST net for pixels 0 to 1")
+    parser.add_argument("--mnist", type=Path, required=True, help="folder of MNIST's idx files")
+    parser.add_argument("--cifar", type=Path, required=True, help="cifar-10-batches-bin")
+    parser.add_argument("--epochs", type=int, default=1)
+    parser.add_argument("--output", type=Path, help="folder for onnx_accuracy.json")
+    options = parser.parse_args()
+    rows: List[Dict[str, Any]] = []
+    for name, quantizers in QUANTIZERS.items():
+        with tempfile.TemporaryDirectory() as folder:
+            mnist_net(Path(folder), quantizers, options)
+            rows += compared(Path(folder), f"MNIST, {name}", options.mnist)
+    for name, quantizers in RESNET.items():
+        with tempfile.TemporaryDirectory() as folder:
+            resnet(Path(folder), quantizers, options)
+            rows += compared(Path(folder), f"CIFAR-10, {name}", options.cifar)
+    measured = {
+        "command": f"python benchmarks/{Path(__file__).name} --nnp NET.nnp --mnist FOLDER "
+        "--cifar FOLDER --output results",
+        "net": options.nnp.name,
+        "epochs": options.epochs,
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "versions": {
+            "python": platform.python_version(),
+            **{name: version(name) for name in ("nnabla", "onnx", "onnxruntime", "numpy")},
+            "nnabla_dqa": dqa.__version__,
+        },
+        "rows": rows,
+    }
+    print(table(rows))
+    if options.output is not None:
+        path = options.output / "onnx_accuracy.json"
+        path.write_text(json.dumps(measured, indent=1) + "\n")
+
+
+def mnist_net(folder: Path, quantizers: Any, options: Any) -> None:
+    """The published net, trained and deployed."""
+    weights, activations = quantizers
+    rules = dqa.Rules(weights, activations=activations)
+    dqa.convert_file(options.nnp, folder / "c.nnp", rules)
+    data = dqa.DataRecipe(str(options.mnist))
+    recipe = dqa.Recipe(data=data, epochs=options.epochs, batch_size=64, learning_rate=0.01)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dqa.train(folder / "c.nnp", recipe, folder / "t.nnp")
+    dqa.deploy_file(folder / "t.nnp", folder / "d.nnp")
+
+
+def resnet(folder: Path, quantizers: Any, options: Any) -> None:
+    """A ResNet-8 of this package, trained and deployed."""
+    weights, activations = quantizers
+    recipe = dqa.Recipe(
+        model={"name": "resnet8_32", "classes": 10, "stem_stride": 4},
+        data=dqa.DataRecipe(str(options.cifar)),
+        quantizers=weights,
+        activations=activations,
+        epochs=options.epochs,
+        batch_size=128,
+        learning_rate=0.05,
+        weight_decay=0.0005,
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dqa.train(recipe, target=folder / "d.nnp")
+
+
+def compared(folder: Path, name: str, place: Path) -> List[Dict[str, Any]]:
+    """A row for each arithmetic."""
+    data = dqa.DataRecipe(str(place))
+    rows = []
+    for arithmetic in ARITHMETIC:
+        made = dqa.export_file(
+            folder / "d.nnp", folder / f"{arithmetic}.onnx", arithmetic=arithmetic
+        )
+        found = dqa.verify_export(folder / "d.nnp", made.path, data)
+        rows.append(
+            {
+                "quantizers": name,
+                "arithmetic": arithmetic,
+                "float_layers": list(made.messages),
+                "bytes": made.sizes.total,
+                "samples": found.samples,
+                "difference": float(f"{found.difference:.2g}"),
+                "same_class": found.same_class,
+                "accuracy": found.score,
+                "nnp_accuracy": found.nnp_score,
+            }
+        )
+    return rows
+
+
+def table(rows: List[Dict[str, Any]]) -> str:
+    """The rows for people."""
+    head = ("quantizers", "arithmetic", "bytes", ".nnp", "ONNX Runtime", "same class", "difference")
+    cells = [
+        (
+            row["quantizers"],
+            row["arithmetic"],
+            f"{row['bytes']:,}",
+            f"{row['nnp_accuracy']:.4f}",
+            f"{row['accuracy']:.4f}",
+            f"{round(row['same_class'] * row['samples']):,}",
+            f"{row['difference']:.1e}",
+        )
+        for row in rows
+    ]
+    return format_table([head, *cells])
+
+
+if __name__ == "__main__":
+    main()

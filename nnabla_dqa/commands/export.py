@@ -1,0 +1,95 @@
+"""``nnabla-dqa export``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Callable
+
+from nnabla_dqa.commands._arguments import (
+    add_columns,
+    add_max_bytes,
+    check_free,
+    columns_of,
+    options_named,
+)
+from nnabla_dqa.export.files import check_export_output, export_file
+from nnabla_dqa.export.onnx.write import ARITHMETIC, AUTO
+from nnabla_dqa.recipes.parts import DataRecipe
+from nnabla_dqa.training.tasks.exported import verify_export
+
+HELP = "write a deployed NNP for another engine: ONNX with packed weights, or NNB"
+EXAMPLE = """examples:
+  nnabla-dqa export lenet_2bit.nnp -o lenet_2bit.onnx
+  nnabla-dqa export lenet_2bit.nnp -o lenet_2bit.onnx --verify mnist/
+  nnabla-dqa export lenet_1bit.nnp -o lenet_1bit.nnb          (for NNabla's C runtime)
+
+exit code: 0 if it was written (and gives what the NNP gives), 1 if it gives something else
+"""
+
+
+def add(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments."""
+    parser.add_argument("input", metavar="NNP", type=Path, help="a deployed NNP")
+    parser.add_argument(
+        "-o",
+        "--output",
+        metavar="OUT",
+        type=Path,
+        help="file to write; its ending says which format (default: <input>.onnx)",
+    )
+    parser.add_argument("--force", action="store_true", help="overwrite the output if it exists")
+    parser.add_argument("--network", help="which network (default: that of the first executor)")
+    parser.add_argument(
+        "--arithmetic",
+        choices=ARITHMETIC,
+        default=AUTO,
+        help="how layers with quantized activations are computed: on integers, exactly (what auto "
+        "takes), in QuantizeLinear/DequantizeLinear pairs (faster, not exact), or in float32",
+    )
+    add_max_bytes(parser)
+    parser.add_argument(
+        "--verify",
+        metavar="DATA",
+        help="run the written file in its engine, and compare it with the NNP on this data: a "
+        "file, or a folder of which the validation part is used",
+    )
+    parser.add_argument("--limit", type=int, help="compare only the first so many samples")
+    add_columns(parser)
+
+
+def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
+    """Export, and compare if asked to; 1 if the file gives something else."""
+    if arguments.verify is None and (
+        arguments.limit is not None or arguments.scale is not None or arguments.inputs
+    ):
+        raise ValueError("--limit, --scale and --input say something about --verify only")
+    output: Path = arguments.output or arguments.input.with_suffix(".onnx")
+    if arguments.verify is not None and output.suffix != ".onnx":
+        raise ValueError(f"--verify runs .onnx files, not {output}")
+    check_free(check_export_output(output), arguments.force)
+    result = export_file(
+        arguments.input, output, arguments.network, arguments.max_bytes, arguments.arithmetic
+    )
+    for message in result.messages:
+        sys.stderr.write(f"{message}\n")
+    say(str(result))
+    if arguments.verify is None:
+        return 0
+    with options_named():
+        data = DataRecipe(
+            arguments.verify,
+            scale=arguments.scale,
+            limit=arguments.limit,
+            inputs=columns_of(arguments),
+        )
+        found = verify_export(
+            arguments.input,
+            output,
+            data,
+            network=arguments.network,
+            max_bytes=arguments.max_bytes,
+        )
+    say(str(found))
+    return 0 if found.ok else 1

@@ -1,0 +1,99 @@
+"""Deployed networks in the formats of other engines, by the ending of the name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Callable, Mapping, Optional, Union
+
+from nnabla_dqa._util.files import PathLike
+from nnabla_dqa.export.deployed import Deployed
+from nnabla_dqa.export.metadata import DEPLOYED
+from nnabla_dqa.export.network import ExportError
+from nnabla_dqa.export.nnb import NnbFile, check_nnb_output, write_nnb
+from nnabla_dqa.export.nnp import deployed_of
+from nnabla_dqa.export.onnx.sizes import OnnxFile
+from nnabla_dqa.export.onnx.write import AUTO, FLOAT, check_onnx_output, write_onnx
+from nnabla_dqa.nnp_format.archive import Archive
+
+Exported = Union[OnnxFile, NnbFile]
+"""What was written; ``str()`` of it is a table of its bytes."""
+_CHECKS: Mapping[str, Callable[[PathLike], Path]] = {
+    ".onnx": check_onnx_output,
+    ".nnb": check_nnb_output,
+}
+
+
+def export_file(
+    source: PathLike,
+    target: PathLike,
+    network: Optional[str] = None,
+    max_bytes: Optional[int] = None,
+    arithmetic: str = AUTO,
+) -> Exported:
+    """Write a deployed NNP in another engine's format, atomically.
+
+    Args:
+        source: A deployed NNP.
+        target: Ends in ``.onnx``: ONNX with packed weights, as
+            :func:`nnabla_dqa.export.onnx.write.write_onnx` says; or in ``.nnb``: for
+            NNabla's C runtime, as :func:`nnabla_dqa.export.nnb.write_nnb` says. Replaced if
+            it exists.
+        network: Which network; default: that of the first executor.
+        max_bytes: What ``source`` may unpack to; the default is that of
+            :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
+        arithmetic: ``"auto"``, ``"float"``, ``"integer"`` or ``"qdq"``, as of
+            :func:`nnabla_dqa.export.onnx.write.write_onnx`; NNB is float only.
+
+    Returns:
+        What was written; ``str()`` of it is a table of its bytes by part.
+
+    Raises:
+        NNPError: ``source`` is no NNP, or not deployed.
+        ValueError: ``arithmetic`` is something else.
+        ExportError: ``target`` has another ending, or the network cannot be
+            written (names the function or parameter).
+        OnnxMissingError: The package ``onnx`` is not installed.
+        OSError: A file cannot be read or written.
+    """
+    check_export_output(target)
+    archive = Archive.read(source, max_bytes)
+    if (archive.metadata or {}).get("kind") != DEPLOYED:
+        raise ExportError(
+            f"{source}: is not quantized; export writes what nnabla-dqa deploy has written "
+            f"(convert, train, deploy, export)"
+        )
+    try:
+        return write_deployed(deployed_of(archive), target, network, arithmetic)
+    except ExportError as error:
+        raise ExportError(f"{source}: {error}") from None
+
+
+def write_deployed(
+    deployed: Deployed,
+    path: PathLike,
+    network: Optional[str] = None,
+    arithmetic: str = AUTO,
+) -> Exported:
+    """Write a deployed network in memory; raises as :func:`export_file`."""
+    check_export_output(path)
+    if Path(path).suffix == ".onnx":
+        return write_onnx(deployed, path, network, arithmetic)
+    if arithmetic not in (AUTO, FLOAT):
+        raise ExportError(f"{path}: arithmetic {arithmetic!r} is for .onnx; NNB is float")
+    return write_nnb(deployed, path, network)
+
+
+def check_export_output(path: PathLike) -> Path:
+    """``path`` if a file of a known format can be written there.
+
+    Raises:
+        ExportError: Its ending is that of no known format.
+        OSError: It is a folder, or its folder does not exist or cannot be written to.
+    """
+    suffix = Path(path).suffix
+    if suffix not in _CHECKS:
+        raise ExportError(
+            f"{path}: {suffix or 'a name without ending'} is no format that is written; known: "
+            f"{', '.join(_CHECKS)}"
+        )
+    return _CHECKS[suffix](path)

@@ -1,0 +1,1 @@
+"""Deployed networks as ONNX files: packed weights, standard operators, checked in ONNX Runtime."""

@@ -1,0 +1,54 @@
+"""ONNX files in ONNX Runtime."""
+
+from __future__ import annotations
+
+from typing import Any, Dict, Mapping, Tuple
+
+import numpy as np
+
+from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._util.messages import one_line
+from nnabla_dqa.export.network import ExportError
+from nnabla_dqa.export.onnx.packages import onnxruntime
+
+_WARNINGS_TOO = 3
+
+
+class OnnxSession:
+    """An ONNX file in ONNX Runtime on the CPU.
+
+    Args:
+        path: The file.
+
+    Raises:
+        ExportError: ONNX Runtime does not load it.
+        OnnxMissingError: The package ``onnxruntime`` is not installed.
+    """
+
+    def __init__(self, path: PathLike) -> None:
+        package = onnxruntime()
+        options = package.SessionOptions()
+        options.log_severity_level = _WARNINGS_TOO
+        try:
+            self._session: Any = package.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            # Its errors have no class in common but Exception.
+            raise ExportError(f"{path}: ONNX Runtime does not load it: {one_line(error)}") from None
+        self.version = str(package.__version__)
+
+    @property
+    def inputs(self) -> Tuple[str, ...]:
+        """Names of what it takes."""
+        return tuple(value.name for value in self._session.get_inputs())
+
+    @property
+    def outputs(self) -> Tuple[str, ...]:
+        """Names of what it gives."""
+        return tuple(value.name for value in self._session.get_outputs())
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+        """The outputs by name, for an array for each input."""
+        feeds = {name: np.asarray(inputs[name], np.float32) for name in self.inputs}
+        return dict(zip(self.outputs, self._session.run(list(self.outputs), feeds)))
