@@ -27,7 +27,16 @@ CUDA = {f"cuda{v}": [f"nnabla-ext-cuda{v}{NNABLA}"] for v in ("110", "116", "120
 
 # The kernels of the fused mixture. Without a C++ compiler the package installs without them.
 KERNELS = "nnabla_dqa/backends/kernels"
-SOURCES = [f"{KERNELS}/{name}" for name in ("cpu.cpp", "cpu_kernels.h", "attention.h", "grid.h")]
+PARTS = (
+    "cpu.cpp",
+    "cpu_kernels.h",
+    "cpu_vectors.h",
+    "cpu_search.h",
+    "cpu_columns.h",
+    "attention.h",
+    "grid.h",
+)
+SOURCES = [f"{KERNELS}/{name}" for name in PARTS]
 CHECKSUM = 0
 for path in SOURCES:
     CHECKSUM = zlib.crc32((HERE / path).read_bytes(), CHECKSUM)

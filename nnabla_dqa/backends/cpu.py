@@ -23,7 +23,15 @@ from nnabla_dqa.backends.kernel_args import (
 )
 
 _FOLDER = Path(__file__).resolve().parent
-_SOURCES = ("cpu.cpp", "cpu_kernels.h", "attention.h", "grid.h")
+_SOURCES = (
+    "cpu.cpp",
+    "cpu_kernels.h",
+    "cpu_vectors.h",
+    "cpu_search.h",
+    "cpu_columns.h",
+    "attention.h",
+    "grid.h",
+)
 
 
 class _Layer(ctypes.Structure):

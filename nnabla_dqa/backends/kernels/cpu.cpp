@@ -38,26 +38,33 @@ struct Active {
     Grid grid[MAX_QUANTIZERS];
 };
 
-// See clip_search.py; block 0: the row is its own sample, with strata = 1.
+// Rows that go through the search for their clips together, and columns that are worked on so.
+const int GROUP = 16;
+// Rows for which that pays.
+const int64_t WORTH_A_GROUP = 4;
+
+// See clip_search.py; block 0: the row is its own sample, with strata = 1. Number i of row r is
+// values[i * stride + r]: one row is searched alone, or GROUP rows side by side.
 struct Sample {
     int64_t block;
     int64_t count;
     int strata;
     float weights[2];
+    int64_t stride;
     float* values;
 };
 
-// The columns' grids of one quantizer, with its share in `scale` and `offset`.
-struct Columns {
-    const float *a, *b, *scale, *offset;
-};
+// Where the numbers of column c begin, of which each column has `many`: those of GROUP columns lie
+// together, first the first number of each. So a loop over the columns goes through memory in order.
+inline int64_t in_group(int64_t c, int64_t many) { return c / GROUP * GROUP * many + c % GROUP; }
 
 struct Kernels {
     void (*extremes)(const float*, int64_t, Stats*);
     bool (*finite)(const float*, int64_t);
     void (*means)(const float*, int64_t row, int64_t size, int needs, Stats*);
-    void (*take_sample)(const float*, int64_t size, float scale, Sample*);
-    float (*searched_clip)(const Sample&, int64_t row, const Stats&, float top);
+    void (*take_sample)(const float*, int64_t size, float scale, const Sample&, float* values);
+    float (*searched_clip)(const Sample&, const Stats&, float top);
+    void (*searched_clips)(const Sample&, const Stats*, int rows, float top, float* clips);
     void (*mix)(const Active&, const float* x, float* q, int64_t n);
     void (*dots)(const Active&, const float* x, const float* dq, float* dw, bool add, int64_t n,
                  double* sums);
@@ -72,13 +79,12 @@ struct Kernels {
     void (*column_means)(const float* x, int64_t outer, int64_t step, int64_t count, int needs,
                          Stats* stats, float* room);
     void (*column_sample)(const float* x, int64_t outer, int64_t step, int64_t count,
-                          const Stats* stats, const Sample& sample, float* values, int64_t size,
-                          float* largest);
-    void (*column_mix)(const Op* ops, const Columns* grids, int many, const float* x, float* q,
+                          const Stats* stats, const Sample& sample, float* values, float* room);
+    void (*column_mix)(const Op* ops, const float* grids, int many, const float* x, float* q,
                        int64_t outer, int64_t step, int64_t count);
-    void (*column_dots)(const Op* ops, const Columns* grids, int many, const float* x,
-                        const float* dq, int64_t outer, int64_t step, int64_t count, float* room,
-                        double* sums);
+    void (*column_dots)(const Op* ops, const float* grids, int many, const float* x,
+                        const float* dq, float* dw, bool add, int64_t outer, int64_t step,
+                        int64_t count, float* room, double* sums);
 };
 
 #if defined(__GNUC__) && !defined(DQA_NO_VECTORS)
@@ -90,9 +96,13 @@ struct Kernels {
 #endif
 #endif
 
+// Numbers in a register.
+#define DQA_WIDTH 4
 namespace plain {
 #include "cpu_kernels.h"
 }
+#undef DQA_WIDTH
+#define DQA_WIDTH 8
 
 #if defined(__clang__) && defined(__x86_64__)
 #define DQA_X86
@@ -103,6 +113,8 @@ namespace avx2 {
 #pragma clang attribute pop
 #pragma clang attribute push( \
     __attribute__((target("avx512f,avx512bw,avx512dq,avx512vl"))), apply_to = function)
+#undef DQA_WIDTH
+#define DQA_WIDTH 16
 namespace avx512 {
 #include "cpu_kernels.h"
 }
@@ -117,6 +129,8 @@ namespace avx2 {
 #pragma GCC pop_options
 #pragma GCC push_options
 #pragma GCC target("avx512f,avx512bw,avx512dq,avx512vl,prefer-vector-width=512")
+#undef DQA_WIDTH
+#define DQA_WIDTH 16
 namespace avx512 {
 #include "cpu_kernels.h"
 }
@@ -239,11 +253,11 @@ int needs_of(const Layer& layer) {
 }
 
 // The sizes of clip_search.py's sample for rows of this layer.
-Sample sample_of(const Layer& layer) {
+Sample sample_of(const Layer& layer, int64_t stride) {
     const int64_t size = size_of(layer);
     const int64_t share = 1024 / layer.rows;
     const int64_t budget = share > 64 ? share : 64;
-    Sample sample = {0, size, 1, {static_cast<float>(1.0 / size), 0.0f}, nullptr};
+    Sample sample = {0, size, 1, {static_cast<float>(1.0 / size), 0.0f}, stride, nullptr};
     if (size > 2 * budget) {
         sample.block = next_prime(ceil_div(size, budget));
         sample.count = ceil_div(size, sample.block);
@@ -255,22 +269,33 @@ Sample sample_of(const Layer& layer) {
     return sample;
 }
 
-// The grids of one row, whose extremes are known.
-void make_grids(const Layer& layer, int needs, int64_t row, const float* x, Sample* sample,
-                Stats* stats, Grid* grids) {
-    const int64_t size = size_of(layer);
-    if (stats->finite) {
-        kernels().means(x, row, size, needs, stats);
-        if (needs & NEEDS_SAMPLE) kernels().take_sample(x, size, inverse_peak(*stats), sample);
-    }
+// The grids of some rows, at most GROUP, of which all is known but the clips that are searched.
+void make_grids(const Layer& layer, const Sample& sample, const Stats* stats, int64_t rows,
+                Grid* grids) {
     for (int k = 0; k < layer.count; ++k) {
         const Op& op = layer.ops[k];
-        float clip = 1.0f;
-        if (stats->finite && op.kind == SAWB_CLOSED) clip = closed_clip(op, *stats);
-        if (stats->finite && op.kind == SAWB_SEARCH)
-            clip = kernels().searched_clip(*sample, row, *stats, op.top);
-        grids[k] = make_grid(op, *stats, clip);
+        float clips[GROUP];
+        if (op.kind == SAWB_SEARCH && sample.stride == 1)
+            clips[0] = kernels().searched_clip(sample, stats[0], op.top);
+        else if (op.kind == SAWB_SEARCH)
+            kernels().searched_clips(sample, stats, static_cast<int>(rows), op.top, clips);
+        for (int64_t r = 0; r < rows; ++r) {
+            float clip = 1.0f;
+            if (stats[r].finite && op.kind == SAWB_CLOSED) clip = closed_clip(op, stats[r]);
+            if (stats[r].finite && op.kind == SAWB_SEARCH) clip = clips[r];
+            grids[r * layer.count + k] = make_grid(op, stats[r], clip);
+        }
     }
+}
+
+// What the quantizers need to know of one row, whose extremes are known; its sample begins at `values`.
+void complete(const Layer& layer, int needs, int64_t row, const float* x, const Sample& sample,
+              float* values, Stats* stats) {
+    const int64_t size = size_of(layer);
+    if (!stats->finite) return;
+    kernels().means(x, row, size, needs, stats);
+    if (needs & NEEDS_SAMPLE)
+        kernels().take_sample(x, size, inverse_peak(*stats), sample, values);
 }
 
 // Which quantizers take part: those whose share is not below `least`, the largest one always.
@@ -336,6 +361,23 @@ class Scratch {
 };
 
 thread_local Scratch scratch_x, scratch_q;
+
+// `count` zeros, from the beginning of a cache line on.
+template <class T>
+class Aligned {
+  public:
+    explicit Aligned(int64_t count) : values_(count + LINE / sizeof(T)) {
+        const auto at = reinterpret_cast<uintptr_t>(values_.data());
+        first_ = values_.data() + (LINE - at % LINE) % LINE / sizeof(T);
+    }
+
+    T* data() { return first_; }
+
+  private:
+    static const int LINE = 64;
+    std::vector<T> values_;
+    T* first_;
+};
 
 // Some rows of a layer as contiguous memory: as they lie, or copied.
 class Rows {
@@ -408,11 +450,12 @@ void one_range(const Layer& layer, const float* w, Grid* grids) {
         stats.maximum = larger(part.maximum, stats.maximum);
         stats.finite = stats.finite && part.finite;
     }
-    Sample sample = sample_of(layer);
+    Sample sample = sample_of(layer, 1);
     const int needs = needs_of(layer);
     std::vector<float> values(needs & NEEDS_SAMPLE ? sample.strata * sample.count : 0);
     sample.values = values.data();
-    make_grids(layer, needs, 0, w, &sample, &stats, grids);
+    complete(layer, needs, 0, w, sample, sample.values, &stats);
+    make_grids(layer, sample, &stats, 1, grids);
 }
 
 // Whether the rows are columns of a matrix, which are worked on as they lie. Where sums are wanted,
@@ -434,41 +477,42 @@ void each_columns(const Layer& layer, F f) {
     });
 }
 
-// The grids of columns begin .. end as arrays, of the quantizers that take part.
+int64_t whole_groups(int64_t columns) { return ceil_div(columns, GROUP) * GROUP; }
+
+// The grids of columns begin .. end in the order of `in_group`: a, b and scale of each quantizer that
+// takes part, then the offset of all; the shares are in them already.
 class ColumnGrids {
   public:
     ColumnGrids(const Layer& layer, const float* shares, const int* chosen, int count,
                 int64_t begin, int64_t end, const Grid* grids)
-        : values_((3 * count + 1) * (end - begin)) {
-        const int64_t n = end - begin;
-        float* offset = values_.data() + 3 * count * n;
-        for (int i = 0; i < count; ++i) {
-            float *a = values_.data() + 3 * i * n, *b = a + n, *scale = b + n;
-            ops[i] = layer.ops[chosen[i]];
-            columns[i] = {a, b, scale, offset};
-        }
-        for (int64_t c = 0; c < n; ++c) {
+        : values_((3 * count + 1) * whole_groups(end - begin)) {
+        for (int i = 0; i < count; ++i) ops[i] = layer.ops[chosen[i]];
+        for (int64_t c = begin; c < end; ++c) {
             const Active active =
-                make_active(layer, shares, chosen, count, begin + c, grids + (begin + c) * layer.count);
-            for (int i = 0; i < count; ++i) {
-                float* a = values_.data() + 3 * i * n + c;
-                a[0] = active.grid[i].a, a[n] = active.grid[i].b, a[2 * n] = active.scale[i];
+                make_active(layer, shares, chosen, count, c, grids + c * layer.count);
+            float* to = values_.data() + in_group(c - begin, 3 * count + 1);
+            for (int i = 0; i < count; ++i, to += 3 * GROUP) {
+                to[0] = active.grid[i].a;
+                to[GROUP] = active.grid[i].b;
+                to[2 * GROUP] = active.scale[i];
             }
-            offset[c] = active.offset;
+            to[0] = active.offset;
         }
     }
 
+    const float* values() { return values_.data(); }
+
     Op ops[MAX_QUANTIZERS];
-    Columns columns[MAX_QUANTIZERS];
 
   private:
-    std::vector<float> values_;
+    Aligned<float> values_;
 };
 
 void column_grids(const Layer& layer, int needs, const float* w, int64_t begin, int64_t end,
                   Grid* grids) {
     const int64_t n = end - begin, step = layer.rows, outer = layer.outer;
-    std::vector<float> room(22 * n), values;
+    Aligned<float> room(22 * n);
+    std::vector<float> values;
     std::vector<Stats> stats(n);
     float *low = room.data(), *high = low + n, *none = high + n, *rest = none + n;
     kernels().column_extremes(w + begin, outer, step, n, low, high, none);
@@ -477,23 +521,17 @@ void column_grids(const Layer& layer, int needs, const float* w, int64_t begin, 
         stats[c].minimum = low[c], stats[c].maximum = high[c], stats[c].finite = none[c] == 0.0f;
     }
     kernels().column_means(w + begin, outer, step, n, needs, stats.data(), rest);
-    Sample sample = sample_of(layer);
-    const int64_t size = sample.strata * sample.count;
+    Sample sample = sample_of(layer, GROUP);
+    const int64_t size = sample.strata * sample.count * GROUP;
     if (needs & NEEDS_SAMPLE) {
-        values.resize(size * n);
+        values.resize(size * ceil_div(n, GROUP));
         kernels().column_sample(w + begin, outer, step, n, stats.data(), sample, values.data(),
-                                size, rest);
+                                rest);
     }
-    for (int64_t c = 0; c < n; ++c) {
-        sample.values = values.data() + size * c;
-        for (int k = 0; k < layer.count; ++k) {
-            const Op& op = layer.ops[k];
-            float clip = 1.0f;
-            if (stats[c].finite && op.kind == SAWB_CLOSED) clip = closed_clip(op, stats[c]);
-            if (stats[c].finite && op.kind == SAWB_SEARCH)
-                clip = kernels().searched_clip(sample, begin + c, stats[c], op.top);
-            grids[(begin + c) * layer.count + k] = make_grid(op, stats[c], clip);
-        }
+    for (int64_t c = 0; c < n; c += GROUP) {
+        sample.values = values.data() + size * (c / GROUP);
+        make_grids(layer, sample, &stats[c], n - c < GROUP ? n - c : GROUP,
+                   grids + (begin + c) * layer.count);
     }
 }
 
@@ -538,28 +576,37 @@ void forward(const Layer& layer, const float* w, const float* shares, float leas
         each_columns(layer, [&](int64_t begin, int64_t end) {
             column_grids(layer, needs, w, begin, end, grids);
             if (!q) return;
-            const ColumnGrids own(layer, shares, chosen, count, begin, end, grids);
-            kernels().column_mix(own.ops, own.columns, count, w + begin, q + begin, layer.outer,
+            ColumnGrids own(layer, shares, chosen, count, begin, end, grids);
+            kernels().column_mix(own.ops, own.values(), count, w + begin, q + begin, layer.outer,
                                  layer.rows, end - begin);
         });
         return;
     }
     each_tile(layer, [&](int64_t begin, int64_t end) {
         Rows rows(layer, begin, end);
-        std::vector<float> values;
         const float* x = rows.read(w, &scratch_x);
         float* const to = q ? rows.place(q, &scratch_q) : nullptr;
-        Sample sample = sample_of(layer);
-        if (needs & NEEDS_SAMPLE) values.resize(sample.strata * sample.count);
+        // One row after the other stays in the smallest cache, unless clips of several are searched.
+        const int64_t together = needs & NEEDS_SAMPLE && end - begin >= WORTH_A_GROUP ? GROUP : 1;
+        Sample sample = sample_of(layer, together);
+        std::vector<float> values(
+            needs & NEEDS_SAMPLE ? sample.strata * sample.count * together : 0);
         sample.values = values.data();
-        for (int64_t r = begin; r < end; ++r, x += size) {
-            Stats stats = {};
-            Grid* own = grids + r * layer.count;
-            kernels().extremes(x, size, &stats);
-            make_grids(layer, needs, r, x, &sample, &stats, own);
-            if (!q) continue;
-            const Active active = make_active(layer, shares, chosen, count, r, own);
-            kernels().mix(active, x, to + (r - begin) * size, size);
+        for (int64_t first = begin; first < end; first += together) {
+            const int64_t many = end - first < together ? end - first : together;
+            Stats stats[GROUP] = {};
+            for (int64_t r = 0; r < many; ++r) {
+                const float* row = x + (first + r - begin) * size;
+                kernels().extremes(row, size, &stats[r]);
+                complete(layer, needs, first + r, row, sample, sample.values + r, &stats[r]);
+            }
+            make_grids(layer, sample, stats, many, grids + first * layer.count);
+            for (int64_t r = first; r < first + many && q; ++r) {
+                const Grid* own = grids + r * layer.count;
+                const Active active = make_active(layer, shares, chosen, count, r, own);
+                const int64_t at = (r - begin) * size;
+                kernels().mix(active, x + at, to + at, size);
+            }
         }
         if (q) rows.write(q, to);
     });
@@ -595,18 +642,19 @@ void share_gradients(const Layer& layer, const float* w, const float* dq, const 
     if (are_columns(layer, 0)) {
         each_columns(layer, [&](int64_t begin, int64_t end) {
             const int64_t n = end - begin;
-            const ColumnGrids own(layer, shares, chosen, count, begin, end, grids);
-            std::vector<double> sums((count + 1) * n);
-            std::vector<float> room((count + 1) * n);
-            kernels().column_dots(own.ops, own.columns, count, w + begin, dq + begin, layer.outer,
-                                  layer.rows, n, room.data(), sums.data());
+            ColumnGrids own(layer, shares, chosen, count, begin, end, grids);
+            Aligned<double> sums((count + 1) * whole_groups(n));
+            Aligned<float> room((count + 1) * whole_groups(n));
+            kernels().column_dots(own.ops, own.values(), count, w + begin, dq + begin,
+                                  dw ? dw + begin : nullptr, add, layer.outer, layer.rows, n,
+                                  room.data(), sums.data());
             for (int64_t c = 0; c < n; ++c) {
                 double of_row[MAX_QUANTIZERS + 1];
-                for (int i = 0; i <= count; ++i) of_row[i] = sums[i * n + c];
+                for (int i = 0; i <= count; ++i)
+                    of_row[i] = sums.data()[in_group(c, count + 1) + i * GROUP];
                 finish(grids + (begin + c) * layer.count, of_row, parts->data() + (begin + c) * count);
             }
         });
-        if (dw) pass_all_on(layer, dq, dw, add);
         return;
     }
     each_tile(layer, [&](int64_t begin, int64_t end) {
