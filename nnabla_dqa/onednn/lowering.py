@@ -5,8 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-import nnabla as nn
-
 from nnabla_dqa.backends.cpu import CpuKernels
 from nnabla_dqa.backends.fused import NAME as MIXTURE
 from nnabla_dqa.backends.fused import mixture_of, quantizers_of
@@ -362,8 +360,3 @@ def why_nnabla(f: Any) -> str:
     if 0 in (v.size for v in (*f.inputs, *f.outputs)):
         return "it has an empty array"
     return rule.refuses(f)
-
-
-def variables_of(functions: Sequence[Any]) -> List[nn.Variable]:
-    """All that go into or come out of some functions."""
-    return [v for f in functions for v in (*f.inputs, *f.outputs)]

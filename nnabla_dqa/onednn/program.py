@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import enum
-from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 from nnabla_dqa.backends.cpu import threads
 from nnabla_dqa.onednn.library import OneDnnError, error_buffer, library
@@ -201,6 +201,3 @@ def computes(plan: Plan, trains: bool) -> str:
     except OneDnnError as error:
         return str(error)
     return ""
-
-
-Shape = Tuple[int, ...]

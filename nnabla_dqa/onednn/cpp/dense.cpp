@@ -10,7 +10,6 @@
 namespace layers {
 namespace {
 
-enum Kind { CONVOLUTION = 1, DECONVOLUTION = 2, AFFINE = 3 };
 enum Input { X, W, B };
 enum Number {
     SPATIAL = 0, GROUPS = 1, X_SIZE = 2, KERNEL = 5, STRIDE = 8, DILATION = 11, PAD = 14,

@@ -7,7 +7,6 @@
 namespace layers {
 namespace {
 
-enum Kind { UNARY = 7, ADD = 8, CHANNELS_LAST = 9, CHANNELS_FIRST = 10, COPY = 11, PAD = 12 };
 enum Number { FUNCTION = 0, RELU = 0, BEFORE = 0 };
 enum Real { ALPHA = 0, BETA = 1 };
 
@@ -124,7 +123,7 @@ private:
 
     void move(const Tensor& a, const float* from, const Tensor& b, float* to, bool adds,
               bool back) const {
-        if (spec.kind == PAD) {
+        if (spec.kind == PAD_CHANNELS) {
             const int64_t before = spec.numbers[BEFORE];
             if (!adds) std::fill(to, to + b.sample(), 0.0f);
             for (int64_t s = 0; s < a.positions; ++s)

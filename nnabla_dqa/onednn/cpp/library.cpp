@@ -13,13 +13,13 @@ void set_mixture(void* forward, void* backward);
 
 std::unique_ptr<Layer> make_layer(const LayerSpec& spec, Program& program) {
     switch (spec.kind) {
-        case 1:
-        case 2:
-        case 3: return make_dense(spec, program);
-        case 4: return make_normalization(spec, program);
-        case 5:
-        case 6: return make_pooling(spec, program);
-        case 13: return make_mixture(spec, program);
+        case CONVOLUTION:
+        case DECONVOLUTION:
+        case AFFINE: return make_dense(spec, program);
+        case NORMALIZATION: return make_normalization(spec, program);
+        case MAX_POOLING:
+        case AVERAGE_POOLING: return make_pooling(spec, program);
+        case MIXTURE: return make_mixture(spec, program);
         default: return make_elementwise(spec, program);
     }
 }

@@ -8,7 +8,6 @@
 namespace layers {
 namespace {
 
-enum Kind { MAX_POOLING = 5, AVERAGE_POOLING = 6 };
 enum Number { X_SIZE = 0, Y_SIZE = 3, KERNEL = 6, STRIDE = 9, PAD = 12, INCLUDES_PAD = 15 };
 
 struct Window {

@@ -16,6 +16,22 @@
 namespace layers {
 
 // What Python hands over; onednn/program.py has the same.
+enum Kind : int32_t {
+    CONVOLUTION = 1,
+    DECONVOLUTION,
+    AFFINE,
+    NORMALIZATION,
+    MAX_POOLING,
+    AVERAGE_POOLING,
+    UNARY,
+    ADD,
+    CHANNELS_LAST,
+    CHANNELS_FIRST,
+    COPY,
+    PAD_CHANNELS,
+    MIXTURE
+};
+
 struct TensorSpec {
     int64_t samples, positions, channels;
     int32_t external;  // place among the arrays of a call, -1: memory of the program
