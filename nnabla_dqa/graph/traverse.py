@@ -9,6 +9,7 @@ import nnabla as nn
 import nnabla.function
 import numpy as np
 
+from nnabla_dqa.backends.nnabla_hooks import writers
 from nnabla_dqa.layers.tensors import QuantizedTensor
 from nnabla_dqa.quantization.graph_ops import Variable
 
@@ -21,13 +22,23 @@ class LiveGraph(NamedTuple):
 
     @classmethod
     def of(cls, outputs: Mapping[str, Variable]) -> LiveGraph:
-        """The graph above ``outputs``."""
+        """The graph above ``outputs``.
+
+        Raises:
+            ValueError: oneDNN computes a part of it (:func:`nnabla_dqa.accelerate`), which hides
+                the functions in it.
+        """
         functions: List[Any] = []
         leaves: Dict[Any, Any] = {}
 
         def visit(function: Any) -> None:
             if function in seen:
                 return
+            if function.info.type_name in writers:
+                raise ValueError(
+                    "layers of this graph are on oneDNN (dqa.accelerate), which hides them; build "
+                    "the graph once more for this, or call accelerate afterwards"
+                )
             seen.add(function)
             functions.append(function)
             for v in function.inputs:

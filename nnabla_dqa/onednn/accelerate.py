@@ -36,7 +36,8 @@ def accelerate(*outputs: nn.Variable, keep: Sequence[nn.Variable] = ()) -> Accel
             are persistent. What is kept in the middle of layers stays in memory until the
             process ends.
 
-    Shapes and ``need_grad`` must not change afterwards. ``nn.grad`` does not pass.
+    Shapes and ``need_grad`` must not change afterwards. ``nn.grad`` does not pass. Deploy and
+    convert a graph before, or one that was built once more for that.
 
     Raises:
         OneDnnError: ``backend(layers="onednn")`` holds and oneDNN cannot be used; or a function

@@ -223,6 +223,17 @@ def test_saving_writes_nnablas_functions(name, tmp_path):
     assert float(network.outputs["l"].d) == pytest.approx(value, rel=1e-5)
 
 
+@pytest.mark.parametrize("verb", ["deploy", "convert"])
+def test_what_reads_graphs_says_that_it_cannot(verb, tmp_path):
+    loss, y, x, _ = small_net(*SETS["min-max"])
+    accelerate(loss, keep=[y])
+    with pytest.raises(ValueError, match="are on oneDNN .* build the graph once more for this"):
+        if verb == "deploy":
+            dqa.deploy(tmp_path / "a.nnp", {"x": x}, {"y": y}, allow_untrained=True)
+        else:
+            dqa.convert(y, dqa.Rules(SETS["min-max"][0]))
+
+
 def test_twice_changes_nothing():
     loss = small_net(*SETS["min-max"])[0]
     accelerate(loss)
