@@ -6,8 +6,9 @@
 // meanwhile, and the processor follows the rows. Sums keep the order of `row_sum` for rows whose size
 // is a multiple of four, which begin aligned.
 
-// Rows of the matrix that are gone through for some columns before the next ones, and where two sums
-// of eight lanes each have to be taken up and put down for it.
+// Rows of the matrix that are gone through for some columns before the next ones: the fewer, the more
+// there is in registers meanwhile; the more, the more there is to take up and put down for them.
+const int64_t SHALLOW = 4;
 const int64_t DEEP = 8;
 const int64_t DEEPER = 32;
 // Numbers of a column of which the dot products are added up before they become double.
@@ -24,6 +25,14 @@ static inline void column_groups(int64_t count, F f) {
     for (; c < count; ++c) f(0.0f, c);
 }
 
+// Some rows that are read next, which the processor does not foresee; only a hint, also behind the end
+// of an array.
+static inline void fetch_rows(const float* x, int64_t step, int64_t rows) {
+#ifdef __GNUC__
+    for (int64_t r = 0; r < rows; ++r) __builtin_prefetch(x + r * step);
+#endif
+}
+
 static void column_extremes(const float* x, int64_t outer, int64_t step, int64_t count,
                             float* low, float* high, float* none) {
     for (int64_t c = 0; c < count; ++c) low[c] = high[c] = x[c], none[c] = 0.0f;
@@ -32,6 +41,7 @@ static void column_extremes(const float* x, int64_t outer, int64_t step, int64_t
         const float* block = x + begin * step;
         column_groups(count, [=](auto kind, int64_t c) {
             using V = decltype(kind);
+            fetch_rows(block + DEEP * step + c, step, DEEP);
             V least = load<V>(low + c), most = load<V>(high + c), other = load<V>(none + c);
             for (int64_t r = 0; r < rows; ++r) {
                 const V v = load<V>(block + r * step + c);
@@ -139,6 +149,7 @@ static void column_sample(const float* x, int64_t outer, int64_t step, int64_t c
             const int64_t last = end - o < DEEP ? end : o + DEEP;
             column_groups(count, [=](auto kind, int64_t c) {
                 using V = decltype(kind);
+                fetch_rows(row(o) + DEEP * step + c, step, DEEP);
                 V most = load<V>(largest + c);
                 for (int64_t i = o; i < last; ++i)
                     most = most_of(magnitude(load<V>(row(i) + c)), most);
@@ -194,6 +205,7 @@ template <int R, class V>
 static inline void mix_group(const Op* ops, const float* g, int many, const float* x, float* q,
                              int64_t step) {
     V sums[R] = {};
+    if (R > 1) fetch_rows(x + R * step, step, R);
     for (int k = 0; k < many; ++k, g += 3 * GROUP) {
 #define DQA_CALL(KIND) add_codes_of<KIND, R>(ops[k], g, k > 0, x, step, sums)
         DQA_FOR_KIND(ops[k].kind, DQA_CALL)
@@ -233,6 +245,7 @@ template <int R, class V>
 static inline void dots_of_group(const Op* ops, const float* g, int many, const float* x,
                                  const float* dq, float* dw, bool add, int64_t step, float* room) {
     const Block<R, V> block(x, step), d(dq, step);
+    if (R > 1) fetch_rows(x + R * step, step, R), fetch_rows(dq + R * step, step, R);
     for (int k = 0; k < many; ++k, g += 3 * GROUP, room += GROUP) {
         V own = load<V>(room);
 #define DQA_CALL(KIND) own = add_dots_of<KIND>(ops[k], g, block, d, own)
@@ -258,15 +271,15 @@ static void column_dots(const Op* ops, const float* grids, int many, const float
     for (int64_t begin = 0; begin < outer; begin += ADDED) {
         const int64_t end = outer - begin < ADDED ? outer : begin + ADDED;
         for (int64_t i = 0; i < all; ++i) room[i] = 0.0f;
-        for (int64_t o = begin; o < end; o += DEEP) {
-            const int64_t rows = end - o < DEEP ? end - o : DEEP;
+        for (int64_t o = begin; o < end; o += SHALLOW) {
+            const int64_t rows = end - o < SHALLOW ? end - o : SHALLOW;
             column_groups(count, [=](auto kind, int64_t c) {
                 using V = decltype(kind);
                 const float* g = grids + in_group(c, 3 * many + 1);
                 float* own = room + in_group(c, many + 1);
                 const int64_t first = o * step + c;
-                if (rows == DEEP)
-                    return dots_of_group<DEEP, V>(ops, g, many, x + first, dq + first,
+                if (rows == SHALLOW)
+                    return dots_of_group<SHALLOW, V>(ops, g, many, x + first, dq + first,
                                                   dw ? dw + first : dw, add, step, own);
                 for (int64_t at = first; at < first + rows * step; at += step)
                     dots_of_group<1, V>(ops, g, many, x + at, dq + at, dw ? dw + at : dw, add,
