@@ -56,6 +56,8 @@ class PartFunction(PythonFunction):  # type: ignore[misc]
         OneDnnError: oneDNN does not compute it.
     """
 
+    ctx = None  # nothing here computes in NNabla's current context
+
     def __init__(self, part: Part, context: nn.Context, trains: bool = True) -> None:
         super().__init__(context)
         # NNabla copies all of a context for each address, of which these two count.

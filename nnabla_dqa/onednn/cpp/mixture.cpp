@@ -44,6 +44,15 @@ public:
                         at(p, HARD), a);
     }
 
+    // The gradient of q is that of w: where nothing is added to it, it is put there at once.
+    void prepare_backward(Program& p) override {
+        const Tensor& w = p.tensor(spec.inputs[W]);
+        Tensor& q = p.tensor(spec.outputs[Q]);
+        in_place_ = w.grad && !*w.has_grad && p.is_used_once(spec.inputs[W]) && q.external < 0 &&
+                    q.whole < 0;
+        if (in_place_) q.grad = w.grad;
+    }
+
     void backward(Program& p) override {
         Tensor& w = p.tensor(spec.inputs[W]);
         const Tensor& q = p.tensor(spec.outputs[Q]);
@@ -53,16 +62,21 @@ public:
         // Where nothing uses the coefficients, no gradient comes to them.
         const Tensor* a = spec.outputs[A] < 0 ? nullptr : &p.tensor(spec.outputs[A]);
         const bool attends = c && spec.pointers[ATTENDED];
+        const bool adds = *w.has_grad;
+        if (w.grad) *w.has_grad = true;
+        float* dw = in_place_ ? nullptr : w.grad;
+        if (!dw && !c) return;
         mixture_backward(spec.pointers[ARGUMENTS], c ? w.data : nullptr, q.grad,
                          c && !attends ? c->data : nullptr, c ? least() : 0.0f,
                          spec.pointers[GRIDS], attends ? spec.pointers[ATTENDED] : nullptr,
-                         attends && a && *a->has_grad ? a->grad : nullptr, w.grad, *w.has_grad,
+                         attends && a && *a->has_grad ? a->grad : nullptr, dw, adds,
                          c ? c->grad : nullptr, c && *c->has_grad);
-        if (w.grad) *w.has_grad = true;
         if (c) *c->has_grad = true;
     }
 
 private:
+    bool in_place_ = false;
+
     float least() const { return float(spec.reals[LEAST]); }
 
     const float* at(Program& p, Input input) const {

@@ -73,6 +73,12 @@ Program::Program(const TensorSpec* tensors, int tensor_count, const LayerSpec* l
         t.offset = tensors[i].offset;
         tensors_.push_back(t);
     }
+    uses_.resize(tensors_.size(), 0);
+    for (int i = 0; i < layer_count; ++i)
+        for (int k : layers[i].inputs)
+            if (k >= 0) ++uses_[k];
+    for (const Tensor& t : tensors_)
+        if (t.whole >= 0) uses_[t.whole] += 2;
     OneThread scope;
     for (int i = 0; i < layer_count; ++i) {
         layers_.push_back(make_layer(layers[i], *this));
@@ -89,7 +95,7 @@ Program::Program(const TensorSpec* tensors, int tensor_count, const LayerSpec* l
         each(layers[i].outputs, MAX_OUTPUTS, [&](Tensor& t) { t.grad_span.use(back); });
     }
     if (trains) {
-        find_grads_over_data(layers, layer_count);
+        find_grads_over_data(layer_count);
         find_what_is_computed_again(layers, layer_count);
     }
     find_small_layers(layers, layer_count);
@@ -146,18 +152,12 @@ void Program::find_what_is_computed_again(const LayerSpec* layers, int layer_cou
     }
 }
 
-void Program::find_grads_over_data(const LayerSpec* layers, int layer_count) {
-    std::vector<int> uses(tensors_.size(), 0), views(tensors_.size(), 0);
-    for (int i = 0; i < layer_count; ++i)
-        for (int k : layers[i].inputs)
-            if (k >= 0) ++uses[k];
-    for (const Tensor& t : tensors_)
-        if (t.whole >= 0) ++views[t.whole];
+void Program::find_grads_over_data(int layer_count) {
     for (int i = 0; i < layer_count; ++i) {
         const int k = layers_[i]->overwrites();
         if (k < 0) continue;
         Tensor& t = tensors_[k];
-        if (t.external >= 0 || t.whole >= 0 || !t.wanted || uses[k] != 1 || views[k]) continue;
+        if (t.external >= 0 || t.whole >= 0 || !t.wanted || !is_used_once(k)) continue;
         t.grad_over_data = true;
         t.data_span.use(t.grad_span.last);
     }
@@ -239,6 +239,7 @@ void Program::backward(float* const* arrays, float* const* grads, const uint8_t*
             t.has_grad = &all.own_flag;
         }
     }
+    for (auto& layer : layers_) layer->prepare_backward(*this);
     const int count = int(layers_.size());
     for (int step = 0; step < count - side_by_side_; ++step) {
         for (int i : computed_again_[step]) layers_[i]->again(*this);

@@ -102,6 +102,8 @@ public:
     // Whether it is so small that one thread computes it, beside its like on the others.
     virtual bool is_small() const { return false; }
     virtual void forward(Program& p) = 0;
+    // Before any layer's backward, when it is known where gradients go.
+    virtual void prepare_backward(Program&) {}
     virtual void backward(Program& p) = 0;
 
 protected:
@@ -118,6 +120,8 @@ public:
     void backward(float* const* arrays, float* const* grads, const uint8_t* add);
 
     Tensor& tensor(int i) { return tensors_[i]; }
+    // Whether one layer alone uses a tensor, and no other tensor shares its memory.
+    bool is_used_once(int i) const { return uses_[i] == 1; }
     bool trains() const { return trains_; }
     int64_t arena_bytes() const { return int64_t(arena_size_) * sizeof(float); }
 
@@ -140,7 +144,7 @@ private:
     using Memory = std::unique_ptr<float, Free>;
     static Memory allocate(int64_t floats);
 
-    void find_grads_over_data(const LayerSpec* layers, int layer_count);
+    void find_grads_over_data(int layer_count);
     void find_what_is_computed_again(const LayerSpec* layers, int layer_count);
     void find_small_layers(const LayerSpec* layers, int layer_count);
     void plan();
@@ -149,6 +153,7 @@ private:
     void allocate_all();
 
     std::vector<Tensor> tensors_;
+    std::vector<int> uses_;  // how many layers and views have a tensor
     std::vector<std::unique_ptr<Layer>> layers_;
     bool trains_;
     // The first layers that are computed side by side: the small ones before all others.
