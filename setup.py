@@ -27,7 +27,15 @@ CUDA = {f"cuda{v}": [f"nnabla-ext-cuda{v}{NNABLA}"] for v in ("110", "116", "120
 
 # The kernels of the fused mixture. Without a C++ compiler the package installs without them.
 KERNELS = "nnabla_dqa/backends/kernels"
-SOURCES = [f"{KERNELS}/{name}" for name in ("cpu.cpp", "cpu_kernels.h", "attention.h", "grid.h")]
+KERNEL_FILES = (
+    "cpu.cpp",
+    "cpu_kernels.h",
+    "activation_loops.h",
+    "activations.h",
+    "attention.h",
+    "grid.h",
+)
+SOURCES = [f"{KERNELS}/{name}" for name in KERNEL_FILES]
 CHECKSUM = 0
 for path in SOURCES:
     CHECKSUM = zlib.crc32((HERE / path).read_bytes(), CHECKSUM)

@@ -30,6 +30,7 @@ import nnabla.functions as F
 from nnabla.backward_functions import registry
 from nnabla.core.graph_def import ProtoGraphGenerator
 
+from nnabla_dqa.backends import fused_activations as activations
 from nnabla_dqa.backends import portable
 from nnabla_dqa.backends.dispatch import checks_before_saving
 from nnabla_dqa.backends.fused import NAME, STATE, mixture_of, portable_outputs
@@ -43,6 +44,7 @@ writers: Dict[str, Callable[[Callable[[Any], Any], Any], None]] = {}
 """How functions of other types are written, by type: called with what writes a function and one of
 them. :mod:`nnabla_dqa.onednn.saving` has one."""
 
+_PORTABLE = {NAME: portable_outputs, activations.NAME: activations.portable_outputs}
 _MARK = "_nnabla_dqa_writes_mixtures"
 _CHECKED = "_nnabla_dqa_checked"
 _MISSING = ("nnabla.nnabla", "nnabla.gc", "nnabla.nnabla_ext", "nnabla.nnabla_ext.cpu")
@@ -67,7 +69,8 @@ def _hook_into_saving() -> None:
         writer = writers.get(function.info.type_name)
         if writer is not None:
             return writer(functools.partial(write_portable, self), function)
-        if function.info.type_name != NAME:
+        as_portable = _PORTABLE.get(function.info.type_name)
+        if as_portable is None:
             return write(self, function)
         if not hasattr(self, _CHECKED):
             for check in checks_before_saving:
@@ -76,7 +79,7 @@ def _hook_into_saving() -> None:
         given = function.inputs
         inputs = [_end(v) for v in given]
         with nn.context_scope(function.context), nn.auto_forward(False):
-            outputs = portable_outputs(inputs, function.info.args)
+            outputs = as_portable(inputs, function.info.args)
         for new, old in zip(outputs, function.outputs):
             new.data = old.data
         outputs[0].visit(functools.partial(write, self))

@@ -8,11 +8,14 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tu
 import nnabla as nn
 
 from nnabla_dqa.backends.cpu import CpuKernels
+from nnabla_dqa.backends.cpu_activations import CpuActivations
 from nnabla_dqa.backends.fused import NAME as MIXTURE
 from nnabla_dqa.backends.fused import mixture_of, quantizers_of
+from nnabla_dqa.backends.fused_activations import NAME as ACTIVATIONS
+from nnabla_dqa.backends.fused_activations import first_array, spec_of
 from nnabla_dqa.backends.kernel_args import AttentionSpec, LayerSpec
 from nnabla_dqa.onednn.builder import Builder
-from nnabla_dqa.onednn.program import Dims, Kind
+from nnabla_dqa.onednn.program import MAX_INPUTS, Dims, Kind
 
 Shape = Tuple[int, ...]
 
@@ -305,12 +308,41 @@ def _mixture(b: Builder, f: Any) -> None:
     b.plan.kept_alive.append(kernels)
 
 
+def _refuses_activations(f: Any) -> str:
+    count = len(f.inputs)
+    return f"it has {count} inputs, more than {MAX_INPUTS}" if count > MAX_INPUTS else ""
+
+
+def _activations(b: Builder, f: Any) -> None:
+    args = f.info.args
+    x, *others = f.inputs
+    dims = b.is_turned(x)
+    source = b.flat(x) if dims is None else b.turned(x, dims)
+    q, *coefficients = f.outputs
+    target = b.new_flat(q, b.plan.dims(source)) if dims is None else b.new_turned(q, dims)
+    outputs = [target]
+    for a in coefficients:
+        outputs.append(b.flat(a) if b.has(a) else b.new_flat(a))
+    kernels = CpuActivations(spec_of(args, x.shape))
+    first = first_array(args)
+    layer, kept, _ = kernels.arguments
+    b.plan.layer(
+        Kind.ACTIVATIONS,
+        [source, *[b.flat(v) if v.need_grad else b.state(v) for v in others]],
+        outputs,
+        {0: ["mixing" in args, first > 1, first, len(f.inputs) - first]},
+        [args["prune_below"]],
+        [layer, kept],
+    )
+    b.plan.kept_alive.append(kernels)
+
+
 def _refuses_concatenation(f: Any) -> str:
     # Where the parts are rows of one table, they are written there by those who compute them.
     if f.info.args["axis"] != 0:
         return "it is not along the first axis"
     for v in f.inputs:
-        if v.parent is None or v.parent.info.type_name != MIXTURE:
+        if v.parent is None or v.parent.info.type_name not in (MIXTURE, ACTIVATIONS):
             return "its inputs are not coefficients of mixtures"
     return ""
 
@@ -346,6 +378,7 @@ RULES: Dict[str, Rule] = {
     "Add2": Rule(_refuses_addition, addition),
     "Pad": Rule(_refuses_pad, _pad),
     MIXTURE: Rule(_never, _mixture),
+    ACTIVATIONS: Rule(_refuses_activations, _activations),
     "Concatenate": Rule(_refuses_concatenation, _nothing),
 }
 """By NNabla's name of the function."""

@@ -757,8 +757,3 @@ static void column_dots(const Op* ops, const Columns* grids, int many, const flo
 }
 
 #undef DQA_FOR_KIND
-
-static const Kernels kernels = {extremes, finite, means, take_sample, searched_clip,
-                                mix, dots, pass_on, encode, gather, scatter,
-                                column_extremes, column_means, column_sample, column_mix,
-                                column_dots};

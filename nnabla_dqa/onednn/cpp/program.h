@@ -24,7 +24,7 @@ struct TensorSpec {
     int64_t offset;    // where it begins in that one
 };
 
-enum { MAX_INPUTS = 8, MAX_OUTPUTS = 2, NUMBERS = 32 };
+enum { MAX_INPUTS = 32, MAX_OUTPUTS = 2, NUMBERS = 32 };
 
 struct LayerSpec {
     int32_t kind;
@@ -163,5 +163,6 @@ std::unique_ptr<Layer> make_normalization(const LayerSpec& spec, Program& progra
 std::unique_ptr<Layer> make_pooling(const LayerSpec& spec, Program& program);
 std::unique_ptr<Layer> make_elementwise(const LayerSpec& spec, Program& program);
 std::unique_ptr<Layer> make_mixture(const LayerSpec& spec, Program& program);
+std::unique_ptr<Layer> make_activations(const LayerSpec& spec, Program& program);
 
 }  // namespace layers
