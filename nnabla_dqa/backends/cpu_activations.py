@@ -61,7 +61,8 @@ class CpuActivations:
         With attention there are no ``shares``: they are made of the ``state``. ``arrays`` are
         those of the quantizers.
         """
-        self._arrays[: len(arrays)] = arrays
+        for i, array in enumerate(arrays):
+            self._arrays[i] = array
         args, own = ctypes.byref(self._args), ctypes.byref(self._own)
         self._forward(args, own, x, q, least, shares, *state, self._arrays, None, None)
 

@@ -139,7 +139,9 @@ def activations(
         unavailable(reason)
     coefficients = mixture.coefficients(state) if index is None else None
     states = mixture.quantizer_states(state)[alone]
-    return portable.activations(x, quantizers, coefficients, states, index is not None), coefficients
+    return portable.activations(
+        x, quantizers, coefficients, states, index is not None
+    ), coefficients
 
 
 def backend_of(

@@ -119,7 +119,9 @@ def fused_activations(
         used = {name: v for name, v in own.items() if index is None or name != FIRST}
         arrays += [v for v in used.values() if not any(v is other for other in arrays)]
         places.append({k: next(i for i, a in enumerate(arrays) if a is v) for k, v in used.items()})
-    arguments = mixture.to_json() if attends else {"quantizers": [q.to_json() for q in quantizers]}
+    arguments: Dict[str, Any] = (
+        mixture.to_json() if attends else {"quantizers": [q.to_json() for q in quantizers]}
+    )
     arguments.update(arrays=places, trains=index is None, prune_below=least)
     inputs = [x, *given, *arrays]
     made = FusedActivations(context, arguments, [v.shape for v in inputs])(*inputs)

@@ -8,8 +8,8 @@ Read from the sources of NNabla 1.39.0 (``core/graph_def.py``, ``grad.py`` and
   error, and no NNabla can load it again. Everything that writes a graph,
   ``nnabla.utils.save.save`` and ``create_graph_from_variable`` included, walks
   over it with this class.
-- ``nnabla.backward_functions.registry`` gets the gradient of the fused mixture
-  as a graph, for ``nn.grad``.
+- ``nnabla.backward_functions.registry`` gets the gradients of fused mixtures
+  as graphs, for ``nn.grad``.
 - ``sys.modules`` gets four modules that NNabla's compiled code asks for in
   vain at each call of a function made in Python.
 """
@@ -54,6 +54,7 @@ def install_hooks() -> None:
     """Make the changes that fused mixtures need. A second call does nothing."""
     _hook_into_saving()
     registry.setdefault(NAME, mixture_gradient)
+    registry.setdefault(activations.NAME, activations_gradient)
     _spare_searches()
 
 
@@ -142,6 +143,22 @@ def mixture_gradient(
     a = mixture.coefficients(dict(zip(STATE, (alpha, temperature, hard))))
     total = F.sum(F.mul2(a, F.add2(da, grad_inputs[1])))
     return [dq, *nn.grad([total], [alpha]), None, None]
+
+
+def activations_gradient(
+    grad_inputs: List[nn.Variable],
+    inputs: List[nn.Variable],
+    input_shapes: Any,
+    outputs: Any,
+    output_shapes: Any,
+    **arguments: Any,
+) -> List[Optional[nn.Variable]]:
+    """The gradients of a mixture of activations by its portable graph; arguments as above."""
+    copies = [F.identity(v) for v in inputs]
+    made = activations.portable_outputs(copies, arguments)
+    wanted = [v for v, given in zip(copies, inputs) if given.need_grad]
+    found = dict(zip(wanted, nn.grad(made, wanted, grad_outputs=grad_inputs[: len(made)])))
+    return [found.get(v) for v in copies]
 
 
 class _ContextScope:

@@ -26,17 +26,6 @@ FAMILIES = {
 RNG = np.random.RandomState
 
 
-@pytest.fixture(params=["avx512", "avx2", "plain"])
-def instructions(request):
-    """Each set of loops that this machine can run."""
-    library = cpu.library()
-    before = library.dqa_instruction_set()
-    if not library.dqa_use(request.param.encode()):
-        pytest.skip(f"this machine cannot run {request.param}")
-    yield request.param
-    library.dqa_use(before)
-
-
 def weights(kind, shape, seed):
     """Weights on which rounding, ties and scales go wrong easily."""
     r = RNG(seed)
