@@ -5,8 +5,8 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Optional, Sequence, Tuple
 
+from nnabla_dqa.backends import cpu
 from nnabla_dqa.backends.activation_args import ActivationArgs, ActivationOp, ActivationSpec
-from nnabla_dqa.backends.cpu import library, threads
 from nnabla_dqa.backends.kernel_args import NO_STATE, AttentionArgs, StateAt
 
 Targets = Sequence[Tuple[Optional[int], bool]]
@@ -21,13 +21,13 @@ class CpuActivations:
     """
 
     def __init__(self, spec: ActivationSpec) -> None:
-        loaded = library()
+        loaded = cpu.library()
         ops = spec.op_array()
         attention = AttentionArgs() if spec.attention is None else spec.attention.args()
         self._args = ActivationArgs(
             spec.size,
             len(ops),
-            threads(),
+            cpu.threads(),
             spec.arrays,
             spec.trains,
             ctypes.cast(ops, ctypes.POINTER(ActivationOp)),
@@ -42,10 +42,9 @@ class CpuActivations:
         self._forward, self._backward = loaded.dqa_activate, loaded.dqa_activate_back
 
     @property
-    def arguments(self) -> Tuple[Any, Any, Any]:
-        """What the library's functions are given, the layer and what forward keeps, and what has
-        to live as long."""
-        return self._args, self._own, self
+    def arguments(self) -> Tuple[Any, Any]:
+        """What the library's functions are given: the layer, what forward keeps."""
+        return self._args, self._own
 
     def forward(
         self,

@@ -69,14 +69,13 @@ def activations(b: Builder, f: Any) -> None:
         outputs.append(b.flat(a) if b.has(a) else b.new_flat(a))
     kernels = CpuActivations(spec_of(args, x.shape))
     first = first_array(args)
-    layer, kept, _ = kernels.arguments
     b.plan.layer(
         Kind.ACTIVATIONS,
         [source, *[b.flat(v) if v.need_grad else b.state(v) for v in others]],
         outputs,
         {0: ["mixing" in args, first > 1, first, len(f.inputs) - first]},
         [args["prune_below"]],
-        [layer, kept],
+        kernels.arguments,
     )
     b.plan.kept_alive.append(kernels)
 
