@@ -402,7 +402,8 @@ def test_the_quantizers_are_the_arguments_of_the_function(family):
     assert function.info.args == {"quantizers": [q.to_json() for q in quantizers]}
     assert quantizers_of(function) == list(quantizers)
     assert quantizers_of(found[1]) is None
-    assert [name for name in registry if name.startswith("DQA")] == ["DQAMixture"]
+    ours = [name for name in registry if name.startswith("DQA")]
+    assert ours == ["DQAMixture", "DQAActivations"]
 
 
 def test_nothing_of_the_weights_size_is_kept_besides_the_mixture():
