@@ -27,16 +27,18 @@ CUDA = {f"cuda{v}": [f"nnabla-ext-cuda{v}{NNABLA}"] for v in ("110", "116", "120
 
 # The kernels of the fused mixture. Without a C++ compiler the package installs without them.
 KERNELS = "nnabla_dqa/backends/kernels"
-PARTS = (
+KERNEL_FILES = (
     "cpu.cpp",
     "cpu_kernels.h",
     "cpu_vectors.h",
     "cpu_search.h",
     "cpu_columns.h",
+    "activation_loops.h",
+    "activations.h",
     "attention.h",
     "grid.h",
 )
-SOURCES = [f"{KERNELS}/{name}" for name in PARTS]
+SOURCES = [f"{KERNELS}/{name}" for name in KERNEL_FILES]
 CHECKSUM = 0
 for path in SOURCES:
     CHECKSUM = zlib.crc32((HERE / path).read_bytes(), CHECKSUM)

@@ -77,6 +77,11 @@ def _layers(section: Any) -> List[Claim]:
         turns = entry["by_threads"][0]
         to_float = {name: figures["median"] for name, figures in turns["to_float"].items()}
         title = f"{entry['net']}, {turns['threads']} threads"
+        if "w+a start" in to_float:
+            for phase in ("start", "hard"):
+                text = f"{title}: DQA K=3 on weights and activations, {phase}, to float there"
+                found.append(_claim(text, 1.35, to_float[f"w+a {phase}"]))
+            continue
         mobile, large = entry["net"].startswith("mobilenet"), entry["net"].endswith("batch 64")
         found.append(
             _claim(
@@ -97,7 +102,10 @@ def _share(value: Optional[float], other: Optional[float]) -> Optional[float]:
 
 def _memory(rows: List[Dict[str, Any]]) -> List[Claim]:
     by_batch: Dict[int, Dict[str, Dict[str, Any]]] = {}
+    own_net = {row["model"] for row in rows if row["method"].startswith("w+a")}
     for row in rows:
+        if row["model"] in own_net:
+            continue
         by_batch.setdefault(row["batch"], {})[row["method"]] = row
     batches = sorted(by_batch)
     small = by_batch[batches[0]] if batches else {}
@@ -113,6 +121,7 @@ def _memory(rows: List[Dict[str, Any]]) -> List[Claim]:
     ]
     return [
         *onednn,
+        *[_memory_with_activations(rows, model) for model in sorted(own_net)],
         _claim(
             "memory above float, in buffers of the weights' size, most of fused K=1..5 and batches",
             2.0,
@@ -141,6 +150,16 @@ def _more_memory(rows: Dict[str, Dict[str, Any]], method: str) -> Claim:
     )
     limit = digits(rows["float"]["largest_output_mb"])
     return _claim(text, limit, digits(onednn["peak_mb"] - nnabla["peak_mb"]))
+
+
+def _memory_with_activations(rows: List[Dict[str, Any]], model: str) -> Claim:
+    found = {row["method"]: row for row in rows if row["model"] == model}
+    row = found["w+a on oneDNN"]
+    text = (
+        f"{model}, batch {row['batch']}: peak memory of DQA K=3 on weights and activations, "
+        f"on oneDNN, to float there"
+    )
+    return _claim(text, 1.30, _share(row["peak_mb"], found["float on oneDNN"]["peak_mb"]))
 
 
 def _kernels(rows: List[Dict[str, Any]]) -> List[Claim]:

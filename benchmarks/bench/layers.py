@@ -23,6 +23,12 @@ CONDITIONS: Tuple[Condition, ...] = (
     ("fused", "start"),
     ("fused", "hard"),
 )
+WITH_ACTIVATIONS: Tuple[Condition, ...] = (
+    ("float", ""),
+    ("fused", "start"),
+    ("w+a", "start"),
+    ("w+a", "hard"),
+)
 
 
 def usable() -> str:
@@ -48,7 +54,8 @@ def measure(plan: LayersPlan) -> Dict[str, Any]:
 
 
 def _turns(plan: LayersPlan, nnabla: Net, busy: bool) -> Dict[str, Any]:
-    conditions = CONDITIONS[:1] if busy else CONDITIONS
+    conditions = WITH_ACTIVATIONS if plan.activations else CONDITIONS
+    conditions = conditions[:1] if busy else conditions
     with contextlib.ExitStack() as stack:
         nets = {
             method: stack.enter_context(_net(method, plan, "onednn"))

@@ -38,7 +38,8 @@ def make_net(
     Args:
         method: ``"float"``; ``"own"``: NNabla's min-max quantized layers with
             their one quantizer of 2 bits; ``"plain"``: MinMax(2), fused;
-            ``"fused"`` or ``"portable"``, and K if it is not 3.
+            ``"fused"`` or ``"portable"``, and K if it is not 3; ``"w+a"``: fused, with
+            mixtures of :func:`activations` too.
         model: One of ``nnabla_dqa.models.MODELS``.
         width: Of the model.
         batch: Images.
@@ -64,12 +65,20 @@ def _made(method: str, model: str, width: float, batch: int, channel_last: bool)
     if name == "plain":
         name, count = "fused", "1"
     with quiet():
+        if name == "w+a":
+            with dqa.quantizers(*min_max(3).quantizers, activations=activations()):
+                return Net(min_max(3), arguments, "fused")
         return Net(min_max(int(count or 3)), arguments, name)
 
 
 def min_max(count: int) -> Mixture:
     """``count`` min-max quantizers."""
     return make_mixture(*(dqa.MinMax(bits) for bits in BITS[count]))
+
+
+def activations() -> List[dqa.EMAMinMax]:
+    """What quantizes the activations: three of one running range."""
+    return [dqa.EMAMinMax(bits) for bits in BITS[3]]
 
 
 @contextlib.contextmanager

@@ -81,6 +81,7 @@ class LayersPlan:
         slow_rounds: Of NNabla's float net, in turns with that on oneDNN.
         seconds: What one update of NNabla's takes, for the estimate.
         reduced: With all threads alone.
+        activations: Whether the net is there for quantized activations.
     """
 
     model: str
@@ -90,6 +91,7 @@ class LayersPlan:
     slow_rounds: int
     seconds: float
     reduced: bool = False
+    activations: bool = False
 
     @property
     def key(self) -> str:
@@ -106,8 +108,8 @@ class Plan:
         layers: Those whose updates are timed with their layers on oneDNN.
         alone_rounds: Of the mixtures alone, of one net for each model.
         memory: Model, width, batch and methods whose memory is measured: a
-            method is ``float``, ``own``, or ``fused`` or ``portable`` and K, and ``on oneDNN``
-            behind it where the layers are there.
+            method is ``float``, ``own``, ``w+a``, or ``fused`` or ``portable`` and K, and
+            ``on oneDNN`` behind it where the layers are there.
         kernel_shape: Of the weights for the kernels.
         kernel_rounds: Of the kernels.
         beside: Numbers that are written between two passes of the kernels.
@@ -144,6 +146,7 @@ FULL = Plan(
         LayersPlan("resnet18_32", 1.0, 16, 11, 2, 2.3),
         LayersPlan("resnet18_32", 1.0, 64, 5, 1, 9.0),
         LayersPlan("mobilenetv2_32", 0.25, 16, 25, 5, 0.3),
+        LayersPlan("resnet20_32", 0.5, 128, 15, 2, 1.2, activations=True),
     ),
     alone_rounds=4,
     memory=(
@@ -162,6 +165,7 @@ FULL = Plan(
             128,
             ("float", "fused 3", "float on oneDNN", "fused 3 on oneDNN"),
         ),
+        ("resnet20_32", 0.5, 128, ("float", "float on oneDNN", "w+a on oneDNN")),
     ),
     kernel_shape=(512, 512, 3, 3),
     kernel_rounds=6,
@@ -183,7 +187,10 @@ QUICK = Plan(
         NetPlan("resnet8_32", 0.25, 2, 2, 1, 0, ALL, 0.02, 1, CLOSE),
         NetPlan("mobilenetv2_32", 0.05, 1, 1, 0, 1, SHORT, 0.02),
     ),
-    layers=(LayersPlan("resnet8_32", 0.25, 2, 2, 1, 0.02, True),),
+    layers=(
+        LayersPlan("resnet8_32", 0.25, 2, 2, 1, 0.02, True),
+        LayersPlan("resnet8_32", 0.25, 3, 2, 1, 0.02, True, True),
+    ),
     alone_rounds=1,
     memory=(("resnet8_32", 0.25, 2, ("float", "own", "fused 1", "fused 3", "portable 3")),),
     kernel_shape=(64, 32, 3, 3),

@@ -15,6 +15,7 @@ METHODS = {
     "plain": "plain `MinMax(2)`, fused",
     "portable": "DQA `minmax:2,4,8`, portable",
     "fused": "DQA `minmax:2,4,8`, fused",
+    "w+a": "DQA `minmax:2,4,8` and activations `emaminmax:2,4,8`, fused",
 }
 PHASES = {"start": "start", "late": "late (T = 0.03)", "hard": "hard phase"}
 

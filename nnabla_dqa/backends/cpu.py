@@ -29,6 +29,8 @@ _SOURCES = (
     "cpu_vectors.h",
     "cpu_search.h",
     "cpu_columns.h",
+    "activation_loops.h",
+    "activations.h",
     "attention.h",
     "grid.h",
 )
@@ -234,6 +236,12 @@ def library() -> ctypes.CDLL:
         ctypes.c_int,
     ]
     loaded.dqa_backward.restype = None
+    whole = ctypes.c_int
+    loaded.dqa_activate.argtypes = [*[pointer] * 4, number, *[pointer] * 8]
+    loaded.dqa_activate.restype = None
+    loaded.dqa_activate_again.restype = None
+    loaded.dqa_activate_back.argtypes = [*[pointer] * 6, whole, pointer, whole, *[pointer] * 4]
+    loaded.dqa_activate_back.restype = None
     loaded.dqa_finite.argtypes = [pointer, pointer, ctypes.c_int64, ctypes.c_int]
     loaded.dqa_encode.argtypes = [*[pointer] * 4, ctypes.c_int64]
     loaded.dqa_encode.restype = None

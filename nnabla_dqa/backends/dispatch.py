@@ -99,8 +99,56 @@ def mixture_with_attention(
     return attended_mixture(w, mixture, state, *found)
 
 
+def activations(
+    x: Variable, mixture: Mixture, state: Mapping[str, Variable], index: Optional[int] = None
+) -> Tuple[Variable, Optional[Variable]]:
+    """What enters a layer through its mixture, and the coefficients.
+
+    There are kernels for the CPU. On other devices it is a graph of standard functions.
+
+    Args:
+        x: Of any shape.
+        mixture: What it goes through.
+        state: The layer's arrays, by their paths in its state scope.
+        index: For a graph that evaluates, the one quantizer that is used.
+
+    Raises:
+        BackendError: :func:`nnabla_dqa.backend` asks for fused kernels and there are none on
+            this CPU or for one of the quantizers.
+    """
+    alone = slice(None) if index is None else slice(index, index + 1)
+    quantizers = mixture.quantizers[alone]
+    context = nn.get_current_context()
+    is_graph = isinstance(x, nn.ProtoVariable) or all(q.is_float for q in quantizers)
+    on_cpu = device_of(context) == "cpu"
+    if not is_graph and on_cpu and fused_kernels(context)[0] is not None:
+        from nnabla_dqa.backends.activation_args import why_no_kernel
+        from nnabla_dqa.backends.fused import with_array_class
+        from nnabla_dqa.backends.fused_activations import fused_activations
+        from nnabla_dqa.backends.kernel_args import AttentionSpec
+        from nnabla_dqa.backends.nnabla_hooks import install_hooks
+
+        reason = why_no_kernel(x.shape, quantizers)
+        if not reason:
+            install_hooks()
+            coefficients = None
+            if index is None and AttentionSpec.of(mixture.mixing) is None:
+                coefficients = mixture.coefficients(state)
+            context = with_array_class(context)
+            return fused_activations(x, mixture, state, coefficients, index, context)
+        unavailable(reason)
+    coefficients = mixture.coefficients(state) if index is None else None
+    states = mixture.quantizer_states(state)[alone]
+    return portable.activations(
+        x, quantizers, coefficients, states, index is not None
+    ), coefficients
+
+
 def backend_of(
-    quantizers: Sequence[Quantizer], shape: Tuple[int, ...], context: Optional[nn.Context] = None
+    quantizers: Sequence[Quantizer],
+    shape: Tuple[int, ...],
+    context: Optional[nn.Context] = None,
+    tensor: str = "weight",
 ) -> str:
     """What :func:`mixture` would choose here for such a layer; nothing is built.
 
@@ -109,6 +157,7 @@ def backend_of(
         shape: Of the weights.
         context: Default: the current one. The enclosing
             :func:`nnabla_dqa.backend` block counts too.
+        tensor: ``"weight"`` or ``"activation"``.
 
     Returns:
         ``"fused"``; ``"portable: "`` and why, for example ``"portable: AbsMean
@@ -116,10 +165,16 @@ def backend_of(
     """
     if all(q.is_float for q in quantizers):
         return "none: the weights stay float"
-    from nnabla_dqa.backends.kernel_args import why_no_kernel
+    from nnabla_dqa.backends import activation_args, kernel_args
 
     context = context or nn.get_current_context()
-    reason = why_portable(context) or why_no_kernel(shape, quantizers)
+    reason = why_portable(context)
+    if tensor == "activation":
+        if device_of(context) != "cpu":
+            reason = reason or "activations have kernels for the CPU alone"
+        reason = reason or activation_args.why_no_kernel(shape, quantizers)
+        return f"portable: {reason}" if reason else "fused"
+    reason = reason or kernel_args.why_no_kernel(shape, quantizers)
     reason = reason or _refusals.get(_device(context), "")
     return f"portable: {reason}" if reason else "fused"
 

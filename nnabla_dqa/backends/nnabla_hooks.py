@@ -8,8 +8,8 @@ Read from the sources of NNabla 1.39.0 (``core/graph_def.py``, ``grad.py`` and
   error, and no NNabla can load it again. Everything that writes a graph,
   ``nnabla.utils.save.save`` and ``create_graph_from_variable`` included, walks
   over it with this class.
-- ``nnabla.backward_functions.registry`` gets the gradient of the fused mixture
-  as a graph, for ``nn.grad``.
+- ``nnabla.backward_functions.registry`` gets the gradients of fused mixtures
+  as graphs, for ``nn.grad``.
 - ``sys.modules`` gets four modules that NNabla's compiled code asks for in
   vain at each call of a function made in Python.
 """
@@ -30,6 +30,7 @@ import nnabla.functions as F
 from nnabla.backward_functions import registry
 from nnabla.core.graph_def import ProtoGraphGenerator
 
+from nnabla_dqa.backends import fused_activations as activations
 from nnabla_dqa.backends import portable
 from nnabla_dqa.backends.dispatch import checks_before_saving
 from nnabla_dqa.backends.fused import NAME, STATE, mixture_of, portable_outputs
@@ -43,6 +44,7 @@ writers: Dict[str, Callable[[Callable[[Any], Any], Any], None]] = {}
 """How functions of other types are written, by type: called with what writes a function and one of
 them. :mod:`nnabla_dqa.onednn.saving` has one."""
 
+_PORTABLE = {NAME: portable_outputs, activations.NAME: activations.portable_outputs}
 _MARK = "_nnabla_dqa_writes_mixtures"
 _CHECKED = "_nnabla_dqa_checked"
 _MISSING = ("nnabla.nnabla", "nnabla.gc", "nnabla.nnabla_ext", "nnabla.nnabla_ext.cpu")
@@ -52,6 +54,7 @@ def install_hooks() -> None:
     """Make the changes that fused mixtures need. A second call does nothing."""
     _hook_into_saving()
     registry.setdefault(NAME, mixture_gradient)
+    registry.setdefault(activations.NAME, activations_gradient)
     _spare_searches()
 
 
@@ -67,7 +70,8 @@ def _hook_into_saving() -> None:
         writer = writers.get(function.info.type_name)
         if writer is not None:
             return writer(functools.partial(write_portable, self), function)
-        if function.info.type_name != NAME:
+        as_portable = _PORTABLE.get(function.info.type_name)
+        if as_portable is None:
             return write(self, function)
         if not hasattr(self, _CHECKED):
             for check in checks_before_saving:
@@ -76,7 +80,7 @@ def _hook_into_saving() -> None:
         given = function.inputs
         inputs = [_end(v) for v in given]
         with nn.context_scope(function.context), nn.auto_forward(False):
-            outputs = portable_outputs(inputs, function.info.args)
+            outputs = as_portable(inputs, function.info.args)
         for new, old in zip(outputs, function.outputs):
             new.data = old.data
         outputs[0].visit(functools.partial(write, self))
@@ -139,6 +143,22 @@ def mixture_gradient(
     a = mixture.coefficients(dict(zip(STATE, (alpha, temperature, hard))))
     total = F.sum(F.mul2(a, F.add2(da, grad_inputs[1])))
     return [dq, *nn.grad([total], [alpha]), None, None]
+
+
+def activations_gradient(
+    grad_inputs: List[nn.Variable],
+    inputs: List[nn.Variable],
+    input_shapes: Any,
+    outputs: Any,
+    output_shapes: Any,
+    **arguments: Any,
+) -> List[Optional[nn.Variable]]:
+    """The gradients of a mixture of activations by its portable graph; arguments as above."""
+    copies = [F.identity(v) for v in inputs]
+    made = activations.portable_outputs(copies, arguments)
+    wanted = [v for v, given in zip(copies, inputs) if given.need_grad]
+    found = dict(zip(wanted, nn.grad(made, wanted, grad_outputs=grad_inputs[: len(made)])))
+    return [found.get(v) for v in copies]
 
 
 class _ContextScope:

@@ -108,6 +108,9 @@ def activations(
     return _marked(q, _AFTER)
 
 
+FUSED = "DQAActivations"
+"""NNabla's name of the function that computes :func:`activations` by compiled code."""
+
 _BEFORE, _AFTER = 6, 7
 """Axes of the shapes that mark where quantizing begins and ends; NNabla reshapes for nothing."""
 
@@ -129,7 +132,9 @@ def _mark(function: Any) -> int:
 
 
 def float_input(q: Variable) -> Optional[Variable]:
-    """What was quantized to ``q``, if that comes from :func:`activations`, else None."""
+    """What was quantized to ``q``, if that is a mixture of activations, else None."""
+    if q.parent is not None and q.parent.info.type_name == FUSED:
+        return q.parent.inputs[0]
     if _mark(q.parent) != _AFTER:
         return None
     waiting, seen = [q], {q}

@@ -9,6 +9,7 @@ import nnabla as nn
 import nnabla.function
 import numpy as np
 
+from nnabla_dqa.backends import portable
 from nnabla_dqa.backends.nnabla_hooks import writers
 from nnabla_dqa.layers.tensors import QuantizedTensor
 from nnabla_dqa.quantization.graph_ops import Variable
@@ -58,6 +59,8 @@ class LiveGraph(NamedTuple):
         computed: Set[Any] = set()
         found: Dict[Any, None] = {}
         for function in self.functions:
+            if function.info.type_name == portable.FUSED:
+                continue
             mine = [v.data in own if v.parent is None else v in computed for v in function.inputs]
             if mine and all(mine):
                 computed.update(function.outputs)
@@ -91,6 +94,10 @@ def again(function: Any, inputs: List[Variable], verb: str) -> Tuple[Variable, .
     Raises:
         ValueError: It is none of NNabla's own; the message begins with ``verb``.
     """
+    if function.info.type_name == portable.FUSED:
+        from nnabla_dqa.backends.fused_activations import rebuilt
+
+        return rebuilt(function, inputs)
     kind = getattr(nnabla.function, function.info.type_name, None)
     if kind is None:
         raise ValueError(

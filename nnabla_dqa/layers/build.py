@@ -10,9 +10,13 @@ from nnabla.parameter import get_parameter_or_create
 
 from nnabla_dqa._util.devices import in_float32
 from nnabla_dqa._util.warn import warn
-from nnabla_dqa.backends import BackendError, portable
+from nnabla_dqa.backends import BackendError
 from nnabla_dqa.backends import mixture as mix
-from nnabla_dqa.backends.dispatch import checks_before_saving, mixture_with_attention
+from nnabla_dqa.backends.dispatch import activations as activate
+from nnabla_dqa.backends.dispatch import (
+    checks_before_saving,
+    mixture_with_attention,
+)
 from nnabla_dqa.layers.built import note_build
 from nnabla_dqa.layers.config import ACTIVATION, WEIGHT, TensorConfig, check_config, check_place
 from nnabla_dqa.layers.scopes import (
@@ -172,7 +176,7 @@ def mix_activations(
 ) -> Variable:
     """``inp`` through a mixture, with the state of the layer in the current scope.
 
-    It is computed in float32 by NNabla's own functions.
+    It is computed in float32.
 
     Args:
         inp: What enters the layer, of any shape; it has one range.
@@ -180,6 +184,7 @@ def mix_activations(
 
     Raises:
         ValueError: The layer exists with another mixture, or a quantizer is one of weights.
+        BackendError: Fused kernels were asked for and cannot be used.
     """
     scope = nn.parameter.get_current_parameter_scope()
     path = (name or (scope_path(scope) if key == "W" else key)) + INPUT
@@ -199,16 +204,13 @@ def mix_activations(
         warn(f"layer {path}: {message}", AttentionWarning)
     with in_float32():
         lifted = {path: lift(v, inp) for path, v in state.items()}
-        states = mixture.quantizer_states(lifted)
-        quantizers, coefficients = mixture.quantizers, None
-        if selection is None:
-            coefficients = mixture.coefficients(lifted)
-        else:
-            tensor = QuantizedTensor(path, config, scope, key)
-            index = _selected(tensor, selection)
-            quantizers, states = quantizers[index : index + 1], states[index : index + 1]
-        # There are no kernels for activations yet.
-        q = portable.activations(inp, quantizers, coefficients, states, selection is not None)
+        index = None
+        if selection is not None:
+            index = _selected(QuantizedTensor(path, config, scope, key), selection)
+        try:
+            q, coefficients = activate(inp, mixture, lifted, index)
+        except BackendError as error:
+            raise BackendError(f"layer {path}: {error}") from None
     if coefficients is not None:
         note_build(state[HARD], coefficients)
     return q

@@ -8,10 +8,13 @@ from typing import Any, Dict, List
 import nnabla as nn
 from nnabla.core.graph_def import current_graph_builder
 
+from nnabla_dqa.backends import portable
 from nnabla_dqa.backends.fused import NAME as FUSED
 from nnabla_dqa.layers.tensors import QuantizedTensor
 from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.quantization.graph_ops import Variable
+
+_FUSED = (FUSED, portable.FUSED)
 
 _BUILT: Dict[Any, List[Variable]] = {}
 """The coefficients of each layer's graphs in building order, by the array of its ``hard``.
@@ -79,7 +82,7 @@ def _is_in(variable: Any, network: Any) -> bool:
 
 def _is_used(a: Variable) -> bool:
     """Whether the mixed weights that they belong to are still part of a graph."""
-    if a.parent.info.type_name == FUSED:
+    if a.parent.info.type_name in _FUSED:
         # NNabla gives the outputs of a function that nobody holds as new variables without it.
         return a.parent.outputs[0].parent is not None
     return bool(a.function_references)
@@ -87,7 +90,7 @@ def _is_used(a: Variable) -> bool:
 
 def _is_evaluated(a: Variable) -> bool:
     """Whether the next normalization in the graph of ``a`` is one by running statistics."""
-    waiting = list(a.parent.outputs) if a.parent.info.type_name == FUSED else [a]
+    waiting = list(a.parent.outputs) if a.parent.info.type_name in _FUSED else [a]
     seen = set(waiting)
     for current in waiting:
         for function in current.function_references:

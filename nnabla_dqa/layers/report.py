@@ -130,10 +130,10 @@ def report(scope: Any = None) -> Report:
 
 def _row(layer: QuantizedTensor) -> LayerReport:
     shape = tuple(layer.weight.shape)
-    row = layer_report(
-        layer.name, layer.function, shape, layer.mixture, layer.attention(), layer.is_hard
+    attention, is_hard = layer.attention(), layer.is_hard
+    return layer_report(
+        layer.name, layer.function, shape, layer.mixture, attention, is_hard, layer.tensor
     )
-    return dataclasses.replace(row, tensor=layer.tensor)
 
 
 def layer_report(
@@ -143,6 +143,7 @@ def layer_report(
     mixture: Mixture,
     attention: Iterable[float],
     hard: bool,
+    tensor: str = "weight",
 ) -> LayerReport:
     """A row from what is known about a layer."""
     return LayerReport(
@@ -154,7 +155,8 @@ def layer_report(
         tuple(float(a) for a in attention),
         hard,
         mixture.target,
-        backend_of(mixture.quantizers, shape),
+        backend_of(mixture.quantizers, shape, tensor=tensor),
+        tensor=tensor,
     )
 
 

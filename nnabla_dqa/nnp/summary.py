@@ -232,8 +232,7 @@ def activation_report(file: NetworkFile, layer: FileLayer) -> LayerReport:
     attention = mixture.mixing.evaluate(state, len(mixture.quantizers), mixture.target)
     is_hard = not mixture.is_mixed or bool(arrays[HARD].any())
     name = layer.name + INPUT
-    row = layer_report(name, layer.function, layer.shape, mixture, attention, is_hard)
-    return dataclasses.replace(row, tensor=ACTIVATION)
+    return layer_report(name, layer.function, layer.shape, mixture, attention, is_hard, ACTIVATION)
 
 
 def _row(

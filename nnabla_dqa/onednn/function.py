@@ -13,14 +13,8 @@ from nnabla.function import PythonFunction
 
 from nnabla_dqa.onednn.builder import Builder
 from nnabla_dqa.onednn.library import OneDnnError
-from nnabla_dqa.onednn.lowering import (
-    RULES,
-    Fused,
-    addition,
-    is_small,
-    normalization,
-    reserve_tables,
-)
+from nnabla_dqa.onednn.lowering import RULES, Fused, addition, normalization
+from nnabla_dqa.onednn.mixtures import is_small, reserve_tables
 from nnabla_dqa.onednn.parts import Part
 from nnabla_dqa.onednn.program import Program
 

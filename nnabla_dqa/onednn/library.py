@@ -77,6 +77,8 @@ def library() -> ctypes.CDLL:
         ctypes.cast(mixtures.dqa_forward, ctypes.c_void_p),
         ctypes.cast(mixtures.dqa_backward, ctypes.c_void_p),
     )
+    steps = (mixtures.dqa_activate, mixtures.dqa_activate_again, mixtures.dqa_activate_back)
+    loaded.layers_set_activations(*[ctypes.cast(step, ctypes.c_void_p) for step in steps])
     return loaded
 
 
@@ -114,6 +116,7 @@ def _declare(loaded: ctypes.CDLL) -> None:
     error: List[Any] = [ctypes.c_char_p, size]
     loaded.layers_load.argtypes = [ctypes.c_char_p, *error]
     loaded.layers_set_mixture.argtypes = [pointer, pointer]
+    loaded.layers_set_activations.argtypes = [pointer] * 3
     loaded.layers_create.argtypes = [pointer, number, pointer, number, number, number, *error]
     loaded.layers_create.restype = pointer
     loaded.layers_destroy.argtypes = [pointer]

@@ -5,18 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
-from nnabla_dqa.backends.cpu import CpuKernels
 from nnabla_dqa.backends.fused import NAME as MIXTURE
-from nnabla_dqa.backends.fused import mixture_of, quantizers_of
-from nnabla_dqa.backends.kernel_args import AttentionSpec, LayerSpec
+from nnabla_dqa.backends.fused_activations import NAME as ACTIVATIONS
+from nnabla_dqa.onednn import mixtures
 from nnabla_dqa.onednn.builder import Builder
 from nnabla_dqa.onednn.program import Dims, Kind
 
 Shape = Tuple[int, ...]
-
-_SMALL = 1 << 16
-"""Weights below which a mixture is worth no second thread. Those of all such mixtures are in
-memory together, with their gradients."""
 
 
 class Rule(NamedTuple):
@@ -267,66 +262,6 @@ def _pad(b: Builder, f: Any) -> None:
     )
 
 
-# -- the mixture ----------------------------------------------------------------------------------
-
-
-def is_small(f: Any) -> bool:
-    """Whether a mixture is computed by one thread, beside others, before all else."""
-    if f.info.type_name != MIXTURE or any(v.parent is not None for v in f.inputs):
-        return False
-    return bool(f.inputs[0].size < _SMALL)
-
-
-def _mixture(b: Builder, f: Any) -> None:
-    args = f.info.args
-    w, *state = f.inputs
-    quantizers = quantizers_of(f)
-    assert quantizers is not None
-    mixture = mixture_of(args)
-    attention = None if mixture is None else AttentionSpec.of(mixture.mixing)
-    spec = LayerSpec.of(w.shape, quantizers, attention)
-    assert spec is not None
-    kernels = CpuKernels(spec)
-    least = args.get("prune_below", 0.0) if mixture is None else mixture.mixing.prune_below
-    q, *coefficients = f.outputs
-    outputs = [b.new_flat(q)]
-    for a in coefficients:
-        outputs.append(b.flat(a) if b.has(a) else b.new_flat(a))
-    b.plan.layer(
-        Kind.MIXTURE,
-        [b.flat(w), *[b.flat(v) for v in state[:1]], *[b.state(v) for v in state[1:]]],
-        outputs,
-        {0: [is_small(f)]},
-        [least],
-        kernels.arguments,
-    )
-    b.plan.kept_alive.append(kernels)
-
-
-def _refuses_concatenation(f: Any) -> str:
-    # Where the parts are rows of one table, they are written there by those who compute them.
-    if f.info.args["axis"] != 0:
-        return "it is not along the first axis"
-    for v in f.inputs:
-        if v.parent is None or v.parent.info.type_name != MIXTURE:
-            return "its inputs are not coefficients of mixtures"
-    return ""
-
-
-def _nothing(b: Builder, f: Any) -> None:
-    """What it computes is there when its inputs are."""
-
-
-def reserve_tables(b: Builder, functions: Sequence[Any]) -> None:
-    """Let the coefficients of mixtures lie in the tables that are made of them."""
-    for f in functions:
-        if f.info.type_name == "Concatenate":
-            offset = 0
-            for v in f.inputs:
-                b.part_of(v, f.outputs[0], offset)
-                offset += v.size
-
-
 def _never(f: Any) -> str:
     return ""
 
@@ -343,8 +278,9 @@ RULES: Dict[str, Rule] = {
     **{name: Rule(_never, _unary) for name in _UNARY},
     "Add2": Rule(_refuses_addition, addition),
     "Pad": Rule(_refuses_pad, _pad),
-    MIXTURE: Rule(_never, _mixture),
-    "Concatenate": Rule(_refuses_concatenation, _nothing),
+    MIXTURE: Rule(_never, mixtures.mixture),
+    ACTIVATIONS: Rule(mixtures.refuses_activations, mixtures.activations),
+    "Concatenate": Rule(mixtures.refuses_concatenation, mixtures.nothing),
 }
 """By NNabla's name of the function."""
 

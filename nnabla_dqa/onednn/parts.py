@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, Callable, Dict, List, NamedTuple, Sequence
 
 from nnabla_dqa.backends.fused import NAME as MIXTURE
+from nnabla_dqa.backends.fused_activations import NAME as ACTIVATIONS
 from nnabla_dqa.onednn.lowering import RULES, why_nnabla
 
 _WORTH_IT = ("Convolution", "DepthwiseConvolution", "Deconvolution", "Affine")
-_ALWAYS = (MIXTURE, "Concatenate")
+_ALWAYS = (MIXTURE, ACTIVATIONS, "Concatenate")
 
 
 class Part(NamedTuple):

@@ -9,7 +9,8 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 from nnabla_dqa.backends.cpu import threads
 from nnabla_dqa.onednn.library import OneDnnError, error_buffer, library
 
-_MAX_INPUTS, _MAX_OUTPUTS, _NUMBERS = 8, 2, 32
+MAX_INPUTS = 32
+_MAX_OUTPUTS, _NUMBERS = 2, 32
 
 
 class Kind(enum.IntEnum):
@@ -28,6 +29,7 @@ class Kind(enum.IntEnum):
     COPY = 11
     PAD_CHANNELS = 12
     MIXTURE = 13
+    ACTIVATIONS = 14
 
 
 class _TensorSpec(ctypes.Structure):
@@ -41,7 +43,7 @@ class _TensorSpec(ctypes.Structure):
 class _LayerSpec(ctypes.Structure):
     _fields_ = [
         ("kind", ctypes.c_int32),
-        ("inputs", ctypes.c_int32 * _MAX_INPUTS),
+        ("inputs", ctypes.c_int32 * MAX_INPUTS),
         ("outputs", ctypes.c_int32 * _MAX_OUTPUTS),
         ("numbers", ctypes.c_int64 * _NUMBERS),
         ("reals", ctypes.c_double * 4),
@@ -115,7 +117,7 @@ class Plan:
             pointers: ctypes objects; they are kept alive.
         """
         spec = _LayerSpec(kind=kind)
-        spec.inputs[:] = _padded([-1 if i is None else i for i in inputs], _MAX_INPUTS)
+        spec.inputs[:] = _padded([-1 if i is None else i for i in inputs], MAX_INPUTS)
         spec.outputs[:] = _padded(list(outputs), _MAX_OUTPUTS)
         for at, values in (numbers or {}).items():
             for i, value in enumerate(values):

@@ -8,6 +8,7 @@ import nnabla as nn
 import nnabla.function
 
 from nnabla_dqa.backends.fused import with_array_class
+from nnabla_dqa.backends.fused_activations import NAME as ACTIVATIONS
 from nnabla_dqa.graph.traverse import again
 from nnabla_dqa.onednn.builder import Builder
 from nnabla_dqa.onednn.function import PartFunction
@@ -120,7 +121,8 @@ def _check_python_functions(functions: Sequence[Any], found: Found) -> None:
     changed = {v for part in found.parts for v in part.outputs}
     for f in functions:
         if f in found.left and any(v in changed for v in f.inputs):
-            if not hasattr(nnabla.function, f.info.type_name):
+            kind = f.info.type_name
+            if kind != ACTIVATIONS and not hasattr(nnabla.function, kind):
                 raise OneDnnError(
                     f"function {f.info.type_name} is not one of NNabla's own and cannot be built "
                     f"anew behind layers on oneDNN; call accelerate with what it uses before it "

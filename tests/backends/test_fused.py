@@ -26,17 +26,6 @@ FAMILIES = {
 RNG = np.random.RandomState
 
 
-@pytest.fixture(params=["avx512", "avx2", "plain"])
-def instructions(request):
-    """Each set of loops that this machine can run."""
-    library = cpu.library()
-    before = library.dqa_instruction_set()
-    if not library.dqa_use(request.param.encode()):
-        pytest.skip(f"this machine cannot run {request.param}")
-    yield request.param
-    library.dqa_use(before)
-
-
 def weights(kind, shape, seed):
     """Weights on which rounding, ties and scales go wrong easily."""
     r = RNG(seed)
@@ -413,7 +402,8 @@ def test_the_quantizers_are_the_arguments_of_the_function(family):
     assert function.info.args == {"quantizers": [q.to_json() for q in quantizers]}
     assert quantizers_of(function) == list(quantizers)
     assert quantizers_of(found[1]) is None
-    assert [name for name in registry if name.startswith("DQA")] == ["DQAMixture"]
+    ours = [name for name in registry if name.startswith("DQA")]
+    assert ours == ["DQAMixture", "DQAActivations"]
 
 
 def test_nothing_of_the_weights_size_is_kept_besides_the_mixture():

@@ -103,7 +103,7 @@ def test_phases():
 
 def test_the_nets_are_what_their_names_say():
     functions = {}
-    for method in ("float", "own", "plain", "portable", "fused 2"):
+    for method in ("float", "own", "plain", "portable", "fused 2", "w+a"):
         net = make_net(method, "resnet8_32", 0.25, 2)
         names = []
         net.loss.visit(lambda f, names=names: names.append(f.info.type_name))
@@ -114,6 +114,9 @@ def test_the_nets_are_what_their_names_say():
     for method, count in (("float", 0), ("plain", layers), ("portable", 0), ("fused 2", layers)):
         assert sum(n.startswith("DQAMixture") for n in functions[method]) == count
     assert "BatchMatmul" in functions["portable"]
+    assert functions["w+a"].count("DQAMixture") == layers
+    # All but the network's own input.
+    assert functions["w+a"].count("DQAActivations") == layers - 1
 
 
 def test_memory_above_float_in_buffers():
@@ -187,6 +190,23 @@ def test_claims_on_memory_look_at_every_batch():
     found = [c for c in claims({"memory": memory.compared(rows)}) if "memory" in c["claim"]]
     assert [c["value"] for c in found] == [2.25, 1.09, 0.8846]
     assert [c["holds"] for c in found] == [False, True, True]
+
+
+def test_claims_on_quantized_activations():
+    medians = {"NNabla float": 9.0, "float": 1.0, "w+a start": 1.3, "w+a hard": 1.4}
+    turns = {"threads": 2, "to_float": {name: {"median": v} for name, v in medians.items()}}
+    rows = [
+        {"model": "m", "batch": 8, "weights": 9, "method": method, "peak_mb": peak}
+        for method, peak in (("float", 99.0), ("float on oneDNN", 50.0), ("w+a on oneDNN", 60.0))
+    ]
+    sections = {
+        "layers": [{"net": "m, width 1, batch 8", "by_threads": [turns]}],
+        "memory": memory.compared(rows),
+    }
+    found = [c for c in claims(sections) if "weights and activations" in c["claim"]]
+    assert [(c["limit"], c["value"], c["holds"]) for c in found] == [
+        (1.35, 1.3, True), (1.35, 1.4, False), (1.3, 1.2, True),
+    ]  # fmt: skip
 
 
 @pytest.mark.slow

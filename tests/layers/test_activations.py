@@ -10,7 +10,7 @@ import pytest
 
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
-from nnabla_dqa.backends import portable
+from nnabla_dqa.backends import cpu, portable
 
 MINMAX = (dqa.EMAMinMax(2), dqa.EMAMinMax(4), dqa.EMAMinMax(8))
 PACT = (dqa.PACT(2), dqa.PACT(4), dqa.PACT(8))
@@ -256,6 +256,11 @@ def test_the_penalty_and_the_report_know_activations():
         ("activation", 2, 0),
     ]
     assert "b/affine:input" in str(dqa.report())
+    assert rows[-1].backend == (
+        "fused" if not cpu.why_not() else f"portable: on cpu: {cpu.why_not()}"
+    )
+    with dqa.backend("portable"):
+        assert dqa.report().layers[-1].backend == "portable: the portable backend was chosen"
     assert net.layer.attention().shape == (3,)
 
 

@@ -14,6 +14,27 @@
 #include "grid.h"
 
 namespace dqa {
+
+// RANGE is EMAMinMax, CLIP PACT, STEP LSQ; the same in backends/activation_args.py.
+enum ActivationKind : int32_t { RANGE = 0, CLIP = 1, STEP = 2, SIGN = 3, REAL = 4 };
+
+// A quantizer of activations: Q(x) = scale * code(x) + offset, with the code the whole number
+// nearest to top * limit(v) or, for CLIP and STEP, to limit(v) + base; v = (x + shift) * inverse.
+struct ActivationGrid {
+    float shift, inverse, low, high, top, base, clip, scale, offset;
+};
+
+// The quantizers of activations that take part, with their shares in `scale` and `offset`.
+struct ActiveActivations {
+    int32_t count;
+    bool one_range;
+    float offset;
+    int32_t kind[MAX_QUANTIZERS];
+    float share[MAX_QUANTIZERS];
+    float scale[MAX_QUANTIZERS];
+    ActivationGrid grid[MAX_QUANTIZERS];
+};
+
 namespace {
 
 enum Needs { NEEDS_MEAN = 1, NEEDS_UNIT = 2, NEEDS_KEPT = 4, NEEDS_SAMPLE = 8 };
@@ -85,6 +106,9 @@ struct Kernels {
     void (*column_dots)(const Op* ops, const float* grids, int many, const float* x,
                         const float* dq, float* dw, bool add, int64_t outer, int64_t step,
                         int64_t count, float* room, double* sums);
+    void (*activate)(const ActiveActivations&, const float* x, float* q, int64_t n);
+    void (*activate_back)(const ActiveActivations&, const float* x, const float* dq, float* dx,
+                          bool add, bool codes, int64_t n, double* sums);
 };
 
 #if defined(__GNUC__) && !defined(DQA_NO_VECTORS)
@@ -98,8 +122,17 @@ struct Kernels {
 
 // Numbers in a register.
 #define DQA_WIDTH 4
+#define DQA_KERNELS                                                                          \
+    static const Kernels kernels = {                                                         \
+        extremes,        finite,       means,         take_sample,   searched_clip,          \
+        searched_clips,  mix,          dots,          pass_on,       encode,     gather,     \
+        scatter,         column_extremes, column_means, column_sample, column_mix,           \
+        column_dots,     activate,     activate_back};
+
 namespace plain {
 #include "cpu_kernels.h"
+#include "activation_loops.h"
+DQA_KERNELS
 }
 #undef DQA_WIDTH
 #define DQA_WIDTH 8
@@ -109,6 +142,8 @@ namespace plain {
 #pragma clang attribute push(__attribute__((target("avx2"))), apply_to = function)
 namespace avx2 {
 #include "cpu_kernels.h"
+#include "activation_loops.h"
+DQA_KERNELS
 }
 #pragma clang attribute pop
 #pragma clang attribute push( \
@@ -117,6 +152,8 @@ namespace avx2 {
 #define DQA_WIDTH 16
 namespace avx512 {
 #include "cpu_kernels.h"
+#include "activation_loops.h"
+DQA_KERNELS
 }
 #pragma clang attribute pop
 #elif defined(__GNUC__) && defined(__x86_64__)
@@ -125,6 +162,8 @@ namespace avx512 {
 #pragma GCC target("avx2")
 namespace avx2 {
 #include "cpu_kernels.h"
+#include "activation_loops.h"
+DQA_KERNELS
 }
 #pragma GCC pop_options
 #pragma GCC push_options
@@ -133,6 +172,8 @@ namespace avx2 {
 #define DQA_WIDTH 16
 namespace avx512 {
 #include "cpu_kernels.h"
+#include "activation_loops.h"
+DQA_KERNELS
 }
 #pragma GCC pop_options
 #endif
@@ -743,6 +784,8 @@ bool all_finite(const float* const* arrays, const int64_t* sizes, int64_t count,
 }  // namespace
 }  // namespace dqa
 
+#include "activations.h"
+
 #ifdef _WIN32
 #define DQA_API extern "C" __declspec(dllexport)
 // setuptools links extensions with this name exported.
@@ -803,4 +846,47 @@ DQA_API int dqa_finite(const float* const* arrays, const int64_t* sizes, int64_t
 DQA_API void dqa_encode(const dqa::Op* op, const dqa::Grid* grid, const float* x, float* codes,
                         int64_t n) {
     dqa::kernels().encode(*op, *grid, x, codes, n);
+}
+
+// Bytes of what a mixture of activations keeps from forward to backward.
+DQA_API int dqa_activated_size() { return sizeof(dqa::Activated); }
+
+// `shares` are given, or null: then they are made of attention and written to `a`, if there is
+// one; `arrays` are the quantizers' own.
+DQA_API void dqa_activate(const dqa::ActivationLayer* layer, dqa::Activated* own, const float* x,
+                          float* q, float least, const float* shares, const float* alpha,
+                          const float* temperature, const float* hard, float* a,
+                          const float* const* arrays, dqa::Parallel parallel, void* pool) {
+    own->attends = a != nullptr;
+    own->least = least;
+    if (a) {
+        dqa::Attention attention = layer->attention;
+        attention.alpha = alpha, attention.temperature = temperature;
+        attention.hard = hard, attention.a = a;
+        dqa::Layer all = {};
+        all.count = layer->count;
+        dqa::make_shares(all, attention, &own->attended);
+        shares = own->attended.shares;
+    }
+    const dqa::Threads threads = {parallel, pool, dqa::activation_threads(*layer)};
+    dqa::activation_forward(*layer, threads, x, q, shares, arrays, own);
+}
+
+// The same q once more.
+DQA_API void dqa_activate_again(const dqa::ActivationLayer* layer, const dqa::Activated* own,
+                                const float* x, float* q, dqa::Parallel parallel, void* pool) {
+    const dqa::Threads threads = {parallel, pool, dqa::activation_threads(*layer)};
+    dqa::activate_all(*layer, threads, x, q, *own, nullptr);
+    dqa::raise_alarm(*layer, *own, q);
+}
+
+// `dshares` are the gradients of the shares or of alpha, `grads` those of the arrays; what is null
+// is left out, and `add` says to which of them is added.
+DQA_API void dqa_activate_back(const dqa::ActivationLayer* layer, const dqa::Activated* own,
+                               const float* x, const float* dq, const float* da, float* dx,
+                               int add_x, float* dshares, int add_shares, float* const* grads,
+                               const uint8_t* add, dqa::Parallel parallel, void* pool) {
+    const dqa::Threads threads = {parallel, pool, dqa::activation_threads(*layer)};
+    dqa::activation_backward(*layer, threads, *own, x, dq, da, dx, add_x != 0, dshares,
+                             add_shares != 0, grads, add);
 }

@@ -400,8 +400,3 @@ static void scatter(const float* from, int64_t outer, int64_t step, int64_t coun
 #include "cpu_columns.h"
 
 #undef DQA_FOR_KIND
-
-static const Kernels kernels = {extremes, finite, means, take_sample, searched_clip,
-                                searched_clips, mix, dots, pass_on, encode, gather, scatter,
-                                column_extremes, column_means, column_sample, column_mix,
-                                column_dots};

@@ -10,6 +10,7 @@ namespace layers {
 Dnnl dnnl;
 
 void set_mixture(void* forward, void* backward);
+void set_activations(void* forward, void* again, void* backward);
 
 std::unique_ptr<Layer> make_layer(const LayerSpec& spec, Program& program) {
     switch (spec.kind) {
@@ -20,6 +21,7 @@ std::unique_ptr<Layer> make_layer(const LayerSpec& spec, Program& program) {
         case MAX_POOLING:
         case AVERAGE_POOLING: return make_pooling(spec, program);
         case MIXTURE: return make_mixture(spec, program);
+        case ACTIVATIONS: return make_activations(spec, program);
         default: return make_elementwise(spec, program);
     }
 }
@@ -58,6 +60,10 @@ EXPORT void layers_version(int* numbers) {
 }
 
 EXPORT void layers_set_mixture(void* forward, void* backward) { set_mixture(forward, backward); }
+
+EXPORT void layers_set_activations(void* forward, void* again, void* backward) {
+    set_activations(forward, again, backward);
+}
 
 EXPORT Program* layers_create(const TensorSpec* tensors, int tensor_count, const LayerSpec* layers,
                               int layer_count, int threads, int trains, char* error, size_t size) {

@@ -128,9 +128,12 @@ void Program::find_small_layers(const LayerSpec* layers, int layer_count) {
 void Program::find_what_is_computed_again(const LayerSpec* layers, int layer_count) {
     computed_again_.resize(layer_count);
     std::vector<int> views(tensors_.size(), 0);
+    // The step at which a tensor is computed again, -1: it is kept.
+    std::vector<int> again_at(tensors_.size(), -1);
     for (const Tensor& t : tensors_)
         if (t.whole >= 0) ++views[t.whole];
-    for (int i = 0; i < layer_count; ++i) {
+    // The last layers first: what is computed again may need what comes before it once more.
+    for (int i = layer_count - 1; i >= 0; --i) {
         const int k = layers[i].outputs[0];
         Tensor& t = tensors_[k];
         if (!layers_[i]->is_cheap() || t.external >= 0 || t.whole >= 0 || views[k]) continue;
@@ -139,7 +142,11 @@ void Program::find_what_is_computed_again(const LayerSpec* layers, int layer_cou
         forward.use(i);
         for (int j = i + 1; j < layer_count; ++j) {
             for (int input : layers[j].inputs)
-                if (input == k) forward.use(j);
+                if (input == k) {
+                    forward.use(j);
+                    const int step = again_at[layers[j].outputs[0]];
+                    if (step >= 0) again.use(step);
+                }
             for (int kept : layers_[j]->kept())
                 if (kept == k) again.use(2 * layer_count - 1 - j);
         }
@@ -148,7 +155,9 @@ void Program::find_what_is_computed_again(const LayerSpec* layers, int layer_cou
         again.use(back);
         t.data_span = forward;
         t.again_span = again;
-        computed_again_[again.first - layer_count].push_back(i);
+        again_at[k] = again.first;
+        auto& at = computed_again_[again.first - layer_count];
+        at.insert(at.begin(), i);
     }
 }
 

@@ -29,7 +29,8 @@ enum Kind : int32_t {
     CHANNELS_FIRST,
     COPY,
     PAD_CHANNELS,
-    MIXTURE
+    MIXTURE,
+    ACTIVATIONS
 };
 
 struct TensorSpec {
@@ -40,7 +41,7 @@ struct TensorSpec {
     int64_t offset;    // where it begins in that one
 };
 
-enum { MAX_INPUTS = 8, MAX_OUTPUTS = 2, NUMBERS = 32 };
+enum { MAX_INPUTS = 32, MAX_OUTPUTS = 2, NUMBERS = 32 };
 
 struct LayerSpec {
     int32_t kind;
@@ -184,5 +185,6 @@ std::unique_ptr<Layer> make_normalization(const LayerSpec& spec, Program& progra
 std::unique_ptr<Layer> make_pooling(const LayerSpec& spec, Program& program);
 std::unique_ptr<Layer> make_elementwise(const LayerSpec& spec, Program& program);
 std::unique_ptr<Layer> make_mixture(const LayerSpec& spec, Program& program);
+std::unique_ptr<Layer> make_activations(const LayerSpec& spec, Program& program);
 
 }  // namespace layers
