@@ -41,6 +41,8 @@ class Row(NamedTuple):
     method: str
     quantizers: str
     recipe: str = "mnist.yaml"
+    activations: str = ""
+    mixing: str = "attention"
 
 
 NETS = {
@@ -58,6 +60,26 @@ SETS = (
     ("DQA", "bwn/twn/float"),
 )
 ROWS = [Row(net, *kind) for net in NETS for kind in SETS]
+W2A2_SETS = (
+    ("weights alone, DQA", "sawb:2,4,8", ""),
+    ("plain", "minmax:2", "emaminmax:2"),
+    ("Binary-Relax", "minmax:2/float", "emaminmax:2/float"),
+    ("DQA", "minmax:2,4,8", "emaminmax:2,4,8"),
+    ("plain", "sawb:2", "pact:2"),
+    ("Binary-Relax", "sawb:2/float", "pact:2/float"),
+    ("DQA", "sawb:2,4,8", "pact:2,4,8"),
+)
+W2A2_ROWS = [
+    Row(
+        next(iter(NETS)),
+        method,
+        weights,
+        activations=activations,
+        mixing="binary-relax" if method == "Binary-Relax" else "attention",
+    )
+    for method, weights, activations in W2A2_SETS
+]
+"""Weights and activations with 2 bits, for --activations."""
 ROWS.append(Row(ROWS[0].net, "DQA, no labels", "minmax:2,4,8", "distillation.yaml"))
 
 
@@ -68,7 +90,8 @@ def seeds(row: Row) -> range:
 
 def name(row: Row, seed: int) -> str:
     """What the files of a run are called."""
-    kind = row.quantizers.replace("/", "-").replace(":", "")
+    kind = f"{row.quantizers}+{row.activations}" if row.activations else row.quantizers
+    kind = kind.replace("/", "-").replace(":", "")
     return f"{row.net}-{kind}-{Path(row.recipe).stem}-{seed}"
 
 
@@ -78,11 +101,14 @@ def one(row: Row, seed: int, nnp: str, mnist: str, target: str, tick: Tick) -> N
     converted, trained = f"{target}_dqa.nnp", f"{target}_trained.nnp"
     train = ["train", converted, "--recipe", str(HERE / row.recipe), "-o", trained]
     commands = [
-        ["convert", source, "-o", converted, "--quantizers", row.quantizers],
+        ["convert", source, "-o", converted, "-q", row.quantizers, "--mixing", row.mixing],
         [*train, "--data", mnist, "--seed", str(seed)],
         ["deploy", trained, "-o", f"{target}_new.nnp"],
         ["check", f"{target}_new.nnp"],
     ]
+    if row.activations:
+        commands[0] += ["--activations", row.activations]
+        commands[3] += ["--data", mnist]
     with open(os.devnull, "w") as nowhere:
         for command in commands:
             command += [] if command[0] == "check" else ["--force"]
@@ -150,7 +176,8 @@ def format_results(content: Dict[str, Any]) -> str:
             row["net"],
             f"{row['float']:.2f}",
             row["method"],
-            f"`{row['quantizers']}`",
+            f"`{row['quantizers']}`"
+            + (f" + `{row['activations']}`" if row.get("activations") else ""),
             str(len(scores)),
             f"{scores.mean():.2f}{spread}",
             f"{row['file_bytes']:,}",
@@ -162,7 +189,8 @@ def format_results(content: Dict[str, Any]) -> str:
     lines += [
         "",
         f"`{content['command']}`: mean ± sd over the seeds, 10,000 test images, "
-        f"{epochs} epochs; {content['machine']}; mixtures {content['mixtures']}; {versions}.",
+        f"{epochs} epochs; {content['machine']}; mixtures {content['mixtures']}; layers {content['layers']}; "
+        f"{versions}.",
     ]
     return "\n".join(lines)
 
@@ -175,21 +203,28 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--work", help="folder to keep the files in, and to go on from")
     parser.add_argument("--only", default="", help="rows whose file name contains this")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument(
+        "--activations", action="store_true", help="rows with 2-bit activations too, one net"
+    )
+    parser.add_argument("--output", type=Path, help="default: results/nnp.json or nnp_w2a2.json")
     parser.add_argument("--print", action="store_true", help="print the stored table")
     options = parser.parse_args(arguments)
+    if options.output is None:
+        options.output = RESULTS.with_name("nnp_w2a2.json") if options.activations else RESULTS
     if options.print:
         print(format_results(json.loads(options.output.read_text())))
         return
     if not options.nnp or not options.mnist:
         parser.error("--nnp and --mnist are needed; examples/nnp/README.md says where to get them")
-    rows = [row for row in ROWS if options.only in row.net]
+    rows = W2A2_ROWS if options.activations else ROWS
+    rows = [row for row in rows if options.only in row.net]
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.work or temporary
         os.makedirs(folder, exist_ok=True)
         table = measure_all(options.nnp, options.mnist, options.jobs, rows, folder)
     content = {
-        "command": "python examples/nnp/run.py --nnp FOLDER --mnist FOLDER",
+        "command": "python examples/nnp/run.py --nnp FOLDER --mnist FOLDER"
+        + (" --activations" if options.activations else ""),
         **environment(),
         "rows": table,
     }
