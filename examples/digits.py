@@ -27,7 +27,7 @@ import nnabla as nn
 import nnabla.functions as F
 import nnabla.solvers as S
 import numpy as np
-from digits_recipes import PICTURED, ROWS, SWEEP, Row, learning_rate
+from digits_recipes import ACTIVATION_ROWS, PICTURED, ROWS, SWEEP, Row, learning_rate
 from runner import Tick, environment, measure, run_all
 from sklearn.datasets import load_digits
 
@@ -88,7 +88,7 @@ def train(row: Row, seed: int, split: Split, epochs: int, path: str, tick: Tick)
     rng = np.random.RandomState(seed)
     x, t = nn.Variable((BATCH, 1, 8, 8)), nn.Variable((BATCH, 1))
     x_eval = nn.Variable.from_numpy_array(split.x_eval)
-    with dqa.quantizers(*row.quantizers, mixing=row.mixing):
+    with dqa.quantizers(*row.quantizers, mixing=row.mixing, activations=row.activations):
         loss = F.mean(F.softmax_cross_entropy(network(x, True, rng), t))
         y_eval = network(x_eval, False, rng)
     steps_per_epoch = len(split.x) // BATCH
@@ -196,6 +196,9 @@ def parse(arguments: Optional[Sequence[str]] = None) -> argparse.Namespace:
     parser.add_argument(
         "--validate", action="store_true", help="measure on held-out training images"
     )
+    parser.add_argument(
+        "--activations", action="store_true", help="rows with 2-bit activations too"
+    )
     parsed = parser.parse_args(arguments)
     for name in ("seeds", "epochs", "jobs"):
         if getattr(parsed, name) < 1:
@@ -209,7 +212,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     start = time.time()
     split = load(options.validate)
     seeds = range(1, options.seeds + 1)
-    rows = SWEEP if options.validate else ROWS
+    rows = SWEEP if options.validate else ACTIVATION_ROWS if options.activations else ROWS
     with tempfile.TemporaryDirectory() as folder:
         runs = run_all(
             train,
@@ -224,10 +227,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
         paths = [run["path"] for run in runs.values()]
         accuracies = measure(paths, split.x_eval, split.t_eval, folder)
     table = summarise(rows, seeds, runs, accuracies)
-    stem = "digits_validation" if options.validate else "digits"
+    option = next((o for o in ("validate", "activations") if getattr(options, o)), "")
+    stem = {"": "digits", "validate": "digits_validation", "activations": "digits_w2a2"}[option]
     kind = "validation" if options.validate else "test"
     meta = {
-        "command": "python examples/digits.py" + (" --validate" if options.validate else ""),
+        "command": "python examples/digits.py" + (f" --{option}" if option else ""),
         "epochs": options.epochs,
         "training_images": len(split.x),
         "parameters": next(iter(runs.values()))["parameters"],
@@ -238,7 +242,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     }
     for name, content in ((f"{stem}.json", table), (f"{stem}.meta.json", meta)):
         write_atomically(options.output / name, (json.dumps(content, indent=1) + "\n").encode())
-    if not options.validate:
+    if not option:
         pictured = runs[PICTURED, 1]
         plot_attention(
             pictured["history"],

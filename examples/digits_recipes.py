@@ -29,6 +29,7 @@ class Row:
     strength: float = STRENGTH
     rate: str = "late"
     relax: bool = False
+    activations: Tuple[dqa.Quantizer, ...] = ()
 
     @property
     def bits(self) -> int:
@@ -75,6 +76,19 @@ ROWS = (
     mixed(BINARY, "DQA, paper's schedule", hard=0.0),
     mixed(BINARY),
     Row("Plain", "TWN", (dqa.TWN(),)),
+)
+
+# Activations with 2 bits too, all layers but the first, whose input are the images.
+EMA = (dqa.EMAMinMax(2), dqa.EMAMinMax(4), dqa.EMAMinMax(8))
+CLIPS = (dqa.PACT(2), dqa.PACT(4), dqa.PACT(8))
+ACTIVATION_ROWS = tuple(
+    dataclasses.replace(
+        row,
+        quantizer=f"{row.quantizer} + {name} {'2' if len(row.quantizers) == 1 else '2/4/8'}",
+        activations=activations[: len(row.quantizers)],
+    )
+    for family, name, activations in ((MINMAX, "EMA min-max", EMA), (SAWB, "PACT", CLIPS))
+    for row in (plain(family), mixed(family, "Binary-Relax", relax=True), mixed(family))
 )
 PICTURED = next(row for row in ROWS if row.method == "DQA")
 

@@ -189,8 +189,8 @@ def format_results(content: Dict[str, Any]) -> str:
     lines += [
         "",
         f"`{content['command']}`: mean ± sd over the seeds, 10,000 test images, "
-        f"{epochs} epochs; {content['machine']}; mixtures {content['mixtures']}; layers {content['layers']}; "
-        f"{versions}.",
+        f"{epochs} epochs; {content['machine']}; mixtures {content['mixtures']}; "
+        f"layers {content['layers']}; {versions}.",
     ]
     return "\n".join(lines)
 
