@@ -37,7 +37,10 @@ def results(entries: List[Dict[str, Any]], full: bool) -> str:
         cells.append("-" if e["strength"] is None else f"{e['strength']:g}")
         cells += [e["rate"]] if full else []
         cells.append(f"{e['mean']:.1f} ± {e['sd']:.1f}")
-        cells.append(f"{e['layers_off_target']} of {6 * runs}" if e["hard"] is not None else "-")
+        # Six layers, and what enters five of them.
+        mixtures = 11 if "+" in e["quantizer"] else 6
+        off = f"{e['layers_off_target']} of {mixtures * runs}"
+        cells.append("-" if e["hard"] is None else off)
         cells += [] if full else [f"{e['file_bytes']:,}"]
         rows.append(cells)
     return markdown(head, rows)
@@ -127,7 +130,7 @@ def narrow(content: Dict[str, Any]) -> str:
         rows.append(
             [
                 e["method"],
-                f"`{e['quantizers']}`" if e["quantizers"] else "-",
+                " + ".join(f"`{e[k]}`" for k in ("quantizers", "activations") if e.get(k)) or "-",
                 f"{e['bits']:g}",
                 f"{e['mean']:.2f} ± {e['sd']:.2f}",
                 " ".join(f"{value:.2f}" for value in e["accuracies"]),
@@ -212,10 +215,13 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "README.md", "digits", f"{short_results(entries)}\n\n{caption(meta, entries)}"
     yield "docs/digits.md", "digits", f"{results(entries, False)}\n\n{caption(meta, entries)}"
     yield "docs/digits.md", "size", sizes(entries, meta)
+    both, meta = load("digits_w2a2.json"), load("digits_w2a2.meta.json")
+    yield "docs/digits.md", "activations", f"{results(both, False)}\n\n{caption(meta, both)}"
     sweep, meta = load("digits_validation.json"), load("digits_validation.meta.json")
     yield "docs/digits.md", "validation", f"{results(sweep, True)}\n\n{caption(meta, sweep)}"
     yield "docs/architecture.md", "modules", modules()
     yield "docs/cifar.md", "narrow", narrow(load("cifar_narrow.json"))
+    yield "docs/cifar.md", "narrow_w2a2", narrow(load("cifar_narrow_w2a2.json"))
     yield "docs/compiling.md", "compiled", compiled(load("compiled.json"))
     yield "docs/export.md", "onnx", export_tables.onnx_files(load("onnx.json"))
     yield "docs/export.md", "accuracy", export_tables.onnx_accuracy(load("onnx_accuracy.json"))

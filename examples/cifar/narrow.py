@@ -189,6 +189,7 @@ def row_of(
         "row": row,
         "method": own[0]["method"],
         "quantizers": recipe.get("quantizers"),
+        "activations": recipe.get("activations"),
         "bits": own[0]["bits_per_weight"],
         "lambda": recipe["lambda"] if own[0]["method"] == "DQA" else None,
         "hard": recipe["hard_fraction"] if mixed else None,
