@@ -96,6 +96,32 @@ def test_a_net_agrees_with_nnabla(name, mixtures):
     assert_close(gradients(loss), expected)
 
 
+def test_a_penalty_on_the_coefficients_of_another_graph():
+    """The regularizer may take those of the graph that is only evaluated."""
+
+    def made():
+        nn.clear_parameters()
+        nn.random.prng = np.random.RandomState(0)
+        x, t = nn.Variable((6, 3, 9, 9)), nn.Variable((6, 1))
+        rng = np.random.RandomState(1)
+        x.d, t.d = rng.randn(*x.shape), rng.randint(0, 4, t.shape)
+        graphs = []
+        for source in (x, nn.Variable((2, 3, 9, 9))):
+            with dqa.quantizers(*SETS["min-max"][0]):
+                h = F.relu(PF.dqa_convolution(source, 8, (3, 3), name="a"))
+                graphs.append(PF.dqa_affine(h, 4, name="c"))
+        loss = F.mean(F.softmax_cross_entropy(graphs[0], t)) + dqa.regularizer(300.0)
+        return loss, graphs
+
+    loss, graphs = made()
+    assert types_of(loss).count(MIXTURE) == 4
+    expected = gradients(loss)
+    loss, graphs = made()
+    accelerate(loss)
+    assert_close(gradients(loss), expected)
+    del graphs
+
+
 def test_gradients_of_attention_come_without_a_penalty_too():
     expected = gradients(small_net(*SETS["min-max"], penalty=False)[0])
     loss = small_net(*SETS["min-max"], penalty=False)[0]

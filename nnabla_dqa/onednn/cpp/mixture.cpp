@@ -1,5 +1,7 @@
 // The mixture of a layer's weights, by the kernels of backends/kernels/cpu.cpp, which are another
 // library: Python hands over where its two functions are.
+#include <algorithm>
+
 #include "program.h"
 
 namespace layers {
@@ -55,12 +57,15 @@ public:
 
     void backward(Program& p) override {
         Tensor& w = p.tensor(spec.inputs[W]);
-        const Tensor& q = p.tensor(spec.outputs[Q]);
-        if (!q.wanted || !*q.has_grad) return;
-        Tensor* c = has(COEFFICIENTS) ? &p.tensor(spec.inputs[COEFFICIENTS]) : nullptr;
-        if (c && !c->grad) c = nullptr;
+        Tensor& q = p.tensor(spec.outputs[Q]);
         // Where nothing uses the coefficients, no gradient comes to them.
         const Tensor* a = spec.outputs[A] < 0 ? nullptr : &p.tensor(spec.outputs[A]);
+        if (a && !*a->has_grad) a = nullptr;
+        if (!q.wanted || (!*q.has_grad && !a)) return;
+        // Another graph's mixture of the same weights may be here for its coefficients alone.
+        if (!*q.has_grad) std::fill(q.grad, q.grad + q.size(), 0.0f);
+        Tensor* c = has(COEFFICIENTS) ? &p.tensor(spec.inputs[COEFFICIENTS]) : nullptr;
+        if (c && !c->grad) c = nullptr;
         const bool attends = c && spec.pointers[ATTENDED];
         const bool adds = *w.has_grad;
         if (w.grad) *w.has_grad = true;
@@ -69,7 +74,7 @@ public:
         mixture_backward(spec.pointers[ARGUMENTS], c ? w.data : nullptr, q.grad,
                          c && !attends ? c->data : nullptr, c ? least() : 0.0f,
                          spec.pointers[GRIDS], attends ? spec.pointers[ATTENDED] : nullptr,
-                         attends && a && *a->has_grad ? a->grad : nullptr, dw, adds,
+                         attends && a ? a->grad : nullptr, dw, adds,
                          c ? c->grad : nullptr, c && *c->has_grad);
         if (c) *c->has_grad = true;
     }
