@@ -72,8 +72,38 @@ def built_coefficients(layer: QuantizedTensor) -> Variable | None:
     learned = any(v.need_grad for v in layer.learned("attention").values())
     graphs = [a for a in _BUILT.get(array, ()) if a.need_grad == learned and _is_used(a)]
     training = [a for a in graphs if not _is_evaluated(a)]
+    if not layer.is_weight:
+        return _of_activations(graphs)
     found = training or graphs
     return found[-1] if found else None
+
+
+def _of_activations(graphs: List[Variable]) -> Variable | None:
+    """Those that the training graph computes; None where it is not known which one that is.
+
+    A compiled mixture of activations computes them along with the activations, so those of
+    another graph would have all of it computed in every update.
+    """
+    fused = [a for a in graphs if a.parent.info.type_name == portable.FUSED]
+    if len(graphs) == 1 or not fused:
+        return graphs[-1] if graphs else None
+    training = [a for a in fused if _normalizes_by_batch(a.parent.inputs[0])]
+    return training[-1] if training else None
+
+
+def _normalizes_by_batch(v: Variable) -> bool:
+    """Whether a normalization on the way to ``v`` is one by the statistics of the batch."""
+    waiting, seen = [v], {v}
+    for current in waiting:
+        if current.parent is None:
+            continue
+        moving = current.parent.info.args.get("batch_stat")
+        if moving is not None:
+            return bool(moving)
+        new = [u for u in current.parent.inputs if u not in seen]
+        seen.update(new)
+        waiting += new
+    return False
 
 
 def _is_in(variable: Any, network: Any) -> bool:

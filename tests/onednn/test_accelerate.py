@@ -96,6 +96,28 @@ def test_a_net_agrees_with_nnabla(name, mixtures):
     assert_close(gradients(loss), expected)
 
 
+@pytest.mark.parametrize("normalized", [True, False])
+def test_the_penalty_does_not_bring_the_evaluation_graph_along(normalized):
+    """Mixtures of activations compute coefficients and activations together."""
+    nn.clear_parameters()
+    weights, activations = (
+        SETS["min-max"][0],
+        (dqa.EMAMinMax(2), dqa.EMAMinMax(4), dqa.EMAMinMax(8)),
+    )
+    images = [nn.Variable((6, 3, 9, 9)), nn.Variable((2, 3, 9, 9))]
+    losses = []
+    for x, train in zip(images, (True, False)):
+        with dqa.quantizers(*weights, activations=activations):
+            h = PF.dqa_convolution(x, 8, (3, 3), name="a")
+            h = NPF.batch_normalization(h, batch_stat=train, name="a") if normalized else h
+            losses.append(F.mean(PF.dqa_affine(F.relu(h), 4, name="c") ** 2.0))
+    loss = losses[0] + dqa.regularizer(3.0)
+    leaves = []
+    loss.visit(lambda f: leaves.extend(v for v in f.inputs if v.parent is None))
+    assert images[0] in leaves
+    assert images[1] not in leaves
+
+
 def test_a_penalty_on_the_coefficients_of_another_graph():
     """The regularizer may take those of the graph that is only evaluated."""
 

@@ -1,6 +1,8 @@
 // The mixture of what enters a layer, by the kernels of backends/kernels/activations.h, which are
 // in another library: Python hands over where its functions are. They share out their work among
 // the threads of this one.
+#include <algorithm>
+
 #include "program.h"
 
 namespace layers {
@@ -59,8 +61,11 @@ public:
 
     void backward(Program& p) override {
         Tensor& x = p.tensor(spec.inputs[X]);
-        const Tensor& q = p.tensor(spec.outputs[Q]);
-        if (!q.wanted || !*q.has_grad) return;
+        Tensor& q = p.tensor(spec.outputs[Q]);
+        const bool asked = spec.outputs[A] >= 0 && *p.tensor(spec.outputs[A]).has_grad;
+        if (!q.wanted || (!*q.has_grad && !asked)) return;
+        // It may be here for its coefficients alone.
+        if (!*q.has_grad) std::fill(q.grad, q.grad + q.size(), 0.0f);
         Tensor* c = spec.numbers[MIXES] ? &p.tensor(spec.inputs[COEFFICIENTS]) : nullptr;
         if (c && !c->grad) c = nullptr;
         // Where nothing uses the coefficients, no gradient comes to them.
