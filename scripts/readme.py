@@ -228,6 +228,7 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/export.md", "nnb", export_tables.nnb(load("nnb.json"))
     published = format_nnp(load("nnp.json"))
     yield "examples/nnp/README.md", "results", published
+    yield "examples/nnp/README.md", "activations", format_nnp(load("nnp_w2a2.json"))
     peers_file = ROOT / "results" / "peers.json"
     known = as_table(load("peers.json")) if peers_file.exists() else "Unmeasured."
     yield "docs/performance.md", "peers", known
