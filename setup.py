@@ -25,31 +25,24 @@ LINT = ["ruff>=0.4,<1", "mypy>=1.8,<3"]
 NNABLA = ">=1.39,<1.40"
 CUDA = {f"cuda{v}": [f"nnabla-ext-cuda{v}{NNABLA}"] for v in ("110", "116", "120")}
 
-# The kernels of the fused mixture. Without a C++ compiler the package installs without them.
-KERNELS = "nnabla_dqa/backends/kernels"
-KERNEL_FILES = (
-    "cpu.cpp",
-    "cpu_kernels.h",
-    "cpu_vectors.h",
-    "cpu_search.h",
-    "cpu_columns.h",
-    "activation_loops.h",
-    "activations.h",
-    "attention.h",
-    "grid.h",
-)
-SOURCES = [f"{KERNELS}/{name}" for name in KERNEL_FILES]
-CHECKSUM = 0
-for path in SOURCES:
-    CHECKSUM = zlib.crc32((HERE / path).read_bytes(), CHECKSUM)
 
+def cpp_sources(folder):
+    """The .cpp files of a folder, its headers, and a checksum; nnabla_dqa/backends/compiled.py
+    computes it again."""
+    paths = sorted(p for p in (HERE / folder).iterdir() if p.suffix in (".cpp", ".h"))
+    checksum = 0
+    for path in paths:
+        checksum = zlib.crc32(path.read_bytes(), checksum)
+    names = [f"{folder}/{path.name}" for path in paths]
+    code = [name for name in names if name.endswith(".cpp")]
+    return code, [name for name in names if name.endswith(".h")], str(checksum & 0x7FFFFFFF)
+
+
+# The kernels of the fused mixture. Without a C++ compiler the package installs without them.
+KERNELS, KERNEL_HEADERS, KERNELS_CHECKSUM = cpp_sources("nnabla_dqa/backends/kernels")
 # The layers on oneDNN. They are compiled against its headers and find the library when they are
 # first used; without the headers the package installs without them.
-LAYERS = "nnabla_dqa/onednn/cpp"
-LAYER_FILES = sorted(path.name for path in (HERE / LAYERS).iterdir())
-LAYERS_CHECKSUM = 0
-for path in LAYER_FILES:
-    LAYERS_CHECKSUM = zlib.crc32((HERE / LAYERS / path).read_bytes(), LAYERS_CHECKSUM)
+LAYERS, LAYER_HEADERS, LAYERS_CHECKSUM = cpp_sources("nnabla_dqa/onednn/cpp")
 
 
 def onednn_headers():
@@ -94,18 +87,18 @@ setup(
     ext_modules=[
         Extension(
             "nnabla_dqa.backends._cpu",
-            sources=SOURCES[:1],
-            depends=SOURCES[1:],
-            define_macros=[("DQA_SOURCES", str(CHECKSUM & 0x7FFFFFFF))],
+            sources=KERNELS,
+            depends=KERNEL_HEADERS,
+            define_macros=[("DQA_SOURCES", KERNELS_CHECKSUM)],
             language="c++",
             optional=True,
         ),
         Extension(
             "nnabla_dqa.onednn._layers",
-            sources=[f"{LAYERS}/{name}" for name in LAYER_FILES if name.endswith(".cpp")],
-            depends=[f"{LAYERS}/{name}" for name in LAYER_FILES if name.endswith(".h")],
+            sources=LAYERS,
+            depends=LAYER_HEADERS,
             include_dirs=onednn_headers(),
-            define_macros=[("LAYERS_SOURCES", str(LAYERS_CHECKSUM & 0x7FFFFFFF))],
+            define_macros=[("LAYERS_SOURCES", LAYERS_CHECKSUM)],
             libraries=["dl"] if sys.platform == "linux" else [],
             language="c++",
             optional=True,

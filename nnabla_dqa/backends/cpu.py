@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.machinery
 import os
 import sys
-import zlib
 from pathlib import Path
 from typing import Optional, Sequence, Tuple
 
 import nnabla as nn
 import numpy as np
 
+from nnabla_dqa.backends.compiled import load_compiled, sources_in
 from nnabla_dqa.backends.kernel_args import (
     NO_STATE,
     AttentionArgs,
@@ -23,17 +22,6 @@ from nnabla_dqa.backends.kernel_args import (
 )
 
 _FOLDER = Path(__file__).resolve().parent
-_SOURCES = (
-    "cpu.cpp",
-    "cpu_kernels.h",
-    "cpu_vectors.h",
-    "cpu_search.h",
-    "cpu_columns.h",
-    "activation_loops.h",
-    "activations.h",
-    "attention.h",
-    "grid.h",
-)
 
 
 class _Layer(ctypes.Structure):
@@ -210,19 +198,15 @@ def library() -> ctypes.CDLL:
     Raises:
         OSError: There is none, or it was compiled from other sources.
     """
-    found = [_FOLDER / f"_cpu{s}" for s in importlib.machinery.EXTENSION_SUFFIXES]
-    found = [path for path in found if path.is_file()]
-    if not found:
+    try:
+        loaded = load_compiled(_FOLDER, "_cpu", sources_in(_FOLDER / "kernels"), "dqa_sources")
+    except FileNotFoundError:
         raise OSError(
             "its kernels were not compiled: install a C++ compiler (g++ or clang++) and then "
             "nnabla_dqa again"
-        )
-    loaded = ctypes.CDLL(str(found[0]))
-    if loaded.dqa_sources() != sources():
-        raise OSError(
-            "its kernels were compiled from other sources: install nnabla_dqa again, with a C++ "
-            "compiler (g++ or clang++)"
-        )
+        ) from None
+    except OSError as error:
+        raise OSError(f"its kernels were {error}") from None
     pointer, number = ctypes.c_void_p, ctypes.c_float
     loaded.dqa_instruction_set.restype = ctypes.c_char_p
     loaded.dqa_forward.argtypes = [*[pointer] * 3, number, *[pointer] * 7]
@@ -246,14 +230,6 @@ def library() -> ctypes.CDLL:
     loaded.dqa_encode.argtypes = [*[pointer] * 4, ctypes.c_int64]
     loaded.dqa_encode.restype = None
     return loaded
-
-
-def sources() -> int:
-    """A checksum of the kernels' sources; setup.py compiles it in."""
-    total = 0
-    for name in _SOURCES:
-        total = zlib.crc32((_FOLDER / "kernels" / name).read_bytes(), total)
-    return total & 0x7FFFFFFF
 
 
 DEVICE_KERNELS = CpuKernels

@@ -23,9 +23,9 @@ from typing import Any, Dict, List, Mapping, Optional, Protocol, Sequence, Tuple
 
 import nnabla as nn
 import numpy as np
-from nnabla.function import PythonFunction
 
 from nnabla_dqa.backends import portable
+from nnabla_dqa.backends.addressed import AddressedFunction
 from nnabla_dqa.backends.kernel_args import NO_STATE, StateAt
 from nnabla_dqa.backends.select import device_of
 from nnabla_dqa.mixing import Mixture
@@ -40,8 +40,6 @@ STATE = ("alpha", "temperature", HARD)
 
 _SMALL = 2**16
 """Mixed weights that may as well be kept until backward."""
-
-_FLOAT32 = np.dtype(np.float32)
 
 
 class Kernels(Protocol):
@@ -71,7 +69,7 @@ class Kernels(Protocol):
         """See :meth:`nnabla_dqa.backends.cpu.CpuKernels.backward`."""
 
 
-class FusedMixture(PythonFunction):  # type: ignore[misc]
+class FusedMixture(AddressedFunction):
     """``q = sum_k a_k Q_k(w)``.
 
     Inputs are w and, for K > 1, the coefficients (1, K); or, with attention, w,
@@ -88,10 +86,6 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
             mean of the other gradients, so that a softmax is not moved by it.
     """
 
-    ctx = None
-    """NNabla enters this context for each call and question; none is needed, see
-    :mod:`nnabla_dqa.backends.nnabla_hooks`."""
-
     def __init__(
         self,
         context: nn.Context,
@@ -100,18 +94,12 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
         shapes: Sequence[Tuple[int, ...]],
         negligible: float = 0.0,
     ) -> None:
-        super().__init__(context)
-        self._context = context
-        # NNabla copies all of a context for each address, of which these two count.
-        self._memory = nn.Context([], context.array_class, context.device_id)
+        super().__init__(context, shapes, "the mixture was built", "the layer")
         self._own_memory = outside_the_pool(self._memory)
         self._kernels = kernels
         self.args = arguments
         self._attends = "mixing" in arguments
-        self._shapes = list(shapes)
         self._least = negligible
-        self._converted: Dict[int, nn.NdArray] = {}
-        self._misfit = ""
         self._is_small = math.prod(shapes[0]) < _SMALL
 
     @property
@@ -123,15 +111,7 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
         return 2 if self._attends else 1
 
     def setup_impl(self, inputs: List[Any], outputs: List[Any]) -> None:
-        # NNabla comes here again before a call with other shapes, and makes the call also if
-        # this raises; so it is the call that does.
-        self._misfit = ""
-        for v, built in zip(inputs, self._shapes):
-            if v.shape != built:
-                self._misfit = (
-                    f"the mixture was built for an array of shape {built}, which has {v.shape} "
-                    f"now; build the layer again"
-                )
+        self._note_shapes(inputs)
         outputs[0].reset_shape(inputs[0].shape, True)
         if self._attends:
             outputs[1].reset_shape((1, *inputs[1].shape), True)
@@ -143,7 +123,7 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
             state = self._state(inputs, self._address(outputs[1].data, True))
         elif len(inputs) > 1:
             shares = self._read(inputs, 1)
-        q = outputs[0].data.data_ptr(_FLOAT32, self._own_memory, True)
+        q = outputs[0].data.data_ptr(np.float32, self._own_memory, True)
         self._kernels.forward(w, shares, self._least, q, state)
 
     def backward_impl(
@@ -179,45 +159,12 @@ class FusedMixture(PythonFunction):  # type: ignore[misc]
     def grad_depends_input_data(self, i: int, j: int) -> bool:
         return len(self._shapes) > 1
 
-    def _check(self) -> None:
-        """The kernels were made for these shapes and would touch foreign memory for others."""
-        if self._misfit:
-            raise ValueError(self._misfit)
-
     def _state(self, inputs: List[Any], a: Optional[int]) -> StateAt:
         """Where attention's state lies, and where the coefficients go."""
         # Not by `_read`: schedules fill temperature and hard, and NNabla, asked for the type of
         # what was filled, throws, which takes longer than all of this.
         temperature, hard = self._address(inputs[2].data), self._address(inputs[3].data)
         return self._read(inputs, 1), temperature, hard, a
-
-    def _read(self, inputs: List[Any], i: int) -> int:
-        """The address of an input, in float32 on the device; what has another type keeps it."""
-        array = inputs[i].data
-        try:
-            if array.dtype != _FLOAT32:
-                array = self._float32(i, array)
-        except RuntimeError:
-            # It was filled, or nothing was written yet: it becomes float32 here.
-            pass
-        return self._address(array)
-
-    def _float32(self, i: int, array: nn.NdArray) -> nn.NdArray:
-        """A copy of what is kept in another type, which then stays its own; made on the device."""
-        copy = self._converted.setdefault(i, nn.NdArray(array.shape))
-        with nn.context_scope(self._context):
-            copy.copy_from(array)
-        return copy
-
-    def _address(self, array: nn.NdArray, write_only: bool = False) -> int:
-        address: int = array.data_ptr(_FLOAT32, self._memory, write_only)
-        return address
-
-    def _target(self, grad: nn.NdArray, accum: bool) -> Tuple[int, bool]:
-        """Where a gradient goes, and whether it is added to what is there."""
-        # A gradient that was zeroed is only marked so: there is nothing to add to.
-        add = accum and not grad.zeroing
-        return self._address(grad, not add), add
 
 
 def fused_mixture(

@@ -8,9 +8,8 @@ import weakref
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import nnabla as nn
-import numpy as np
-from nnabla.function import PythonFunction
 
+from nnabla_dqa.backends.addressed import AddressedFunction
 from nnabla_dqa.onednn.builder import Builder
 from nnabla_dqa.onednn.library import OneDnnError
 from nnabla_dqa.onednn.lowering import RULES, Fused, addition, normalization
@@ -32,7 +31,7 @@ def part_function(function: Any) -> Optional[PartFunction]:
     return _living[info.args["part"]] if info.type_name == NAME else None
 
 
-class PartFunction(PythonFunction):  # type: ignore[misc]
+class PartFunction(AddressedFunction):
     """Computes a part.
 
     Args:
@@ -50,23 +49,18 @@ class PartFunction(PythonFunction):  # type: ignore[misc]
         OneDnnError: oneDNN does not compute it.
     """
 
-    ctx = None  # nothing here computes in NNabla's current context
-
     def __init__(self, part: Part, context: nn.Context, trains: bool = True) -> None:
-        super().__init__(context)
-        # NNabla copies all of a context for each address, of which these two count.
-        self._context = nn.Context([], context.array_class, context.device_id)
-        self.part = part
         builder = build(part, trains)
-        self.inputs = builder.inputs
+        self.part, self.inputs = part, builder.inputs
+        shapes = [v.shape for v in self.inputs]
+        super().__init__(context, shapes, "the layers on oneDNN were built", "the graph")
         places = {v: (f, i) for f in part.functions for i, v in enumerate(f.outputs)}
         self.sources: List[Tuple[Any, int]] = [places[v] for v in part.outputs]
-        self._shapes = [v.shape for v in builder.outputs]
+        self._out_shapes = [v.shape for v in builder.outputs]
         self._states = builder.states
-        self._read = len(self.inputs)
-        outputs = self._read + len(self._shapes)
-        count = outputs + len(self._states)
-        self._first_state = outputs
+        self._first_output = len(self.inputs)
+        self._first_state = self._first_output + len(self._out_shapes)
+        count = self._first_state + len(self._states)
         plan = builder.finish()
         wanted = {spec.external: bool(spec.wanted) for spec in plan.tensors if spec.external >= 0}
         self._wanted = [wanted[i] for i in range(count)]
@@ -74,7 +68,6 @@ class PartFunction(PythonFunction):  # type: ignore[misc]
         self._arrays = (ctypes.c_void_p * count)()
         self._grads = (ctypes.c_void_p * count)()
         self._add = (ctypes.c_uint8 * count)()
-        self._in_shapes = [v.shape for v in self.inputs]
         self._in_place = _changed_in_place(part)
         # NNabla copies the arguments, so they name the part alone.
         number = next(_numbers)
@@ -92,40 +85,31 @@ class PartFunction(PythonFunction):  # type: ignore[misc]
         return self._program.bytes
 
     def min_outputs(self) -> int:
-        return len(self._shapes)
+        return len(self._out_shapes)
 
     def setup_impl(self, inputs: List[Any], outputs: List[Any]) -> None:
-        # NNabla makes the call also if this raises; so it is the call that does.
-        self._misfit = ""
-        for v, shape in zip(inputs, self._in_shapes):
-            if v.shape != shape:
-                self._misfit = (
-                    f"the layers on oneDNN were built for an array of shape {shape}, which has "
-                    f"{v.shape} now; build the graph again"
-                )
-        for v, shape in zip(outputs, self._shapes):
+        self._note_shapes(inputs)
+        for v, shape in zip(outputs, self._out_shapes):
             v.reset_shape(shape, True)
 
     def forward_impl(self, inputs: List[Any], outputs: List[Any]) -> None:
-        if self._misfit:
-            raise ValueError(self._misfit)
-        arrays, context = self._arrays, self._context
-        for i, v in enumerate(inputs):
-            arrays[i] = v.data.data_ptr(np.float32, context)
-        for i, v in enumerate(outputs, self._read):
-            arrays[i] = v.data.data_ptr(np.float32, context, True)
+        self._check()
+        arrays = self._arrays
+        for i in range(len(inputs)):
+            arrays[i] = self._read(inputs, i)
+        for i, v in enumerate(outputs, self._first_output):
+            arrays[i] = self._address(v.data, True)
         for i, v in enumerate(self._states, self._first_state):
-            arrays[i] = v.data.data_ptr(np.float32, context)
+            arrays[i] = self._address(v.data)
         self._program.forward(arrays)
 
     def backward_impl(
         self, inputs: List[Any], outputs: List[Any], propagate_down: List[bool], accum: List[bool]
     ) -> None:
-        if self._misfit:
-            raise ValueError(self._misfit)
-        arrays, grads, context = self._arrays, self._grads, self._context
+        self._check()
+        arrays, grads = self._arrays, self._grads
         for i, v in enumerate(inputs):
-            arrays[i] = v.data.data_ptr(np.float32, context)
+            arrays[i] = self._read(inputs, i)
             if not propagate_down[i]:
                 grads[i] = None
                 continue
@@ -134,15 +118,10 @@ class PartFunction(PythonFunction):  # type: ignore[misc]
                     f"input {i} of layers on oneDNN, of shape {v.shape}, needed no gradient when "
                     f"they were built; build the graph again"
                 )
-            grad = v.grad
-            # What is only marked as zero need not be added to.
-            add = accum[i] and not grad.zeroing
-            grads[i] = grad.data_ptr(np.float32, context, not add)
-            self._add[i] = add
-        for i, v in enumerate(outputs, self._read):
-            arrays[i] = v.data.data_ptr(np.float32, context)
-            grads[i] = v.grad.data_ptr(np.float32, context)
-            self._add[i] = True
+            grads[i], self._add[i] = self._target(v.grad, accum[i])
+        for i, v in enumerate(outputs, self._first_output):
+            arrays[i] = self._address(v.data)
+            grads[i], self._add[i] = self._address(v.grad), True
         self._program.backward(arrays, grads, self._add)
 
     def grad_depends_output_data(self, i: int, o: int) -> bool:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import importlib.machinery
 import importlib.metadata
 import sys
-import zlib
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
 from nnabla_dqa.backends import cpu
+from nnabla_dqa.backends.compiled import load_compiled, sources_in
 
 _FOLDER = Path(__file__).resolve().parent
 PACKAGE = "onednn-cpu-gomp"
@@ -53,25 +52,22 @@ def library() -> ctypes.CDLL:
     Raises:
         OSError: One of them is missing or does not fit, and what would help.
     """
-    found = [_FOLDER / f"_layers{s}" for s in importlib.machinery.EXTENSION_SUFFIXES]
-    found = [path for path in found if path.is_file()]
-    if not found:
+    try:
+        loaded = load_compiled(_FOLDER, "_layers", sources_in(_FOLDER / "cpp"), "layers_sources")
+    except FileNotFoundError:
         raise OSError(
             "the layers for oneDNN were not compiled: install a C++ compiler (g++ or clang++) and "
             "the headers, onednn-devel-cpu-gomp, then nnabla_dqa again"
-        )
-    loaded = ctypes.CDLL(str(found[0]))
-    if loaded.layers_sources() != sources():
-        raise OSError(
-            "the layers for oneDNN were compiled from other sources: install nnabla_dqa again"
-        )
+        ) from None
+    except OSError as error:
+        raise OSError(f"the layers for oneDNN were {error}") from None
     path = onednn_path()
     if path is None:
         raise OSError(f"oneDNN is not installed: pip install 'nnabla_dqa[onednn]' ({PACKAGE})")
     _declare(loaded)
-    error = ctypes.create_string_buffer(_ERROR_SIZE)
-    if loaded.layers_load(str(path).encode(), error, _ERROR_SIZE):
-        raise OSError(f"oneDNN in {path} cannot be used: {error.value.decode()}")
+    text, size = error_buffer()
+    if loaded.layers_load(str(path).encode(), text, size):
+        raise OSError(f"oneDNN in {path} cannot be used: {text.value.decode()}")
     mixtures = cpu.library()
     loaded.layers_set_mixture(
         ctypes.cast(mixtures.dqa_forward, ctypes.c_void_p),
@@ -91,19 +87,6 @@ def onednn_path() -> Optional[Path]:
     paths = [Path(str(file.locate())) for file in files if file.name.startswith("libdnnl.so")]
     existing = sorted((path for path in paths if path.is_file()), key=lambda path: len(path.name))
     return existing[-1].resolve() if existing else None
-
-
-def source_paths() -> List[Path]:
-    """The C++ sources, in the order of their names."""
-    return sorted((_FOLDER / "cpp").iterdir())
-
-
-def sources() -> int:
-    """A checksum of them; setup.py compiles it in."""
-    total = 0
-    for path in source_paths():
-        total = zlib.crc32(path.read_bytes(), total)
-    return total & 0x7FFFFFFF
 
 
 def error_buffer() -> Tuple[ctypes.Array, int]:

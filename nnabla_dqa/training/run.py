@@ -218,7 +218,7 @@ def _measure(task: Task, path: Path) -> Optional[Measured]:
     if task.validation is None or not hard.metric:
         return None
     file = NetworkFile.read(path, MAX_BYTES)
-    made = make_evaluation(
+    made, _ = make_evaluation(
         Program(file),
         find_run(file, output=task.recipe.output),
         task.recipe.data,

@@ -196,8 +196,7 @@ private:
         Dims kernel(numbers(KERNEL), numbers(KERNEL) + spatial());
         const int64_t k = product(kernel);
         const bool last = spec.numbers[WEIGHTS_CHANNELS_LAST] != 0;
-        const bool turned = spec.kind == DECONVOLUTION;
-        const int64_t inner = turned ? o : i;  // the maps that NNabla has second
+        const int64_t inner = turned() ? o : i;  // the maps that NNabla has second
         Dims within(kernel.size());
         int64_t stride = last ? inner : 1;
         for (int d = spatial() - 1; d >= 0; --d) {
@@ -205,10 +204,10 @@ private:
             stride *= kernel[d];
         }
         const int64_t to_inner = last ? 1 : k, to_outer = inner * k;
-        Dims dims = {o, i}, strides = {turned ? to_inner : to_outer, turned ? to_outer : to_inner};
+        Dims dims = {o, i}, strides = {turned() ? to_inner : to_outer, turned() ? to_outer : to_inner};
         if (g > 1) {
             dims.insert(dims.begin(), g);
-            strides.insert(strides.begin(), (turned ? i : o) * to_outer);
+            strides.insert(strides.begin(), (turned() ? i : o) * to_outer);
         }
         dims.insert(dims.end(), kernel.begin(), kernel.end());
         strides.insert(strides.end(), within.begin(), within.end());
@@ -236,77 +235,78 @@ private:
         return known.get() ? Desc::clone(known.get()) : Desc::any(weights_dims_);
     }
 
-    Dims dilation() const {
-        Dims d(numbers(DILATION), numbers(DILATION) + spatial());
-        for (int64_t& v : d) v -= 1;
-        return d;
+    // What all three primitives are told for so many samples.
+    struct Around {
+        Desc x, y, bias;
+        const_dnnl_memory_desc_t b;  // null without a bias
+        Dims dilates;
+        dnnl_alg_kind_t algorithm;
+    };
+
+    Around around(int64_t n) const {
+        Around a{describe(n, ic_, X_SIZE), describe(n, oc_, Y_SIZE), Desc::strided({oc_}, {1}),
+                 nullptr, Dims(numbers(DILATION), numbers(DILATION) + spatial()),
+                 turned() ? dnnl_deconvolution_direct : dnnl_convolution_direct};
+        if (has(B)) a.b = a.bias.get();
+        for (int64_t& v : a.dilates) v -= 1;
+        return a;
     }
 
-    void describe_forward(PrimitiveDesc* made, int64_t n, const Desc& w, const Attributes& a) const {
-        const Desc x = describe(n, ic_, X_SIZE), y = describe(n, oc_, Y_SIZE);
-        const Desc bias = Desc::strided({oc_}, {1});
-        const auto b = has(B) ? bias.get() : nullptr;
-        const Dims dilates = dilation();
+    bool turned() const { return spec.kind == DECONVOLUTION; }
+
+    void describe_forward(PrimitiveDesc* made, const Around& a, const Desc& w,
+                          const Attributes& attributes) const {
         const auto kind = dnnl_forward_training;
-        dnnl_status_t status;
-        if (spec.kind == AFFINE)
-            status = dnnl.inner_product_forward_primitive_desc_create(
-                &made->desc, dnnl.engine, kind, x.get(), w.get(), b, y.get(), a.attr);
-        else if (spec.kind == CONVOLUTION)
-            status = dnnl.convolution_forward_primitive_desc_create(
-                &made->desc, dnnl.engine, kind, dnnl_convolution_direct, x.get(), w.get(), b,
-                y.get(), numbers(STRIDE), dilates.data(), numbers(PAD), numbers(PAD_AFTER), a.attr);
-        else
-            status = dnnl.deconvolution_forward_primitive_desc_create(
-                &made->desc, dnnl.engine, kind, dnnl_deconvolution_direct, x.get(), w.get(), b,
-                y.get(), numbers(STRIDE), dilates.data(), numbers(PAD), numbers(PAD_AFTER), a.attr);
-        check(status, "forward");
+        const auto create = turned() ? dnnl.deconvolution_forward_primitive_desc_create
+                                     : dnnl.convolution_forward_primitive_desc_create;
+        check(spec.kind == AFFINE
+                  ? dnnl.inner_product_forward_primitive_desc_create(
+                        &made->desc, dnnl.engine, kind, a.x.get(), w.get(), a.b, a.y.get(),
+                        attributes.attr)
+                  : create(&made->desc, dnnl.engine, kind, a.algorithm, a.x.get(), w.get(), a.b,
+                           a.y.get(), numbers(STRIDE), a.dilates.data(), numbers(PAD),
+                           numbers(PAD_AFTER), attributes.attr),
+              "forward");
         made->must_be_fast();
     }
 
     std::unique_ptr<Primitive> make_forward(int64_t n, int threads) {
         Attributes attributes;
         PrimitiveDesc made;
-        describe_forward(&made, n, fixed_or_any(forward_weights_), attributes);
-        const auto w = made.memory(dnnl_query_weights_md);
-        forward_weights_ = Desc::clone(w);
+        const Around a = around(n);
+        describe_forward(&made, a, fixed_or_any(forward_weights_), attributes);
+        forward_weights_ = Desc::clone(made.memory(dnnl_query_weights_md));
         std::vector<Primitive::Argument> arguments = {
             {DNNL_ARG_SRC, made.memory(dnnl_query_src_md)},
-            {DNNL_ARG_WEIGHTS, w},
+            {DNNL_ARG_WEIGHTS, made.memory(dnnl_query_weights_md)},
             {DNNL_ARG_DST, made.memory(dnnl_query_dst_md)}};
-        const Desc bias = Desc::strided({oc_}, {1});
-        if (has(B)) arguments.push_back({DNNL_ARG_BIAS, bias.get()});
+        if (a.b) arguments.push_back({DNNL_ARG_BIAS, a.b});
         return std::make_unique<Primitive>(made, arguments, threads);
     }
 
     std::unique_ptr<Primitive> make_gradient_of_x(int64_t n, int threads) {
         Attributes attributes;
         PrimitiveDesc hint, made;
-        describe_forward(&hint, n, fixed_or_any(Desc()), attributes);
-        const Desc x = describe(n, ic_, X_SIZE), y = describe(n, oc_, Y_SIZE);
+        const Around a = around(n);
         const Desc w = fixed_or_any(backward_weights_);
-        const Dims dilates = dilation();
-        dnnl_status_t status;
-        if (spec.kind == AFFINE)
-            status = dnnl.inner_product_backward_data_primitive_desc_create(
-                &made.desc, dnnl.engine, x.get(), w.get(), y.get(), hint.desc, attributes.attr);
-        else
-            status = (spec.kind == CONVOLUTION
-                          ? dnnl.convolution_backward_data_primitive_desc_create
-                          : dnnl.deconvolution_backward_data_primitive_desc_create)(
-                &made.desc, dnnl.engine,
-                spec.kind == CONVOLUTION ? dnnl_convolution_direct : dnnl_deconvolution_direct,
-                x.get(), w.get(), y.get(), numbers(STRIDE), dilates.data(), numbers(PAD),
-                numbers(PAD_AFTER), hint.desc, attributes.attr);
-        check(status, "backward");
+        describe_forward(&hint, a, fixed_or_any(Desc()), attributes);
+        const auto create = turned() ? dnnl.deconvolution_backward_data_primitive_desc_create
+                                     : dnnl.convolution_backward_data_primitive_desc_create;
+        check(spec.kind == AFFINE
+                  ? dnnl.inner_product_backward_data_primitive_desc_create(
+                        &made.desc, dnnl.engine, a.x.get(), w.get(), a.y.get(), hint.desc,
+                        attributes.attr)
+                  : create(&made.desc, dnnl.engine, a.algorithm, a.x.get(), w.get(), a.y.get(),
+                           numbers(STRIDE), a.dilates.data(), numbers(PAD), numbers(PAD_AFTER),
+                           hint.desc, attributes.attr),
+              "backward");
         made.must_be_fast();
-        const auto found = made.memory(dnnl_query_weights_md);
-        backward_weights_ = Desc::clone(found);
+        backward_weights_ = Desc::clone(made.memory(dnnl_query_weights_md));
         return std::make_unique<Primitive>(
             made,
             std::vector<Primitive::Argument>{
                 {DNNL_ARG_DIFF_SRC, made.memory(dnnl_query_diff_src_md)},
-                {DNNL_ARG_WEIGHTS, found},
+                {DNNL_ARG_WEIGHTS, made.memory(dnnl_query_weights_md)},
                 {DNNL_ARG_DIFF_DST, made.memory(dnnl_query_diff_dst_md)}},
             threads);
     }
@@ -314,32 +314,26 @@ private:
     std::unique_ptr<Primitive> make_gradient_of_w(int64_t n, int threads) {
         Attributes attributes;
         PrimitiveDesc hint, made;
-        describe_forward(&hint, n, fixed_or_any(Desc()), attributes);
-        const Desc x = describe(n, ic_, X_SIZE), y = describe(n, oc_, Y_SIZE);
-        const Desc w = fixed_or_any(gradient_), bias = Desc::strided({oc_}, {1});
-        const auto b = has(B) ? bias.get() : nullptr;
-        const Dims dilates = dilation();
-        dnnl_status_t status;
-        if (spec.kind == AFFINE)
-            status = dnnl.inner_product_backward_weights_primitive_desc_create(
-                &made.desc, dnnl.engine, x.get(), w.get(), b, y.get(), hint.desc, attributes.attr);
-        else
-            status = (spec.kind == CONVOLUTION
-                          ? dnnl.convolution_backward_weights_primitive_desc_create
-                          : dnnl.deconvolution_backward_weights_primitive_desc_create)(
-                &made.desc, dnnl.engine,
-                spec.kind == CONVOLUTION ? dnnl_convolution_direct : dnnl_deconvolution_direct,
-                x.get(), w.get(), b, y.get(), numbers(STRIDE), dilates.data(), numbers(PAD),
-                numbers(PAD_AFTER), hint.desc, attributes.attr);
-        check(status, "backward to the weights");
+        const Around a = around(n);
+        const Desc w = fixed_or_any(gradient_);
+        describe_forward(&hint, a, fixed_or_any(Desc()), attributes);
+        const auto create = turned() ? dnnl.deconvolution_backward_weights_primitive_desc_create
+                                     : dnnl.convolution_backward_weights_primitive_desc_create;
+        check(spec.kind == AFFINE
+                  ? dnnl.inner_product_backward_weights_primitive_desc_create(
+                        &made.desc, dnnl.engine, a.x.get(), w.get(), a.b, a.y.get(), hint.desc,
+                        attributes.attr)
+                  : create(&made.desc, dnnl.engine, a.algorithm, a.x.get(), w.get(), a.b,
+                           a.y.get(), numbers(STRIDE), a.dilates.data(), numbers(PAD),
+                           numbers(PAD_AFTER), hint.desc, attributes.attr),
+              "backward to the weights");
         made.must_be_fast();
-        const auto found = made.memory(dnnl_query_diff_weights_md);
-        gradient_ = Desc::clone(found);
+        gradient_ = Desc::clone(made.memory(dnnl_query_diff_weights_md));
         std::vector<Primitive::Argument> arguments = {
             {DNNL_ARG_SRC, made.memory(dnnl_query_src_md)},
-            {DNNL_ARG_DIFF_WEIGHTS, found},
+            {DNNL_ARG_DIFF_WEIGHTS, made.memory(dnnl_query_diff_weights_md)},
             {DNNL_ARG_DIFF_DST, made.memory(dnnl_query_diff_dst_md)}};
-        if (b) arguments.push_back({DNNL_ARG_DIFF_BIAS, b});
+        if (a.b) arguments.push_back({DNNL_ARG_DIFF_BIAS, a.b});
         return std::make_unique<Primitive>(made, arguments, threads);
     }
 

@@ -18,7 +18,7 @@ from nnabla_dqa.recipes.parts import DataRecipe
 from nnabla_dqa.training.tasks.evaluation import score_sums
 from nnabla_dqa.training.tasks.file_scores import open_for
 from nnabla_dqa.training.tasks.inputs import fill
-from nnabla_dqa.training.tasks.objective import built_evaluation
+from nnabla_dqa.training.tasks.objective import make_evaluation
 from nnabla_dqa.training.tasks.plan import find_run
 
 TOLERANCE = 1e-4
@@ -114,7 +114,7 @@ def verify_export(
     samples = open_for(file, data, "validation")
     if data.limit is not None:
         samples = samples.take(min(data.limit, len(samples)))
-    task, built = built_evaluation(Program(file), run, data, samples.shapes, batch_size)
+    task, built = make_evaluation(Program(file), run, data, samples.shapes, batch_size)
     _check_names(exported, nnp, "input", engine.inputs, built.inputs)
     _check_names(exported, nnp, "output", engine.outputs, built.variables)
     outputs = {name: built.variables[name] for name in engine.outputs}

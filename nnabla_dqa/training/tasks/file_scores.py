@@ -63,7 +63,7 @@ def evaluate_file(
     samples = open_for(file, data, "validation")
     if data.limit is not None:
         samples = samples.take(min(data.limit, len(samples)))
-    task = make_evaluation(Program(file), run, data, samples.shapes, batch_size)
+    task, _ = make_evaluation(Program(file), run, data, samples.shapes, batch_size)
     if not task.metric:
         raise DataError(
             f"{data.train}: no column to compare output of shape {task.output.shape[1:]} with; "

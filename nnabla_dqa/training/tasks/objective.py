@@ -85,7 +85,7 @@ def make_objective(
             target = columns.target(feeds)
             feeds.append(columns.feed_column(target, label, classes, "the loss"))
     kinds = {plan.kind, *(f.type for f in proto.function)}
-    evaluation = make_evaluation(
+    evaluation, _ = make_evaluation(
         program, plan.run, recipe.data, shapes, recipe.batch_size, target, kinds
     )
     return Objective(loss, tuple(feeds), evaluation)
@@ -173,7 +173,7 @@ def make_evaluation(
     batch_size: int,
     target: Optional[str] = None,
     kinds: AbstractSet[str] = frozenset(),
-) -> Evaluation:
+) -> Tuple[Evaluation, Built]:
     """Build the graph that is run after training, with the target quantizers alone.
 
     Args:
@@ -187,22 +187,12 @@ def make_evaluation(
         kinds: Functions of the training network, or the loss: whether a single
             output is a probability, a logit or just a number.
 
+    Returns:
+        The graph, and all variables of its network.
+
     Raises:
         RecipeError, DataError: As :func:`make_objective`.
     """
-    return built_evaluation(program, run, data, shapes, batch_size, target, kinds)[0]
-
-
-def built_evaluation(
-    program: Program,
-    run: Run,
-    data: DataRecipe,
-    shapes: Mapping[str, Shape],
-    batch_size: int,
-    target: Optional[str] = None,
-    kinds: AbstractSet[str] = frozenset(),
-) -> Tuple[Evaluation, Built]:
-    """:func:`make_evaluation`, and all variables of its network."""
     file = program.file
     columns = columns_of(file, data, shapes, run.columns)
     with hard():
