@@ -26,8 +26,6 @@ from nnabla_dqa.quantization.base import FIRST, State
 NAME = portable.FUSED
 """NNabla's name of the type of function."""
 
-_FLOAT32 = np.dtype(np.float32)
-
 
 class FusedActivations(FusedMixture):
     """``q = sum_k a_k Q_k(x)``.

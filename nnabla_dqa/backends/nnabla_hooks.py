@@ -47,6 +47,7 @@ them. :mod:`nnabla_dqa.onednn.saving` has one."""
 _PORTABLE = {NAME: portable_outputs, activations.NAME: activations.portable_outputs}
 _MARK = "_nnabla_dqa_writes_mixtures"
 _CHECKED = "_nnabla_dqa_checked"
+_WRITTEN = "_nnabla_dqa_written"
 _MISSING = ("nnabla.nnabla", "nnabla.gc", "nnabla.nnabla_ext", "nnabla.nnabla_ext.cpu")
 
 
@@ -67,6 +68,8 @@ def _hook_into_saving() -> None:
 
     @functools.wraps(write)
     def write_portable(self: Any, function: Any) -> Any:
+        if _is_written(self, function, write):
+            return None
         writer = writers.get(function.info.type_name)
         if writer is not None:
             return writer(functools.partial(write_portable, self), function)
@@ -95,6 +98,24 @@ def _hook_into_saving() -> None:
 
     setattr(write_portable, _MARK, True)
     ProtoGraphGenerator.__call__ = write_portable
+
+
+def _is_written(generator: Any, function: Any, by: Any) -> bool:
+    """Whether ``by`` wrote the same function between the same arrays before.
+
+    A graph on oneDNN and a variable kept out of it are two graphs over the same arrays; NNabla
+    tells functions apart by themselves and would write what they share twice.
+    """
+    inputs = tuple(v.data for v in function.inputs)
+    outputs = tuple(v.data for v in function.outputs)
+    if any(data in inputs for data in outputs):
+        return False  # in place: the arrays do not tell whether it has been done
+    key = (by, function.info.type_name, repr(function.info.args), inputs, outputs)
+    written = vars(generator).setdefault(_WRITTEN, set())
+    if key in written:
+        return True
+    written.add(key)
+    return False
 
 
 def _end(v: nn.Variable) -> nn.Variable:

@@ -33,22 +33,28 @@ def accelerate(*outputs: nn.Variable, keep: Sequence[nn.Variable] = ()) -> Accel
         outputs: Where the graph ends: a loss, or what is evaluated.
         keep: Variables within it whose values are looked at after ``forward``, or their
             gradients after ``backward``. Others inside are not computed any more, unless they
-            are persistent. What is kept in the middle of layers stays in memory until the
-            process ends.
+            are persistent.
 
-    Shapes and ``need_grad`` must not change afterwards. ``nn.grad`` does not pass. Deploy and
-    convert a graph before, or one that was built once more for that.
+    Variables that functions use, kept ones among them, share their arrays with the new graph;
+    ``forward`` and ``backward`` are for the others, where the graph ends. Shapes and
+    ``need_grad`` must not change afterwards. ``nn.grad`` does not pass. Deploy and convert a
+    graph before, or one that was built once more for that.
 
     Raises:
+        TypeError: Something given is no variable.
         OneDnnError: ``backend(layers="onednn")`` holds and oneDNN cannot be used; or a function
             behind a layer is written in Python and cannot be built anew.
     """
+    ends = [*outputs, *(keep if isinstance(keep, (list, tuple)) else [keep])]
+    for v in ends:
+        if not isinstance(v, nn.Variable):
+            raise TypeError(f"accelerate takes variables, not {type(v).__name__}")
     reason = why_nnabla(nn.get_current_context())
     if reason:
         if current_layers() == "onednn":
             raise OneDnnError(f"oneDNN cannot be used: {reason}")
         return Accelerated(0, 0, {}, reason)
-    return rebuild([*outputs, *keep], trains=True, in_place=True)[1]
+    return rebuild(ends, trains=True, in_place=True)[1]
 
 
 def fast(outputs: Sequence[nn.Variable], trains: bool) -> List[nn.Variable]:

@@ -19,8 +19,10 @@ class Turned(NamedTuple):
 
 
 def _key(v: nn.Variable) -> Any:
-    """What a value is known by: leaves that share one array are one, with one gradient."""
-    return v if v.parent is not None else (v.data, bool(v.need_grad))
+    """What a value is known by: leaves that share their array and gradient are one."""
+    if v.parent is not None:
+        return v
+    return (v.data, v.grad) if v.need_grad else (v.data,)
 
 
 class Builder:
@@ -93,6 +95,18 @@ class Builder:
         tensor = self.plan.tensor(dims, self._wanted(v))
         self._turned[_key(v)] = Turned(tensor, dims)
         return tensor
+
+    def alike(self, v: nn.Variable, result: nn.Variable) -> Tuple[int, int]:
+        """The tensors of a value, as it lies, and of another one that shall lie as it does."""
+        dims = self.is_turned(v)
+        if dims is not None:
+            return self.turned(v, dims), self.new_turned(result, dims)
+        source = self.flat(v)
+        return source, self.new_flat(result, self.plan.dims(source))
+
+    def flat_or_new(self, v: nn.Variable) -> int:
+        """A tensor for a value that has a place already if :meth:`part_of` gave it one."""
+        return self.flat(v) if self.has(v) else self.new_flat(v)
 
     def part_of(self, v: nn.Variable, whole: nn.Variable, offset: int) -> None:
         """Let ``v`` lie within ``whole``, which then needs no layer that copies it there."""

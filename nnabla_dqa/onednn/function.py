@@ -69,6 +69,7 @@ class PartFunction(AddressedFunction):
         self._grads = (ctypes.c_void_p * count)()
         self._add = (ctypes.c_uint8 * count)()
         self._in_place = _changed_in_place(part)
+        self._is_fresh = False
         # NNabla copies the arguments, so they name the part alone.
         number = next(_numbers)
         self.args: Dict[str, Any] = {"part": number}
@@ -102,6 +103,7 @@ class PartFunction(AddressedFunction):
         for i, v in enumerate(self._states, self._first_state):
             arrays[i] = self._address(v.data)
         self._program.forward(arrays)
+        self._is_fresh = True
 
     def backward_impl(
         self, inputs: List[Any], outputs: List[Any], propagate_down: List[bool], accum: List[bool]
@@ -120,8 +122,13 @@ class PartFunction(AddressedFunction):
                 )
             grads[i], self._add[i] = self._target(v.grad, accum[i])
         for i, v in enumerate(outputs, self._first_output):
-            arrays[i] = self._address(v.data)
             grads[i], self._add[i] = self._address(v.grad), True
+        if not self._is_fresh:
+            # A second backward: what the first one used up is computed once more.
+            for i, v in enumerate(outputs, self._first_output):
+                arrays[i] = self._address(v.data)
+            self._program.forward(arrays, moves_statistics=False)
+        self._is_fresh = False
         self._program.backward(arrays, grads, self._add)
 
     def grad_depends_output_data(self, i: int, o: int) -> bool:
@@ -191,6 +198,10 @@ def _chains(part: Part) -> Dict[Any, List[Any]]:
             if v in outputs or len(after) != 1 or after[0].info.type_name not in allowed:
                 break
             if after[0] in taken or len(set(after[0].inputs)) != len(after[0].inputs):
+                break
+            # What it is added to has a gradient of its own; and a gradient may be cut here.
+            cut = not v.need_grad and any(u.need_grad for u in chain[-1].inputs)
+            if cut or chain[0].inputs[0] in after[0].inputs:
                 break
             chain.append(after[0])
         if len(chain) > 1:

@@ -213,15 +213,14 @@ _UNARY: Dict[str, Tuple[int, Callable[[Any], Sequence[float]]]] = {
 def _unary(b: Builder, f: Any) -> None:
     x, y = f.inputs[0], f.outputs[0]
     number, reals = _UNARY[f.info.type_name]
-    dims = b.is_turned(x)
-    source = b.flat(x) if dims is None else b.turned(x, dims)
-    seen = b.plan.dims(source)
-    target = b.new_flat(y, seen) if dims is None else b.new_turned(y, dims)
+    source, target = b.alike(x, y)
     b.plan.layer(Kind.UNARY, [source], [target], {0: [number]}, reals(f.info.args))
 
 
 def _refuses_addition(f: Any) -> str:
     shapes = [v.shape for v in f.inputs]
+    if () in shapes:
+        return "its inputs are single numbers"
     return "" if shapes[0] == shapes[1] else "its inputs differ in their shapes"
 
 
@@ -231,7 +230,7 @@ def addition(b: Builder, f: Any, fused: Optional[Fused] = None) -> None:
     left, right = f.inputs
     dims = b.is_turned(left) or b.is_turned(right)
     if dims is None:
-        seen = Dims(left.shape[0] if left.ndim else 1, 1, left.size // max(1, left.shape[0]))
+        seen = Dims(left.shape[0], 1, left.size // left.shape[0])
         sources = [b.flat(left, seen), b.flat(right, seen)]
         target = b.new_flat(fused.output, seen)
     else:

@@ -27,6 +27,7 @@ def is_small(f: Any) -> bool:
 
 
 def mixture(b: Builder, f: Any) -> None:
+    """A mixture of weights, by the compiled kernels."""
     args = f.info.args
     w, *state = f.inputs
     quantizers = quantizers_of(f)
@@ -38,9 +39,7 @@ def mixture(b: Builder, f: Any) -> None:
     kernels = CpuKernels(spec)
     least = args.get("prune_below", 0.0) if mixed is None else mixed.mixing.prune_below
     q, *coefficients = f.outputs
-    outputs = [b.new_flat(q)]
-    for a in coefficients:
-        outputs.append(b.flat(a) if b.has(a) else b.new_flat(a))
+    outputs = [b.new_flat(q), *[b.flat_or_new(a) for a in coefficients]]
     b.plan.layer(
         Kind.MIXTURE,
         [b.flat(w), *[b.flat(v) for v in state[:1]], *[b.state(v) for v in state[1:]]],
@@ -58,15 +57,12 @@ def refuses_activations(f: Any) -> str:
 
 
 def activations(b: Builder, f: Any) -> None:
+    """A mixture of activations, in the order in which they lie."""
     args = f.info.args
     x, *others = f.inputs
-    dims = b.is_turned(x)
-    source = b.flat(x) if dims is None else b.turned(x, dims)
     q, *coefficients = f.outputs
-    target = b.new_flat(q, b.plan.dims(source)) if dims is None else b.new_turned(q, dims)
-    outputs = [target]
-    for a in coefficients:
-        outputs.append(b.flat(a) if b.has(a) else b.new_flat(a))
+    source, target = b.alike(x, q)
+    outputs = [target, *[b.flat_or_new(a) for a in coefficients]]
     kernels = CpuActivations(spec_of(args, x.shape))
     first = first_array(args)
     b.plan.layer(
@@ -81,12 +77,20 @@ def activations(b: Builder, f: Any) -> None:
 
 
 def refuses_concatenation(f: Any) -> str:
-    # Where the parts are rows of one table, they are written there by those who compute them.
+    """Rows of one table alone, which are written there by those who compute them."""
     if f.info.args["axis"] != 0:
         return "it is not along the first axis"
     for v in f.inputs:
-        if v.parent is None or v.parent.info.type_name not in (MIXTURE, ACTIVATIONS):
+        made = v.parent
+        if made is None or made.info.type_name not in (MIXTURE, ACTIVATIONS):
             return "its inputs are not coefficients of mixtures"
+        if len(made.outputs) < 2 or v != made.outputs[1]:
+            return "its inputs are not coefficients of mixtures"
+        tables = [u for u in v.function_references if u.info.type_name == "Concatenate"]
+        if len(tables) > 1:
+            return "its inputs are in another table too"
+    if len(set(f.inputs)) < len(f.inputs):
+        return "one of its inputs comes twice"
     return ""
 
 

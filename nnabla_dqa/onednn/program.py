@@ -129,11 +129,6 @@ class Plan:
         self.kept_alive += pointers
         self.layers.append(spec)
 
-    def uses(self, tensor: int) -> int:
-        """How many layers read a tensor or a view of it."""
-        views = {i for i, spec in enumerate(self.tensors) if spec.whole == tensor} | {tensor}
-        return sum(i in views for layer in self.layers for i in layer.inputs)
-
 
 def _padded(values: List[int], size: int) -> List[int]:
     return values + [-1] * (size - len(values))
@@ -172,17 +167,23 @@ class Program:
         """Memory of the tensors between the layers."""
         return int(self._library.layers_bytes(self._handle))
 
-    def forward(self, arrays: ctypes.Array) -> None:
-        """Compute the outputs; ``arrays`` has the address of each external tensor.
+    def forward(self, arrays: ctypes.Array, moves_statistics: bool = True) -> None:
+        """Compute the outputs.
+
+        Args:
+            arrays: The address of each external tensor.
+            moves_statistics: Whether running statistics move on.
 
         Raises:
             OneDnnError: Memory ran out, or oneDNN failed.
         """
-        if self._library.layers_forward(self._handle, arrays, self._error, self._size):
+        if self._library.layers_forward(
+            self._handle, arrays, moves_statistics, self._error, self._size
+        ):
             raise OneDnnError(self._error.value.decode())
 
     def backward(self, arrays: ctypes.Array, grads: ctypes.Array, add: ctypes.Array) -> None:
-        """Compute the gradients, after :meth:`forward`.
+        """Compute the gradients, once after each :meth:`forward`.
 
         Args:
             arrays: As there.

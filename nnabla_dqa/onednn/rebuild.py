@@ -74,17 +74,19 @@ def rebuild(
     for f, reason in found.left.items():
         text = f"{f.info.type_name}: {reason}"
         left[text] = left.get(text, 0) + 1
-    summary = Accelerated(len(functions) - len(found.left), len(found.parts), left)
+    nothing = "" if found.parts else "there is no layer in it that oneDNN computes"
+    summary = Accelerated(len(functions) - len(found.left), len(found.parts), left, nothing)
     return [new.get(v, v) for v in outputs], summary
 
 
 def _rebuilt(
-    functions: Sequence[Any], found: Found, trains: bool, moved: Set[Any]
+    functions: Sequence[Any], found: Found, trains: bool, ends: Set[Any]
 ) -> Dict[Any, nn.Variable]:
-    """The graph with its parts, as new variables by the old ones; those in ``moved`` stay.
+    """The graph with its parts, as new variables by the old ones.
 
-    It is built anew because NNabla has all functions behind a rewired variable set up again,
-    which it cannot do with those written in Python.
+    Of ``ends``, those that nothing uses go over to it, the others share their arrays with it.
+    It is built anew because NNabla sets up all functions behind a rewired variable again, and
+    frees those written in Python when it does.
     """
     new: Dict[Any, nn.Variable] = {}
 
@@ -92,14 +94,19 @@ def _rebuilt(
         for v, result in zip(old, results):
             new[v] = result
             result.persistent = v.persistent
-            if v in moved:
-                # The function that computed it gets another variable, which keeps it alive.
+            if result.need_grad and not v.need_grad:
+                result.need_grad = False  # the user has cut the gradient here
+            if v in ends and not v.function_references:
+                # The function that computed it gets another variable.
                 nn.Variable(v.shape).rewire_on(v)
                 v.rewire_on(result)
                 new[v] = v
-            else:
-                # So that it shows the values, and either graph can be saved.
-                v.data = result.data
+                continue
+            # So that it shows the values, and either graph can be saved.
+            v.data = result.data
+            if v in ends:
+                v.grad = result.grad
+                result.persistent = True
 
     for stage in sorted(set(found.stages.values())):
         for part in found.parts:

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 from typing import Any, Callable
 
+from nnabla.backward_functions import registry
+
 from nnabla_dqa.backends.nnabla_hooks import install_hooks, writers
 from nnabla_dqa.onednn.function import NAME, part_function
+from nnabla_dqa.onednn.library import OneDnnError
 
 
 def install_writer() -> None:
     """Let NNabla's walk over graphs write the functions of parts. A second call does nothing."""
     install_hooks()
     writers[NAME] = _write
+    registry[NAME] = _no_gradient
+
+
+def _no_gradient(*_: Any, **__: Any) -> None:
+    """In the place of the graph of a gradient, for ``nn.grad``."""
+    raise OneDnnError(
+        "nn.grad does not pass layers on oneDNN (dqa.accelerate): build the graph once more for it"
+    )
 
 
 def _write(write: Callable[[Any], Any], function: Any) -> None:

@@ -245,19 +245,23 @@ def test_a_graph_that_is_only_evaluated_takes_less_memory():
     del loss
 
 
-@pytest.mark.parametrize("name", ["min-max", "binary", "Binary-Relax"])
-def test_saving_writes_nnablas_functions(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "keeps"),
+    [("min-max", False), ("min-max", True), ("binary", False), ("Binary-Relax", True)],
+)
+def test_saving_writes_nnablas_functions(name, keeps, tmp_path):
     """The file is that of the graph before, and a plain NNabla computes the same loss."""
 
     def written(path, loss, x, t):
-        network = {"name": "n", "batch_size": 6, "outputs": {"l": loss}, "names": {"x": x, "t": t}}
+        outputs = {"l": loss, "y": y}
+        network = {"name": "n", "batch_size": 6, "outputs": outputs, "names": {"x": x, "t": t}}
         executor = {"name": "e", "network": "n", "data": ["x", "t"], "output": ["l"]}
         save(str(path), {"networks": [network], "executors": [executor]})
         return zipfile.ZipFile(path).read("network.nntxt")
 
-    loss, _, x, t = small_net(*SETS[name])
+    loss, y, x, t = small_net(*SETS[name])
     before = written(tmp_path / "before.nnp", loss, x, t)
-    accelerate(loss)
+    accelerate(loss, keep=[y] if keeps else [])
     value, _ = gradients(loss)
     after = written(tmp_path / "after.nnp", loss, x, t)
     count = before.count(b"\n  function {")
@@ -273,11 +277,13 @@ def test_saving_writes_nnablas_functions(name, tmp_path):
 
 @pytest.mark.parametrize("verb", ["deploy", "convert"])
 def test_what_reads_graphs_says_that_it_cannot(verb, tmp_path):
-    loss, y, x, _ = small_net(*SETS["min-max"])
-    accelerate(loss, keep=[y])
+    loss, _, x, t = small_net(*SETS["min-max"])
+    accelerate(loss)
     calls = {
-        "deploy": lambda: dqa.deploy(tmp_path / "a.nnp", {"x": x}, {"y": y}, allow_untrained=True),
-        "convert": lambda: dqa.convert(y, dqa.Rules(SETS["min-max"][0])),
+        "deploy": lambda: dqa.deploy(
+            tmp_path / "a.nnp", {"x": x, "t": t}, {"y": loss}, allow_untrained=True
+        ),
+        "convert": lambda: dqa.convert(loss, dqa.Rules(SETS["min-max"][0])),
     }
     with pytest.raises(ValueError, match="are on oneDNN") as error:
         calls[verb]()

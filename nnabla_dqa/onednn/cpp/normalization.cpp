@@ -202,6 +202,7 @@ private:
             }
             center_[c] = mean;
             variance_[c] = std::max(0.0, squares / all);
+            if (!p.moves_statistics()) continue;
             if (running_mean)
                 running_mean[c] = keep * running_mean[c] + (1 - keep) * float(mean);
             if (running_variance)

@@ -45,6 +45,17 @@ int64_t place_spans(std::vector<std::pair<Tensor::Span*, int64_t>> wanted) {
 
 }  // namespace
 
+namespace {
+
+int producer_of(const LayerSpec* layers, int layer_count, int tensor) {
+    for (int i = 0; i < layer_count; ++i)
+        for (int output : layers[i].outputs)
+            if (output == tensor) return i;
+    return -1;
+}
+
+}  // namespace
+
 Pieces::Pieces(int64_t samples, int64_t floats, int64_t least) : samples(samples) {
     step = std::max<int64_t>(1, least / std::max<int64_t>(1, floats));
     step = std::min(step, std::max<int64_t>(1, samples));
@@ -95,7 +106,7 @@ Program::Program(const TensorSpec* tensors, int tensor_count, const LayerSpec* l
         each(layers[i].outputs, MAX_OUTPUTS, [&](Tensor& t) { t.grad_span.use(back); });
     }
     if (trains) {
-        find_grads_over_data(layer_count);
+        find_grads_over_data(layers, layer_count);
         find_what_is_computed_again(layers, layer_count);
     }
     find_small_layers(layers, layer_count);
@@ -137,6 +148,7 @@ void Program::find_what_is_computed_again(const LayerSpec* layers, int layer_cou
         const int k = layers[i].outputs[0];
         Tensor& t = tensors_[k];
         if (!layers_[i]->is_cheap() || t.external >= 0 || t.whole >= 0 || views[k]) continue;
+        if (t.grad_over_data) continue;
         const int back = 2 * layer_count - 1 - i;
         Tensor::Span forward, again;
         forward.use(i);
@@ -161,12 +173,17 @@ void Program::find_what_is_computed_again(const LayerSpec* layers, int layer_cou
     }
 }
 
-void Program::find_grads_over_data(int layer_count) {
+void Program::find_grads_over_data(const LayerSpec* layers, int layer_count) {
     for (int i = 0; i < layer_count; ++i) {
         const int k = layers_[i]->overwrites();
         if (k < 0) continue;
         Tensor& t = tensors_[k];
         if (t.external >= 0 || t.whole >= 0 || !t.wanted || !is_used_once(k)) continue;
+        // The layer that made it may read it once more, to know where its ReLU was 0.
+        const int producer = producer_of(layers, layer_count, k);
+        if (producer < 0) continue;
+        const std::vector<int> kept = layers_[producer]->kept();
+        if (std::find(kept.begin(), kept.end(), k) != kept.end()) continue;
         t.grad_over_data = true;
         t.data_span.use(t.grad_span.last);
     }
@@ -215,8 +232,9 @@ void Program::place(float* const* arrays) {
         if (t.whole >= 0) t.data = tensors_[t.whole].data + t.offset;
 }
 
-void Program::forward(float* const* arrays) {
+void Program::forward(float* const* arrays, bool moves_statistics) {
     OneThread scope;
+    moves_statistics_ = moves_statistics;
     place(arrays);
     failed = false;
     pool.run(side_by_side_, [&](int64_t i, int) { layers_[i]->forward(*this); });

@@ -82,7 +82,6 @@ struct Tensor {
     } data_span, grad_span;
     // Where the data are computed once more in the backward pass instead of being kept.
     Span again_span;
-    int producer = -1;
 };
 
 class Program;
@@ -117,13 +116,16 @@ public:
     Program(const TensorSpec* tensors, int tensor_count, const LayerSpec* layers, int layer_count,
             int threads, bool trains);
 
-    void forward(float* const* arrays);
+    // The backward pass uses up what the forward pass left: before another one comes another
+    // forward, with the same arrays, which then moves no running statistics.
+    void forward(float* const* arrays, bool moves_statistics);
     void backward(float* const* arrays, float* const* grads, const uint8_t* add);
 
     Tensor& tensor(int i) { return tensors_[i]; }
     // Whether one layer alone uses a tensor, and no other tensor shares its memory.
     bool is_used_once(int i) const { return uses_[i] == 1; }
     bool trains() const { return trains_; }
+    bool moves_statistics() const { return moves_statistics_; }
     int64_t arena_bytes() const { return int64_t(arena_size_) * sizeof(float); }
 
     // Memory that a layer has while it runs. A later call may move it, so all is asked for when
@@ -145,7 +147,7 @@ private:
     using Memory = std::unique_ptr<float, Free>;
     static Memory allocate(int64_t floats);
 
-    void find_grads_over_data(int layer_count);
+    void find_grads_over_data(const LayerSpec* layers, int layer_count);
     void find_what_is_computed_again(const LayerSpec* layers, int layer_count);
     void find_small_layers(const LayerSpec* layers, int layer_count);
     void plan();
@@ -157,6 +159,7 @@ private:
     std::vector<int> uses_;  // how many layers and views have a tensor
     std::vector<std::unique_ptr<Layer>> layers_;
     bool trains_;
+    bool moves_statistics_ = true;
     // The first layers that are computed side by side: the small ones before all others.
     int side_by_side_ = 0;
     // By the step of the backward pass before which it happens.

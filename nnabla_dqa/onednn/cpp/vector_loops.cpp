@@ -61,9 +61,6 @@ VECTORS void unary(Unary kind, const float* x, float* RESTRICT y, float alpha, f
                 y[i] = v < 6.0f ? v : 6.0f;
             }
             break;
-        case Unary::SCALE:
-            for (int64_t i = 0; i < n; ++i) y[i] = alpha * x[i];
-            break;
         case Unary::TANH:
             for (int64_t i = 0; i < n; ++i) y[i] = std::tanh(x[i]);
             break;
@@ -94,7 +91,6 @@ VECTORS void unary_back(Unary kind, const float* x, const float* y, const float*
         case Unary::RELU: BACK(y[i] > 0.0f ? 1.0f : 0.0f);
         case Unary::LEAKY_RELU: BACK(x[i] > 0.0f ? 1.0f : alpha);
         case Unary::RELU6: BACK(x[i] > 0.0f && x[i] < 6.0f ? 1.0f : 0.0f);
-        case Unary::SCALE: BACK(alpha);
         case Unary::TANH: BACK(1.0f - y[i] * y[i]);
         case Unary::SIGMOID: BACK(y[i] * (1.0f - y[i]));
         case Unary::ELU: BACK(x[i] > 0.0f ? 1.0f : alpha * std::exp(x[i]));

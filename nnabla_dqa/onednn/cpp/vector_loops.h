@@ -5,7 +5,7 @@
 
 namespace layers {
 
-enum class Unary : int32_t { RELU, LEAKY_RELU, RELU6, TANH, SIGMOID, ELU, SELU, SCALE };
+enum class Unary : int32_t { RELU, LEAKY_RELU, RELU6, TANH, SIGMOID, ELU, SELU };
 
 void add_to(const float* from, float* to, int64_t n);
 void add(const float* a, const float* b, float* to, bool relu, int64_t n);
