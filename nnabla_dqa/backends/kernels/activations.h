@@ -9,10 +9,6 @@
 
 namespace dqa {
 
-// How another library shares out `count` tasks among its threads; null: this one's own threads.
-using Parallel = void (*)(void* pool, int64_t count, void (*task)(void* data, int64_t i),
-                          void* data);
-
 // ActivationOp of backends/activation_args.py: a quantizer. `array`, `offset` and `first` are the
 // places of its arrays: the range, clip or step; LSQ+'s offset; the first values. -1: none.
 struct ActivationOp {
@@ -58,25 +54,13 @@ const int64_t ACTIVATION_PIECE = 1 << 14;
 // Where NNabla's F.max and F.min begin.
 const float EXTREME = 1e8f;
 
-struct Threads {
-    Parallel parallel;
-    void* pool;
-    int own;
-};
-
 template <class F>
 void each_activation_piece(const Threads& threads, int64_t size, F f) {
     const int64_t count = ceil_div(size, ACTIVATION_PIECE);
-    const auto task = [&](int64_t i) {
+    run(count, threads, [&](int64_t i) {
         const int64_t begin = i * ACTIVATION_PIECE;
         f(i, begin, std::min(ACTIVATION_PIECE, size - begin));
-    };
-    if (!threads.parallel) return run(count, threads.own, task);
-    using Task = decltype(task);
-    threads.parallel(
-        threads.pool, count,
-        [](void* data, int64_t i) { (*static_cast<Task*>(data))(i); },
-        const_cast<void*>(static_cast<const void*>(&task)));
+    });
 }
 
 int activation_threads(const ActivationLayer& layer) {
