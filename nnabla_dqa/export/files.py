@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Mapping, Optional, Union
+from typing import Optional, Union
 
-from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._util.files import PathLike, check_target
 from nnabla_dqa.export.deployed import Deployed
+from nnabla_dqa.export.errors import ExportError
 from nnabla_dqa.export.metadata import DEPLOYED
-from nnabla_dqa.export.network import ExportError
-from nnabla_dqa.export.nnb import NnbFile, check_nnb_output, write_nnb
+from nnabla_dqa.export.nnb import SUFFIX as NNB
+from nnabla_dqa.export.nnb import NnbFile, write_nnb
 from nnabla_dqa.export.nnp import deployed_of
 from nnabla_dqa.export.onnx.sizes import OnnxFile
-from nnabla_dqa.export.onnx.write import AUTO, FLOAT, check_onnx_output, write_onnx
+from nnabla_dqa.export.onnx.write import AUTO, FLOAT, check_arithmetic, write_onnx
+from nnabla_dqa.export.onnx.write import SUFFIX as ONNX
 from nnabla_dqa.nnp_format.archive import Archive
 
 Exported = Union[OnnxFile, NnbFile]
 """What was written; ``str()`` of it is a table of its bytes."""
-_CHECKS: Mapping[str, Callable[[PathLike], Path]] = {
-    ".onnx": check_onnx_output,
-    ".nnb": check_nnb_output,
-}
+_ENDINGS = (ONNX, NNB)
 
 
 def export_file(
@@ -76,7 +75,8 @@ def write_deployed(
 ) -> Exported:
     """Write a deployed network in memory; raises as :func:`export_file`."""
     check_export_output(path)
-    if Path(path).suffix == ".onnx":
+    check_arithmetic(arithmetic)
+    if Path(path).suffix == ONNX:
         return write_onnx(deployed, path, network, arithmetic)
     if arithmetic not in (AUTO, FLOAT):
         raise ExportError(f"{path}: arithmetic {arithmetic!r} is for .onnx; NNB is float")
@@ -91,9 +91,9 @@ def check_export_output(path: PathLike) -> Path:
         OSError: It is a folder, or its folder does not exist or cannot be written to.
     """
     suffix = Path(path).suffix
-    if suffix not in _CHECKS:
+    if suffix not in _ENDINGS:
         raise ExportError(
             f"{path}: {suffix or 'a name without ending'} is no format that is written; known: "
-            f"{', '.join(_CHECKS)}"
+            f"{', '.join(_ENDINGS)}"
         )
-    return _CHECKS[suffix](path)
+    return check_target(path)

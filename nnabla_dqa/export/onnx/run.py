@@ -8,7 +8,7 @@ import numpy as np
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.messages import one_line
-from nnabla_dqa.export.network import ExportError
+from nnabla_dqa.export.errors import ExportError
 from nnabla_dqa.export.onnx.packages import onnxruntime
 
 _WARNINGS_TOO = 3

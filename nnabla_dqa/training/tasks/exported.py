@@ -9,8 +9,8 @@ import nnabla as nn
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa.export.errors import ExportError
 from nnabla_dqa.export.metadata import read_activations
-from nnabla_dqa.export.network import ExportError
 from nnabla_dqa.export.onnx.run import OnnxSession
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program

@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from nnabla_dqa.export.deployed import Deployed
-from nnabla_dqa.export.network import ExportError
+from nnabla_dqa.export.errors import ExportError
 from nnabla_dqa.export.onnx.functions import WRITERS
 from nnabla_dqa.export.onnx.integers import INTEGER, QUANTIZE
 from nnabla_dqa.export.onnx.write import write_onnx
@@ -106,6 +106,7 @@ SIMPLE = {
     "split": lambda x: F.concatenate(*F.split(x, axis=1), axis=1),
     "slice": lambda x: F.slice(x, (1, 5, 0), (4, 0, 6), (2, -2, 1)),
     "slice_back": lambda x: F.slice(x, (3, 0, -5), (0, 7, -1), (-1, 1, 2)),
+    "slice_beyond": lambda x: F.slice(x, (1, 0, -3), (100, 7, 100), (1, 2, 2)),
     "flip": lambda x: F.flip(x, (1, 3)),
     "pad": lambda x: F.pad(x, (1, 2, 0, 1), "constant", 0.5),
     "pad_reflect": lambda x: F.pad(x, (1, 2, 2, 1), "reflect"),
@@ -232,10 +233,19 @@ def test_a_fixed_batch_stays_fixed(tmp_path, function):
     assert made.network.shapes["x"] == x.shape
 
 
-def test_a_slice_of_the_batch_fixes_it(tmp_path):
-    """NNabla saves ``x[:, 1:]`` with the batch size at hand as the end of the first axis."""
+@pytest.mark.parametrize(
+    "function",
+    [
+        # NNabla saves it with the batch size at hand as the end of the first axis.
+        lambda x: x[:, :3, :, 1:],
+        lambda x: F.slice(x, (0, 0, 0, 0), (-1, 4, 7, 6), (1, 1, 1, 1)),
+        lambda x: F.slice(x, (0, 0, 0, 0), (1, 4, 7, 6), (1, 1, 1, 1)),
+        lambda x: F.slice(x, (-1, 0, 0, 0), (BATCH, 4, 7, 6), (1, 1, 1, 1)),
+    ],
+)
+def test_a_slice_of_the_batch_fixes_it(tmp_path, function):
     path = tmp_path / "net.onnx"
-    x, y, made = export(path, lambda x: x[:, :3, :, 1:], (4, 7, 6))
+    x, y, made = export(path, function, (4, 7, 6))
     assert made.messages == (
         "the batch size is fixed: @main/Slice takes so many samples out of it",
     )
@@ -259,6 +269,7 @@ def test_rounding_is_exact(tmp_path):
         (lambda x: F.dropout(x, 0.5), "Dropout.*random"),
         (lambda x: norm(x, batch_stat=True), "batch statistics"),
         (F.sort, "Sort"),
+        (lambda x: F.slice(x, (3,), (-100,), (-1,)), "Slice.*start 3, stop -94, step -1 on axis 3"),
         (lambda x: F.fixed_point_quantize(x), "FixedPointQuantize"),
     ],
 )
