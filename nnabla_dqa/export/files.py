@@ -56,10 +56,12 @@ def export_file(
     """
     check_export_output(target)
     archive = Archive.read(source, max_bytes)
-    if (archive.metadata or {}).get("kind") != DEPLOYED:
+    kind = (archive.metadata or {}).get("kind")
+    if kind != DEPLOYED:
+        found = "is not quantized" if kind is None else f"is {kind}, not deployed; deploy it first"
         raise ExportError(
-            f"{source}: is not quantized; export writes what nnabla-dqa deploy has written "
-            f"(convert, train, deploy, export)"
+            f"{source}: {found}; export writes what nnabla-dqa deploy has written (convert, "
+            f"train, deploy, export)"
         )
     try:
         return write_deployed(deployed_of(archive), target, network, arithmetic)
