@@ -105,6 +105,9 @@ class Network:
         shapes = {name: shape for name, shape in shapes.items() if name in used}
         arrays = {n: first[1][n].d for n in first[0].parameters if n in used}
         inputs = tuple(n for n in first[0].inputs if n in used and n not in arrays)
+        if not reason and batch_size is None and all(OPEN not in shapes[n] for n in inputs):
+            saved = [shapes[name][0] for name in inputs if shapes[name]]
+            reason = f"the network was saved with a batch of {saved[0]}" if saved else ""
         return cls(name, calls, inputs, outputs, shapes, arrays, reason)
 
 
