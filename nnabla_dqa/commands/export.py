@@ -68,7 +68,7 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     output: Path = arguments.output or arguments.input.with_suffix(".onnx")
     if arguments.verify is not None and output.suffix != ".onnx":
         raise ValueError(f"--verify runs .onnx files, not {output}")
-    check_free(check_export_output(output), arguments.force)
+    check_free(check_export_output(output, arguments.arithmetic), arguments.force)
     comparison = None if arguments.verify is None else _comparison(arguments)
     result = export_file(
         arguments.input, output, arguments.network, arguments.max_bytes, arguments.arithmetic

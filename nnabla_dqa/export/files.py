@@ -54,7 +54,7 @@ def export_file(
         OnnxMissingError: The package ``onnx`` is not installed.
         OSError: A file cannot be read or written.
     """
-    check_export_output(target)
+    check_export_output(target, arithmetic)
     archive = Archive.read(source, max_bytes)
     kind = (archive.metadata or {}).get("kind")
     if kind != DEPLOYED:
@@ -76,26 +76,27 @@ def write_deployed(
     arithmetic: str = AUTO,
 ) -> Exported:
     """Write a deployed network in memory; raises as :func:`export_file`."""
-    check_export_output(path)
-    check_arithmetic(arithmetic)
+    check_export_output(path, arithmetic)
     if Path(path).suffix == ONNX:
         return write_onnx(deployed, path, network, arithmetic)
-    if arithmetic not in (AUTO, FLOAT):
-        raise ExportError(f"{path}: arithmetic {arithmetic!r} is for .onnx; NNB is float")
     return write_nnb(deployed, path, network)
 
 
-def check_export_output(path: PathLike) -> Path:
-    """``path`` if a file of a known format can be written there.
+def check_export_output(path: PathLike, arithmetic: str = AUTO) -> Path:
+    """``path`` if a file of a known format, computed so, can be written there.
 
     Raises:
-        ExportError: Its ending is that of no known format.
+        ValueError: There is no such arithmetic.
+        ExportError: Its ending is that of no known format, or of one that has not the arithmetic.
         OSError: It is a folder, or its folder does not exist or cannot be written to.
     """
+    check_arithmetic(arithmetic)
     suffix = Path(path).suffix
     if suffix not in _ENDINGS:
         raise ExportError(
             f"{path}: {suffix or 'a name without ending'} is no format that is written; known: "
             f"{', '.join(_ENDINGS)}"
         )
+    if suffix == NNB and arithmetic not in (AUTO, FLOAT):
+        raise ExportError(f"{path}: arithmetic {arithmetic!r} is for .onnx; NNB is float")
     return check_target(path)

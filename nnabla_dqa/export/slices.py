@@ -36,9 +36,8 @@ def cuts(call: Call, shape: Sequence[int]) -> List[Cut]:
     for axis, (size, cut) in enumerate(zip(shape, made)):
         if size != OPEN and not _lies_within(size, cut):
             raise ExportError(
-                f"its {', '.join(f'{name} {value}' for name, value in zip(Cut._fields, cut))} on "
-                f"axis {axis}, counted from the front, takes nothing of its {size} elements or "
-                f"more than these"
+                f"of the {size} elements of axis {axis} it takes nothing, or more than there are: "
+                f"start {cut.start}, stop {cut.stop}, step {cut.step}, counted from the front"
             )
     return made
 

@@ -76,6 +76,9 @@ def test_what_cannot_be_written_is_named(tmp_path):
     write_nnp(deployed, tmp_path / "d.nnp")
     with pytest.raises(dqa.ExportError, match=r"arithmetic 'qdq' is for \.onnx; NNB is float"):
         export_file(tmp_path / "d.nnp", tmp_path / "d.nnb", arithmetic="qdq")
+    for target in ("d.nnb", "d.onnx"):
+        with pytest.raises(ValueError, match="arithmetic='foo' is none of auto, float, integer"):
+            export_file(tmp_path / "d.nnp", tmp_path / target, arithmetic="foo")
     nn.clear_parameters()
     deployed = deploy_graph(*net(dqa.BWN()), allow_untrained=True)
     bias = deployed.parameters["fc/affine/b"]

@@ -285,7 +285,7 @@ def test_rounding_is_exact(tmp_path):
             lambda x: F.global_average_pooling(F.reshape(x, (BATCH, 4, 7, 2, 3))),
             "GlobalAveragePooling.*its input has 5 axes, not",
         ),
-        (lambda x: F.slice(x, (3,), (-100,), (-1,)), "Slice.*start 3, stop -94, step -1 on axis 3"),
+        (lambda x: F.slice(x, (3,), (-100,), (-1,)), "Slice.*axis 3.*start 3, stop -94, step -1"),
         (lambda x: F.fixed_point_quantize(x), "FixedPointQuantize"),
     ],
 )
