@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numbers
 from collections import OrderedDict
 from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set
 
@@ -144,7 +145,7 @@ class Program:
             NNPError: There is no such network.
             ValueError: NNabla cannot build it; the message names the network.
         """
-        if batch_size < 1:
+        if not isinstance(batch_size, numbers.Integral) or batch_size < 1:
             # NNabla divides by the size of arrays, and ends the process.
             raise ValueError(f"batch_size must be a whole number from 1 on; got {batch_size!r}")
         definition = nnabla_pb2.NNablaProtoBuf()

@@ -7,7 +7,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Uni
 import numpy as np
 
 from nnabla_dqa._version import __version__
-from nnabla_dqa.export.network import OPEN, Call, ExportError, Network, Shape
+from nnabla_dqa.export.errors import ExportError
+from nnabla_dqa.export.network import OPEN, Call, Network, Shape, not_written
 from nnabla_dqa.export.onnx.integers import Activation
 from nnabla_dqa.export.onnx.packages import onnx
 from nnabla_dqa.export.tensor import DeployedTensor
@@ -162,10 +163,7 @@ class Graph:
 
 def refusal(network: Network, call: Call, reason: str) -> ExportError:
     """The error about a function that cannot be written."""
-    return ExportError(
-        f"function {call.name} ({call.type}) of network {network.name} cannot be written as ONNX: "
-        f"{reason}"
-    )
+    return not_written(network, call, "ONNX", reason)
 
 
 def flag(arguments: Mapping[str, Any], name: str) -> bool:
