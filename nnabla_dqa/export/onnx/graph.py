@@ -134,6 +134,7 @@ class Graph:
         Raises:
             ExportError: An output goes with the batch in several ways.
         """
+        self._shorten_names()
         package = onnx()
         helper, kinds = package.helper, package.TensorProto
         ends = [
@@ -152,6 +153,22 @@ class Graph:
             producer_name="nnabla_dqa",
             producer_version=__version__,
         )
+
+    def _shorten_names(self) -> None:
+        """Leave out the module that NNabla puts before what lies within: ``@main/ReLU_out``."""
+        kept = {*self.network.inputs, *self.network.outputs}
+        taken = {*kept, *self.initializers, *(n for node in self.nodes for n in node.output)}
+        short: Dict[str, str] = {}
+        for name in (n for node in self.nodes for n in node.output if n not in kept):
+            end = name.partition("/")[2]
+            if name.startswith("@") and end and end not in taken:
+                short[name] = end
+                taken.add(end)
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                names[:] = [short.get(name, name) for name in names]
+            if node.name.startswith("@"):
+                node.name = node.name.partition("/")[2] or node.name
 
     def _sizes(self, name: str) -> List[Union[int, str]]:
         shape = self.shape(name)

@@ -11,19 +11,22 @@ _DEPTHWISE = ("DepthwiseConvolution", "DepthwiseDeconvolution")
 
 
 def windows_of(graph: Graph, layer: Call) -> Dict[str, Any]:
-    """The attributes of a convolution, or of its transpose."""
+    """The attributes of a convolution, or of its transpose, without those that ONNX assumes."""
     arguments = layer.arguments
     group = arguments.get("group", 1)
     if layer.type in _DEPTHWISE:
         group = graph.shape(layer.inputs[0])[arguments["base_axis"]]
     pads = list(arguments["pad"])
-    return {
-        "kernel_shape": list(weights_shape(layer, graph.shape(layer.inputs[1]))[2:]),
-        "pads": pads + pads,
-        "strides": list(arguments["stride"]),
-        "dilations": list(arguments["dilation"]),
-        "group": group,
-    }
+    kernel = list(weights_shape(layer, graph.shape(layer.inputs[1]))[2:])
+    found: Dict[str, Any] = {"kernel_shape": kernel}
+    if any(pads):
+        found["pads"] = pads + pads
+    for ours, name in (("stride", "strides"), ("dilation", "dilations")):
+        if any(step != 1 for step in arguments[ours]):
+            found[name] = list(arguments[ours])
+    if group != 1:
+        found["group"] = group
+    return found
 
 
 def weights_shape(layer: Call, shape: Shape) -> Tuple[int, ...]:
