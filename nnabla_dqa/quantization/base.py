@@ -377,9 +377,13 @@ def soft_values(
     return layout.from_rows(soft.d)
 
 
-def or_nan(v: Variable) -> Variable:
-    """``v`` of shape (C, n), in which a row of zeros, one that is not set, becomes NaN."""
-    known = F.sign(F.sum(F.abs(detach(v)), axis=1, keepdims=True), alpha=0.0)
+def row_is_set(array: Variable) -> Variable:
+    """1 for each row of ``array`` (C, n) but 0 for rows of zeros, which are not set; (C, 1)."""
+    return F.sign(F.sum(F.abs(detach(array)), axis=1, keepdims=True), alpha=0.0)
+
+
+def nan_unless(known: Variable, v: Variable) -> Variable:
+    """``v`` of shape (C, n) where ``known`` of shape (C, 1) is 1, NaN or infinity where it is 0."""
     return scale_rows(v, F.r_div_scalar(known, 1.0))
 
 

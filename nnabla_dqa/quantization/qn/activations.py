@@ -9,7 +9,15 @@ from typing import ClassVar, Dict, Mapping, Tuple
 import nnabla.functions as F
 import numpy as np
 
-from nnabla_dqa.quantization.base import SAMPLE, Grid, Quantizer, State, StateEntry, or_nan
+from nnabla_dqa.quantization.base import (
+    SAMPLE,
+    Grid,
+    Quantizer,
+    State,
+    StateEntry,
+    nan_unless,
+    row_is_set,
+)
 from nnabla_dqa.quantization.graph_ops import Variable, detach, scale_rows
 from nnabla_dqa.quantization.qn.kmeans import boundaries
 from nnabla_dqa.quantization.qn.steps import (
@@ -99,9 +107,10 @@ class QNActivation(Quantizer):
         return {"biases": np.array(found, np.float32)}
 
     def grid_from(self, statistics: Statistics, state: State) -> Grid:
-        biases = or_nan(state["biases"]) if statistics.fixed else self._or_even(state["biases"])
         alpha = state["alpha"]
-        steps = number_of_steps(position(statistics.w, state), biases)
+        if statistics.fixed:
+            alpha = nan_unless(row_is_set(state["biases"]), alpha)
+        steps = number_of_steps(position(statistics.w, state), self._or_even(state["biases"]))
         return Grid(steps, alpha, F.mul_scalar(alpha, 0.0))
 
     def surrogate(self, w: Variable, state: State) -> Variable:
@@ -112,7 +121,6 @@ class QNActivation(Quantizer):
 
     def _or_even(self, biases: Variable) -> Variable:
         """The biases, or those midway between the levels while there are none."""
-        known = F.sign(F.sum(F.abs(detach(biases)), axis=1, keepdims=True), alpha=0.0)
-        unknown = F.add_scalar(F.mul_scalar(known, -1.0), 1.0)
-        even = F.concatenate(*[F.mul_scalar(unknown, b) for b in self._even], axis=1)
-        return F.add2(biases, even)
+        unknown = F.add_scalar(F.mul_scalar(row_is_set(biases), -1.0), 1.0)
+        even = [F.mul_scalar(unknown, b) for b in self._even]
+        return F.add2(biases, even[0] if len(even) == 1 else F.concatenate(*even, axis=1))

@@ -16,7 +16,8 @@ from nnabla_dqa.quantization.base import (
     Quantizer,
     State,
     StateEntry,
-    or_nan,
+    nan_unless,
+    row_is_set,
 )
 from nnabla_dqa.quantization.graph_ops import Variable, scale_rows
 from nnabla_dqa.quantization.qn.activations import QNActivation
@@ -164,13 +165,15 @@ class QN(Quantizer):
         return np.concatenate([low, high])
 
     def _biases(self, state: State) -> Biases:
-        if "biases" not in state:
-            return self._constant
-        biases = state["biases"]
-        return biases if self._constant else or_nan(biases)
+        return state.get("biases", self._constant)
+
+    def _alpha(self, state: State) -> Variable:
+        """NaN where the biases are not set: no sign would show it."""
+        alpha = state["alpha"]
+        return alpha if self._constant else nan_unless(row_is_set(state["biases"]), alpha)
 
     def grid_from(self, statistics: Statistics, state: State) -> QuantizedForm:
-        z, biases, alpha = position(statistics.w, state), self._biases(state), state["alpha"]
+        z, biases, alpha = position(statistics.w, state), self._biases(state), self._alpha(state)
         jumps = jumps_of(self.values)
         if len(set(jumps)) == 1:
             scale = F.mul_scalar(alpha, float(jumps[0]))
@@ -182,7 +185,7 @@ class QN(Quantizer):
         z, biases = position(w, state), self._biases(state)
         jumps, offset = jumps_of(self.values), float(self._p)
         soft = level_by_sigmoids(z, biases, jumps, offset, state["temperature"])
-        return scale_rows(soft, state["alpha"])
+        return scale_rows(soft, self._alpha(state))
 
     def at_input(self) -> Quantizer:
         if self != QN(self.bits):
