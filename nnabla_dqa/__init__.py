@@ -36,12 +36,14 @@ from nnabla_dqa.quantization import (
     BWN,
     LSQ,
     PACT,
+    QN,
     SAWB,
     TWN,
     EMAMinMax,
     Encoded,
     FullPrecision,
     MinMax,
+    QNActivation,
     Quantizer,
     Sign,
     register_quantizer,
@@ -69,7 +71,12 @@ if TYPE_CHECKING:
     from nnabla_dqa.onednn.rebuild import Accelerated
     from nnabla_dqa.recipes.recipe import DataRecipe, Recipe, RecipeError
     from nnabla_dqa.regularization import regularizer
-    from nnabla_dqa.schedules import RelaxSchedule, TemperatureSchedule, temperature
+    from nnabla_dqa.schedules import (
+        RelaxSchedule,
+        SharpeningSchedule,
+        TemperatureSchedule,
+        temperature,
+    )
     from nnabla_dqa.solver import Annealer, AttachedSolver, NonFiniteError, attach, check_finite
     from nnabla_dqa.training.result import Epoch, Training, TrainingStopped
     from nnabla_dqa.training.run import train
@@ -102,7 +109,7 @@ _LATER = {
         "onednn.rebuild": "Accelerated",
         "recipes.recipe": "DataRecipe Recipe RecipeError",
         "regularization": "regularizer",
-        "schedules": "RelaxSchedule TemperatureSchedule temperature",
+        "schedules": "RelaxSchedule SharpeningSchedule TemperatureSchedule temperature",
         "solver": "Annealer AttachedSolver NonFiniteError attach check_finite",
         "training.result": "Epoch Training TrainingStopped",
         "training.run": "train",
@@ -145,6 +152,7 @@ __all__ = [
     "BWN",
     "LSQ",
     "PACT",
+    "QN",
     "SAWB",
     "TWN",
     "Accelerated",
@@ -175,6 +183,7 @@ __all__ = [
     "NothingToConvertError",
     "OneDnnError",
     "OnnxFile",
+    "QNActivation",
     "QuantizedTensor",
     "Quantizer",
     "Recipe",
@@ -184,6 +193,7 @@ __all__ = [
     "Rule",
     "Rules",
     "Score",
+    "SharpeningSchedule",
     "Sign",
     "Single",
     "TemperatureSchedule",

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnabla_dqa import RelaxSchedule, TemperatureSchedule, temperature
+from nnabla_dqa import RelaxSchedule, SharpeningSchedule, TemperatureSchedule, temperature
 from nnabla_dqa.schedules import schedule_from_json
 from tests import reference
 
@@ -51,9 +51,27 @@ def test_relax_grows_once_an_epoch():
     assert original.state(1500)["omega"] == pytest.approx(1.04**150)
 
 
+def test_sharpening_rises_once_an_epoch_from_its_first_value():
+    """arXiv 1911.09464, section 4: T = epoch x 5 over 55 epochs."""
+    paper = SharpeningSchedule(55 * 10, 10, hard_fraction=0)
+    found = [paper.state(b)["*/temperature"] for b in (1, 10, 11, 541, 550)]
+    assert found == [5, 5, 10, 275, 275]
+    assert SharpeningSchedule.reaching(550, 10, hard_fraction=0) == paper
+    short = SharpeningSchedule.reaching(4 * 10, 10, end=1000, hard_fraction=0.25)
+    assert short.state(short.soft_steps)["*/temperature"] == pytest.approx(1000)
+    assert short.soft_steps == 30
+    capped = SharpeningSchedule(100, 1, per_epoch=50, highest=2000)
+    assert capped.state(90)["*/temperature"] == 2000
+    assert schedule_from_json(short.to_json()) == short
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: SharpeningSchedule(9, 0), "steps_per_epoch=0"),
+        (lambda: SharpeningSchedule(9, 3, per_epoch=0), "per_epoch=0 is not a number above 0"),
+        (lambda: SharpeningSchedule(9, 3, highest=-1), "highest=-1 is not a number above 0"),
+        (lambda: SharpeningSchedule.reaching(9, 3, end=0), "end=0 is not a number above 0"),
         (lambda: TemperatureSchedule(0), "steps=0"),
         (lambda: TemperatureSchedule(-5), "steps=-5"),
         (lambda: TemperatureSchedule(2.5), "steps=2.5"),

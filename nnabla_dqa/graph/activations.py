@@ -160,29 +160,36 @@ def fixed_quantizer(
     if not isinstance(form, Grid):
         raise ValueError(f"{quantizer} has no evenly spaced levels, which activations need")
     scale, offset = _number(form.scale), _number(form.offset)
-    q = F.mul_scalar(_by_scalars(form.codes, row, x, quantizer), scale)
+    q = F.mul_scalar(_by_scalars(form.codes, {row: x}, quantizer), scale)
     return (F.add_scalar(q, offset) if offset else q), scale, offset
 
 
-def _by_scalars(v: Variable, row: Variable, x: Variable, quantizer: Quantizer) -> Variable:
-    if v == row:
-        return x
+def _by_scalars(v: Variable, made: Dict[Variable, Variable], quantizer: Quantizer) -> Variable:
+    """``v`` by scalar functions; ``made`` has what is written already, each once."""
+    if v not in made:
+        made[v] = _written(v, made, quantizer)
+    return made[v]
+
+
+def _written(v: Variable, made: Dict[Variable, Variable], quantizer: Quantizer) -> Variable:
     function = v.parent
     if function is not None:
         kind, inputs = function.info.type_name, function.inputs
-        before = _by_scalars(inputs[0], row, x, quantizer)
+        before = _by_scalars(inputs[0], made, quantizer)
         if kind == "Reshape":
             return before
         if kind == "BatchMatmul" and inputs[1].size == 1:
             return F.mul_scalar(before, _number(inputs[1]))
         if kind == "Affine" and inputs[1].size == 1 and _number(inputs[1]) == 1:
             return F.add_scalar(before, _number(inputs[2]))
+        if kind == "AddN":
+            return F.add_n(*[_by_scalars(u, made, quantizer) for u in inputs])
         if len(inputs) == 1 and inputs[0].size == v.size:
             return again(function, [before], "deploy")[0]
     what = "a leaf" if function is None else function.info.type_name
     raise ValueError(
         f"{quantizer} cannot be written with fixed numbers: its codes need {what}; scale_rows, "
-        f"shift_rows and functions of one input can be"
+        f"shift_rows, sums and functions of one input can be"
     )
 
 

@@ -321,6 +321,7 @@ def _activations(value: Any) -> Optional[QuantizerSet]:
     if value is None:
         return None
     found = quantizer_set(value)
+    found = found._replace(quantizers=tuple(q.at_input() for q in found.quantizers))
     if found.per_channel or any(q.axis is not None for q in found.quantizers):
         raise ValueError(f"activations {value!r}: they have one range, not one per channel")
     return found

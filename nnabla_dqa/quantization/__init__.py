@@ -9,18 +9,21 @@ from nnabla_dqa.quantization.encoding import Encoded
 from nnabla_dqa.quantization.full_precision import FullPrecision
 from nnabla_dqa.quantization.lsq import LSQ
 from nnabla_dqa.quantization.minmax import MinMax
+from nnabla_dqa.quantization.qn.activations import QNActivation
+from nnabla_dqa.quantization.qn.weights import QN
 from nnabla_dqa.quantization.registry import quantizer_from_json, register_quantizer
 from nnabla_dqa.quantization.sawb import SAWB
 from nnabla_dqa.quantization.statistics import Statistics
 from nnabla_dqa.quantization.twn import TWN
 
-for _cls in (MinMax, SAWB, BWN, TWN, LSQ, EMAMinMax, PACT, Sign, FullPrecision):
+for _cls in (MinMax, SAWB, BWN, TWN, LSQ, QN, EMAMinMax, PACT, Sign, QNActivation, FullPrecision):
     register_quantizer(_cls)
 
 __all__ = [
     "BWN",
     "LSQ",
     "PACT",
+    "QN",
     "SAWB",
     "TWN",
     "EMAMinMax",
@@ -29,6 +32,7 @@ __all__ = [
     "Grid",
     "Levels",
     "MinMax",
+    "QNActivation",
     "Quantizer",
     "Sign",
     "StateEntry",
