@@ -65,8 +65,11 @@ def mixture(
     detached = detach(w)
     statistics = Statistics(layout.graph_to_rows(detached), bool(evaluated))
     own_states = [{k: v for k, v in state.items() if k != FIRST} for state in states]
+    # Once each: of an array that several share all but the first would lead nowhere, and be
+    # outputs of a graph definition that is recorded.
+    fixed = {id(v): detach(v) for v in {id(v): v for s in own_states for v in s.values()}.values()}
     forms = [
-        quantized_form(q, statistics, {name: detach(v) for name, v in state.items()})
+        quantized_form(q, statistics, {name: fixed[id(v)] for name, v in state.items()})
         for q, state in zip(quantizers, own_states)
     ]
     if evaluated is False:
@@ -159,10 +162,13 @@ def _observed(
     """Numbers that are 0 and carry to each running array what this mini-batch shows for it."""
     found: Dict[Any, Variable] = {}
     for q, state in zip(quantizers, states):
+        entries = q.state(1)
+        running = [n for n in state if n == FIRST or entries[n].kind == "running"]
+        # An array that several share gets it once.
+        if all(id(state[name]) in found for name in running):
+            continue
         for name, values in all_observations(q, statistics, state).items():
-            # An array that several share gets it once.
-            if id(state[name]) not in found:
-                found[id(state[name])] = observed(state[name], detach(values))
+            found[id(state[name])] = observed(state[name], detach(values))
     return list(found.values())
 
 
