@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Dict, Protocol
+from typing import Any, Dict, Optional, Protocol
 
 from nnabla_dqa._util.checks import is_int, is_number
 from nnabla_dqa._util.registry import Registry, to_json
@@ -157,25 +157,49 @@ class RelaxSchedule:
             object.__setattr__(self, field, float(value))
 
     @classmethod
-    def original(cls, steps: int, steps_per_epoch: int) -> RelaxSchedule:
-        """Growth and hard phase of arXiv 1801.06313's published code: 1.04, last quarter."""
-        return cls(steps, steps_per_epoch, start=1.04, rho=1.04, hard_fraction=0.25)
+    def original(
+        cls,
+        steps: int,
+        steps_per_epoch: int,
+        hard_fraction: float = 0.25,
+        rho: Optional[float] = 1.04,
+    ) -> RelaxSchedule:
+        """What the published code of Binary-Relax (arXiv 1801.06313) does.
+
+        Its ``lambda`` is 1 at first and is multiplied by 1.04 at the start of every epoch, that
+        of the first included; its second phase, with the quantized weights alone, is the last
+        50 of 200 epochs.
+
+        Args:
+            steps, steps_per_epoch: As of the class.
+            hard_fraction: The second phase.
+            rho: Growth an epoch. None: from 1.04 to what the original's 150 epochs come to,
+                1.04^150 = 359, over the epochs there are: the same as 1.04 for 150 of them.
+        """
+        if rho is None:
+            return cls.reaching(steps, steps_per_epoch, 1.04**150, hard_fraction, 1.04)
+        return cls(steps, steps_per_epoch, start=rho, rho=rho, hard_fraction=hard_fraction)
 
     @classmethod
     @renamed(hard="hard_fraction")
     def reaching(
-        cls, steps: int, steps_per_epoch: int, growth: float = 380.0, hard_fraction: float = 0.1
+        cls,
+        steps: int,
+        steps_per_epoch: int,
+        growth: float = 380.0,
+        hard_fraction: float = 0.1,
+        start: float = 1.0,
     ) -> RelaxSchedule:
-        """A schedule whose omega reaches ``growth`` at its last soft epoch.
+        """A schedule whose omega goes from ``start`` to ``growth`` at its last soft epoch.
 
         380 is what 300 epochs of 1.02 come to, so that a short training sees
         the whole relaxation of the paper's long one.
         """
-        if not is_number(growth) or growth < 1:
-            raise ValueError(f"RelaxSchedule: growth={growth!r} is not a number from 1 on")
-        probe = cls(steps, steps_per_epoch, hard_fraction=hard_fraction)
+        probe = cls(steps, steps_per_epoch, start=start, hard_fraction=hard_fraction)
+        if not is_number(growth) or growth < probe.start:
+            raise ValueError(f"RelaxSchedule: growth={growth!r} is not a number from {start:g} on")
         epochs = max(1, (probe.soft_steps - 1) // steps_per_epoch)
-        return cls(steps, steps_per_epoch, rho=growth ** (1 / epochs), hard_fraction=hard_fraction)
+        return dataclasses.replace(probe, rho=(growth / probe.start) ** (1 / epochs))
 
     @property
     def soft_steps(self) -> int:

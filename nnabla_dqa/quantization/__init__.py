@@ -9,12 +9,17 @@ from nnabla_dqa.quantization.encoding import Encoded
 from nnabla_dqa.quantization.full_precision import FullPrecision
 from nnabla_dqa.quantization.lsq import LSQ
 from nnabla_dqa.quantization.minmax import MinMax
+from nnabla_dqa.quantization.neighbours.mean_ternary import MeanTernary
 from nnabla_dqa.quantization.registry import quantizer_from_json, register_quantizer
 from nnabla_dqa.quantization.sawb import SAWB
 from nnabla_dqa.quantization.statistics import Statistics
 from nnabla_dqa.quantization.twn import TWN
 
-for _cls in (MinMax, SAWB, BWN, TWN, LSQ, EMAMinMax, PACT, Sign, FullPrecision):
+for _cls in (
+    *(MinMax, SAWB, BWN, TWN, LSQ, FullPrecision),
+    *(EMAMinMax, PACT, Sign),
+    *(MeanTernary,),
+):
     register_quantizer(_cls)
 
 __all__ = [
@@ -28,6 +33,7 @@ __all__ = [
     "FullPrecision",
     "Grid",
     "Levels",
+    "MeanTernary",
     "MinMax",
     "Quantizer",
     "Sign",
