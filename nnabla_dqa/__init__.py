@@ -35,6 +35,7 @@ from nnabla_dqa.mixing import (
 from nnabla_dqa.parametric_functions import install
 from nnabla_dqa.quantization import (
     BWN,
+    LSBQ,
     LSQ,
     PACT,
     SAWB,
@@ -71,7 +72,13 @@ if TYPE_CHECKING:
     from nnabla_dqa.onednn.rebuild import Accelerated
     from nnabla_dqa.recipes.recipe import DataRecipe, Recipe, RecipeError
     from nnabla_dqa.regularization import regularizer
-    from nnabla_dqa.schedules import RelaxSchedule, TemperatureSchedule, temperature
+    from nnabla_dqa.schedules import (
+        RelaxSchedule,
+        SlopeSchedule,
+        TemperatureSchedule,
+        inverse_slope,
+        temperature,
+    )
     from nnabla_dqa.solver import Annealer, AttachedSolver, NonFiniteError, attach, check_finite
     from nnabla_dqa.training.result import Epoch, Training, TrainingStopped
     from nnabla_dqa.training.run import train
@@ -104,7 +111,7 @@ _LATER = {
         "onednn.rebuild": "Accelerated",
         "recipes.recipe": "DataRecipe Recipe RecipeError",
         "regularization": "regularizer",
-        "schedules": "RelaxSchedule TemperatureSchedule temperature",
+        "schedules": "RelaxSchedule SlopeSchedule TemperatureSchedule inverse_slope temperature",
         "solver": "Annealer AttachedSolver NonFiniteError attach check_finite",
         "training.result": "Epoch Training TrainingStopped",
         "training.run": "train",
@@ -145,6 +152,7 @@ def __dir__() -> List[str]:
 
 __all__ = [
     "BWN",
+    "LSBQ",
     "LSQ",
     "PACT",
     "SAWB",
@@ -190,6 +198,7 @@ __all__ = [
     "Score",
     "Sign",
     "Single",
+    "SlopeSchedule",
     "TemperatureSchedule",
     "Training",
     "TrainingStopped",
@@ -211,6 +220,7 @@ __all__ = [
     "export_graph",
     "find_quantized",
     "hard",
+    "inverse_slope",
     "load_weights",
     "make_mixture",
     "quantizers",

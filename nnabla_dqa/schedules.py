@@ -1,4 +1,4 @@
-"""Pure functions of the step: temperature, growth factor, and when the hard phase begins.
+"""Pure functions of the step: temperature, growth, slope, and when the hard phase begins.
 
 Steps are mini-batches, counted from 1 as in the paper.
 """
@@ -215,7 +215,70 @@ class RelaxSchedule:
         return to_json(self)
 
 
+def inverse_slope(progress: float, steepness: float = 10.0, center: float = 0.5) -> float:
+    """PARQ's ``s`` when this fraction of its course is done (arXiv 2503.15748, published code).
+
+    ``s = (g(f) - g(1)) / (g(0) - g(1))`` with ``g(f) = 1 / (1 + exp(steepness (f - center)))``: it
+    falls from 1 to 0, almost linearly for a steepness below 1, in one step at ``center`` for a
+    large one.
+    """
+
+    def g(f: float) -> float:
+        # The logistic function without its overflow; constants cancel.
+        return math.tanh(steepness * (center - f) / 2)
+
+    return (g(progress) - g(1.0)) / (g(0.0) - g(1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class SlopeSchedule:
+    """Lets the inverse slope of :class:`~nnabla_dqa.PARQ` fall from 1 to 0: :func:`inverse_slope`.
+
+    It is 1 in the first step, and 0 in the last soft one and in those after it.
+
+    Args:
+        steps: Mini-batches of the whole training, hard phase included.
+        steepness: Above 0.
+        hard_fraction: The fraction of the steps, at the end, with the levels alone.
+        center: Where it is steepest, as a fraction of the soft steps, from 0 to 1.
+
+    Raises:
+        ValueError: ``steps`` <= 0, ``steepness`` not above 0, ``center`` outside [0, 1], or
+            ``hard_fraction`` outside [0, 1).
+    """
+
+    steps: int
+    steepness: float = 10.0
+    hard_fraction: float = 0.1
+    center: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_steps(self)
+        if not is_number(self.steepness) or self.steepness <= 0:
+            raise ValueError(f"SlopeSchedule: steepness={self.steepness!r} is not above 0")
+        if not is_number(self.center) or not 0 <= self.center <= 1:
+            raise ValueError(f"SlopeSchedule: center={self.center!r} is not from 0 to 1")
+        object.__setattr__(self, "steepness", float(self.steepness))
+        object.__setattr__(self, "center", float(self.center))
+
+    @property
+    def soft_steps(self) -> int:
+        """Mini-batches before the hard phase, at least 1."""
+        return _soft_steps(self)
+
+    def state(self, b: int) -> Dict[str, float]:
+        """``{"*/inverse_slope": s}``."""
+        last = self.soft_steps
+        progress = 1.0 if last == 1 else (b - 1) / (last - 1)
+        return {"*/inverse_slope": inverse_slope(progress, self.steepness, self.center)}
+
+    def to_json(self) -> Dict[str, Any]:
+        """The schedule as JSON values."""
+        return to_json(self)
+
+
 SCHEDULES: Registry[Any] = Registry("schedule")
 SCHEDULES.register(TemperatureSchedule)
 SCHEDULES.register(RelaxSchedule)
+SCHEDULES.register(SlopeSchedule)
 schedule_from_json = SCHEDULES.from_json

@@ -9,6 +9,7 @@ from nnabla_dqa.quantization.encoding import Encoded
 from nnabla_dqa.quantization.full_precision import FullPrecision
 from nnabla_dqa.quantization.lsq import LSQ
 from nnabla_dqa.quantization.minmax import MinMax
+from nnabla_dqa.quantization.neighbours.lsbq import LSBQ
 from nnabla_dqa.quantization.neighbours.mean_ternary import MeanTernary
 from nnabla_dqa.quantization.registry import quantizer_from_json, register_quantizer
 from nnabla_dqa.quantization.sawb import SAWB
@@ -18,12 +19,13 @@ from nnabla_dqa.quantization.twn import TWN
 for _cls in (
     *(MinMax, SAWB, BWN, TWN, LSQ, FullPrecision),
     *(EMAMinMax, PACT, Sign),
-    *(MeanTernary,),
+    *(MeanTernary, LSBQ),
 ):
     register_quantizer(_cls)
 
 __all__ = [
     "BWN",
+    "LSBQ",
     "LSQ",
     "PACT",
     "SAWB",
