@@ -47,6 +47,7 @@ from nnabla_dqa.quantization import (
     MinMax,
     Quantizer,
     Sign,
+    SqueezeThreshold,
     register_quantizer,
 )
 
@@ -199,6 +200,7 @@ __all__ = [
     "Sign",
     "Single",
     "SlopeSchedule",
+    "SqueezeThreshold",
     "TemperatureSchedule",
     "Training",
     "TrainingStopped",

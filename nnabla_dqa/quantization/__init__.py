@@ -3,6 +3,7 @@
 from nnabla_dqa.quantization.activations.ema_minmax import EMAMinMax
 from nnabla_dqa.quantization.activations.pact import PACT
 from nnabla_dqa.quantization.activations.sign import Sign
+from nnabla_dqa.quantization.activations.squeeze_threshold import SqueezeThreshold
 from nnabla_dqa.quantization.base import Grid, Levels, Quantizer, StateEntry
 from nnabla_dqa.quantization.bwn import BWN
 from nnabla_dqa.quantization.encoding import Encoded
@@ -18,7 +19,7 @@ from nnabla_dqa.quantization.twn import TWN
 
 for _cls in (
     *(MinMax, SAWB, BWN, TWN, LSQ, FullPrecision),
-    *(EMAMinMax, PACT, Sign),
+    *(EMAMinMax, PACT, Sign, SqueezeThreshold),
     *(MeanTernary, LSBQ),
 ):
     register_quantizer(_cls)
@@ -39,6 +40,7 @@ __all__ = [
     "MinMax",
     "Quantizer",
     "Sign",
+    "SqueezeThreshold",
     "StateEntry",
     "Statistics",
     "quantizer_from_json",

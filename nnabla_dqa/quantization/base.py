@@ -112,6 +112,13 @@ class Quantizer(abc.ABC):
     is_float: ClassVar[bool] = False
     """Whether it leaves weights as they are; such a member fits any channel axis."""
 
+    rows_are_channels: ClassVar[bool] = False
+    """Whether, at a layer's input, it has a row for each channel, which is axis 1 there.
+
+    It may then give every channel a factor of its own, but one scale and one offset for all.
+    The first array of its :meth:`state` has a row for each channel.
+    """
+
     @property
     def levels(self) -> int:
         """The number of distinct values a range can take."""
@@ -153,6 +160,10 @@ class Quantizer(abc.ABC):
         """
         return {}
 
+    def observe_from(self, statistics: Statistics, state: State) -> Dict[str, Variable]:
+        """:meth:`observe` for a quantizer whose running arrays depend on what it has learned."""
+        return self.observe(statistics)
+
     def check_set(self, state: Mapping[str, np.ndarray]) -> None:
         """Raise ValueError if a running array of :meth:`state` has seen no data."""
         for name, entry in self.state(1).items():
@@ -178,7 +189,7 @@ class Quantizer(abc.ABC):
     @property
     def axis(self) -> Optional[int]:
         """The axis with one range per index, or None for one range per tensor."""
-        axis: Optional[int] = getattr(self, "channel_axis", None)
+        axis: Optional[int] = 1 if self.rows_are_channels else getattr(self, "channel_axis", None)
         return axis
 
     def encode(
@@ -210,7 +221,8 @@ class Quantizer(abc.ABC):
             rows = nn.Variable.from_numpy_array(layout.to_rows(w), need_grad=False)
             own = _variables(self, layout.rows, state)
             self.check_set({name: v.d for name, v in own.items()})
-            form = quantized_form(self, Statistics(rows), own)
+            running = any(e.kind == "running" for e in self.state(1).values())
+            form = quantized_form(self, Statistics(rows, fixed=running), own)
             nn.forward_all(list(form))
         if isinstance(form, Levels):
             return _encode_levels(self, layout, form)
@@ -247,7 +259,7 @@ def set_state(quantizer: Quantizer, statistics: Statistics, state: State) -> Sta
         running = [name for name, e in quantizer.state(1).items() if e.kind == "running"]
         made.update({name: _or_nan(state[name]) for name in running})
     else:
-        for name, v in observations(quantizer, statistics).items():
+        for name, v in observations(quantizer, statistics, made).items():
             made[name] = _or_observed(state[name], v)
     return made
 
@@ -260,9 +272,9 @@ def check_ready(quantizer: Quantizer, state: Mapping[str, np.ndarray]) -> None:
             raise ValueError(f"{quantizer}: its {name} has seen no data; train first")
 
 
-def observations(quantizer: Quantizer, statistics: Statistics) -> Dict[str, Variable]:
+def observations(quantizer: Quantizer, statistics: Statistics, state: State) -> Dict[str, Variable]:
     """What a mini-batch shows for the running arrays, with 1 at the end of each row."""
-    seen = quantizer.observe(statistics)
+    seen = quantizer.observe_from(statistics, state)
     return {name: F.concatenate(v, statistics.one, axis=1) for name, v in seen.items()}
 
 
@@ -277,7 +289,7 @@ def all_observations(
     quantizer: Quantizer, statistics: Statistics, state: State
 ) -> Dict[str, Variable]:
     """:func:`observations`, and the first values of learned arrays if ``state`` has a place."""
-    found = observations(quantizer, statistics)
+    found = observations(quantizer, statistics, state)
     if FIRST in state:
         initial = quantizer.initial_state(statistics)
         values = [initial[name] for name in unset_names(quantizer)]
