@@ -26,6 +26,7 @@ def mixture(
     coefficients: Optional[Variable],
     prune_below: float = 0.0,
     states: Sequence[State] = (),
+    hard: bool = False,
 ) -> Variable:
     """``q = sum_k a_k Q_k(w)`` (DQA eq. 2) with ``dq/da_k = Q_k(w)``.
 
@@ -40,6 +41,7 @@ def mixture(
             below this; see :attr:`nnabla_dqa.MixingRule.prune_below`.
         states: The quantizers' own arrays, one mapping for each; such
             layers are computed by the portable functions.
+        hard: The graph evaluates: quantizers that are soft in training give their levels.
 
     Returns:
         A variable shaped like ``w``. Where ``a`` is one-hot its forward value
@@ -58,10 +60,10 @@ def mixture(
         wanted = "None" if count == 1 else f"shape (1, {count})"
         raise ValueError(f"the coefficients of {count} quantizers must be {wanted}; got {shape}")
     if isinstance(w, nn.ProtoVariable) or all(q.is_float for q in quantizers):
-        return portable.mixture(w, quantizers, coefficients, states)
+        return portable.mixture(w, quantizers, coefficients, states, hard=hard)
     found = _kernels(w.shape, quantizers)
     if found is None:
-        return portable.mixture(w, quantizers, coefficients, states)
+        return portable.mixture(w, quantizers, coefficients, states, hard=hard)
     from nnabla_dqa.backends.fused import fused_mixture
 
     return fused_mixture(w, quantizers, coefficients, *found, prune_below)

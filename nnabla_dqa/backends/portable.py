@@ -14,6 +14,8 @@ import numpy as np
 from nnabla_dqa.quantization import Grid, Quantizer, Statistics
 from nnabla_dqa.quantization.base import (
     FIRST,
+    SAMPLE,
+    SWITCH,
     QuantizedForm,
     State,
     all_observations,
@@ -38,11 +40,13 @@ def mixture(
     coefficients: Optional[Variable],
     states: Sequence[State] = (),
     evaluated: Optional[bool] = None,
+    hard: bool = False,
 ) -> Variable:
     """``q = sum_k a_k Q_k(w)`` (DQA eq. 2) with ``dq/da_k = Q_k(w)``.
 
     ``dq/dw = sum_k a_k dQ_k/dw``, where a quantizer's surrogate says what its
-    own gradient is: 1 for all without state, so that ``dq/dw = 1``.
+    own gradient is: 1 for all without state, so that ``dq/dw = 1``. Of a quantizer that is soft,
+    ``Q_k`` is its surrogate until its state says that the hard phase has begun.
 
     Args:
         w: Weights of any shape.
@@ -53,6 +57,7 @@ def mixture(
         evaluated: For activations, whether the graph only evaluates. If so, running
             arrays that have seen no data give NaN. If not, they are left what this
             mini-batch shows, and one number that is not finite makes all of them NaN.
+        hard: Soft quantizers give their levels whatever their state says.
 
     Returns:
         A variable shaped like ``w``. Where ``a`` is one-hot its forward value
@@ -64,11 +69,20 @@ def mixture(
     layout = RowLayout.of(w.shape, common_axis(quantizers))
     detached = detach(w)
     statistics = Statistics(layout.graph_to_rows(detached), bool(evaluated))
-    own_states = [{k: v for k, v in state.items() if k != FIRST} for state in states]
-    forms = [
-        quantized_form(q, statistics, {name: detach(v) for name, v in state.items()})
-        for q, state in zip(quantizers, own_states)
-    ]
+    own_states = [{k: v for k, v in s.items() if k not in (FIRST, SAMPLE)} for s in states]
+    constant = [{name: detach(v) for name, v in state.items()} for state in own_states]
+    forms = [quantized_form(q, statistics, state) for q, state in zip(quantizers, constant)]
+    own = [k for k, q in enumerate(quantizers) if q.has_surrogate]
+    surrogates: Dict[int, Variable] = {}
+    if own:
+        live = layout.graph_to_rows(w)
+    for k in own:
+        state = _trained(quantizers[k], own_states[k], constant[k])
+        surrogates[k] = quantizers[k].surrogate(live, set_state(quantizers[k], statistics, state))
+    fixed = {k: detach(v) for k, v in surrogates.items()}
+    for k, soft in fixed.items():
+        if quantizers[k].is_soft and not (hard or evaluated):
+            forms[k] = _soft_until(forms[k], soft, constant[k][SWITCH])
     if evaluated is False:
         grid = _as_grid(forms[0])
         seen = _observed(quantizers, statistics, states)
@@ -78,16 +92,10 @@ def mixture(
             seen = [F.broadcast(v, (layout.rows, 1)) for v in seen]
         forms[0] = grid._replace(offset=F.add_n(grid.offset, alarm, *seen))
     rows = forms[0].values() if coefficients is None else _weighted_sum(forms, coefficients)
-    own = [k for k, q in enumerate(quantizers) if q.has_surrogate]
     if not own:
         # w - detach(w) is exactly 0 and carries the whole gradient to w.
         return F.add2(layout.graph_from_rows(rows), difference(w, detached))
-    live = layout.graph_to_rows(w)
-    parts = []
-    for k in own:
-        q = quantizers[k]
-        surrogate = q.surrogate(live, set_state(q, statistics, _trained(q, own_states[k])))
-        parts.append(_times(_gradient_of(surrogate), _one(coefficients, [k])))
+    parts = [_times(difference(surrogates[k], fixed[k]), _one(coefficients, [k])) for k in own]
     others = [k for k in range(len(quantizers)) if k not in own]
     if others:
         parts.append(_times(_gradient_of(live), _one(coefficients, others)))
@@ -149,10 +157,10 @@ def float_input(q: Variable) -> Optional[Variable]:
     return None
 
 
-def _trained(quantizer: Quantizer, state: State) -> State:
-    """The state with gradients to what is learned alone."""
+def _trained(quantizer: Quantizer, state: State, constant: State) -> State:
+    """The state with gradients to what is learned alone, else as in ``constant``."""
     entries = quantizer.state(1)
-    return {name: v if entries[name].learned else detach(v) for name, v in state.items()}
+    return {name: v if entries[name].learned else constant[name] for name, v in state.items()}
 
 
 def _observed(
@@ -166,6 +174,16 @@ def _observed(
             if id(state[name]) not in found:
                 found[id(state[name])] = observed(state[name], detach(values))
     return list(found.values())
+
+
+def _soft_until(form: QuantizedForm, soft: Variable, switch: Variable) -> Grid:
+    """``soft`` where ``switch``, of shape (1,), is 0, and exactly the levels where it is 1."""
+    levels = form.values()
+    off = F.add_scalar(F.mul_scalar(F.reshape(switch, (1, 1), inplace=False), -1.0), 1.0)
+    values = F.add2(levels, _times(difference(soft, levels), off))
+    column = F.slice(values, start=(0, 0), stop=(values.shape[0], 1))
+    zero = F.mul_scalar(column, 0.0)
+    return Grid(values, F.add_scalar(zero, 1.0), zero)
 
 
 def _gradient_of(x: Variable) -> Variable:

@@ -175,40 +175,51 @@ def fixed_quantizer(
     if not isinstance(form, Grid):
         raise ValueError(f"{quantizer} has no evenly spaced levels, which activations need")
     scale, offset = _number(form.scale), _number(form.offset)
-    q = F.mul_scalar(_by_scalars(form.codes, row, x, quantizer, factors), scale)
+    q = F.mul_scalar(_by_scalars(form.codes, {row: x}, quantizer, factors), scale)
     return (F.add_scalar(q, offset) if offset else q), scale, offset
 
 
 def _by_scalars(
     v: Variable,
-    row: Variable,
-    x: Variable,
+    made: Dict[Variable, Variable],
     quantizer: Quantizer,
     factors: Optional[List[Variable]],
 ) -> Variable:
-    if v == row:
-        return x
+    """``v`` by scalar functions; ``made`` has what is written already, each once."""
+    if v not in made:
+        made[v] = _written(v, made, quantizer, factors)
+    return made[v]
+
+
+def _written(
+    v: Variable,
+    made: Dict[Variable, Variable],
+    quantizer: Quantizer,
+    factors: Optional[List[Variable]],
+) -> Variable:
     function = v.parent
     if function is not None:
         kind, inputs = function.info.type_name, function.inputs
-        before = _by_scalars(inputs[0], row, x, quantizer, factors)
+        before = _by_scalars(inputs[0], made, quantizer, factors)
         if kind == "Reshape":
             return before
         if kind == "BatchMatmul" and inputs[1].size == 1:
             return F.mul_scalar(before, _number(inputs[1]))
-        if kind == "BatchMatmul" and factors is not None and inputs[1].size == row.shape[0]:
+        if kind == "BatchMatmul" and factors is not None and inputs[1].size == v.shape[0]:
             inputs[1].forward()
             of_channels = inputs[1].d.reshape(1, -1, *[1] * (before.ndim - 2))
             factors.append(nn.Variable.from_numpy_array(of_channels, need_grad=False))
             return F.mul2(before, factors[-1])
         if kind == "Affine" and inputs[1].size == 1 and _number(inputs[1]) == 1:
             return F.add_scalar(before, _number(inputs[2]))
+        if kind == "AddN":
+            return F.add_n(*[_by_scalars(u, made, quantizer, factors) for u in inputs])
         if len(inputs) == 1 and inputs[0].size == v.size:
             return again(function, [before], "deploy")[0]
     what = "a leaf" if function is None else function.info.type_name
     raise ValueError(
         f"{quantizer} cannot be written with fixed numbers: its codes need {what}; scale_rows, "
-        f"shift_rows and functions of one input can be"
+        f"shift_rows, sums and functions of one input can be"
     )
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from nnabla_dqa.backends import portable
 from nnabla_dqa.backends.nnabla_hooks import writers
 from nnabla_dqa.layers.tensors import QuantizedTensor
+from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.quantization.graph_ops import Variable
 
 
@@ -70,18 +71,19 @@ class LiveGraph(NamedTuple):
 
     @contextlib.contextmanager
     def hardened(self, layers: List[QuantizedTensor], chosen: Dict[str, int]) -> Iterator[None]:
-        """Let the ``hard`` leaves see a one-hot array; the parameters stay as they are."""
+        """Let the ``hard`` leaves see one quantizer alone; the parameters stay as they are."""
         swapped = []
         try:
             for layer in layers:
-                hard = layer.state.get("hard")
-                leaf = None if hard is None else self.leaves.get(hard.data)
-                if leaf is None:
-                    continue
-                one_hot = np.zeros(hard.shape, np.float32)  # type: ignore[union-attr]
-                one_hot[chosen[layer.name]] = 1
-                swapped.append((leaf, leaf.data))
-                leaf.data = nn.NdArray.from_numpy_array(one_hot)
+                mixture = layer.mixture
+                one = np.ones(1, np.float32)
+                wanted = {HARD: mixture.alone(chosen[layer.name])} if mixture.is_mixed else {}
+                wanted.update(dict.fromkeys(mixture.switches, one))
+                for path, array in wanted.items():
+                    leaf = self.leaves.get(layer.state[path].data)
+                    if leaf is not None:
+                        swapped.append((leaf, leaf.data))
+                        leaf.data = nn.NdArray.from_numpy_array(array)
             yield
         finally:
             for leaf, array in swapped:

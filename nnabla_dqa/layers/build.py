@@ -128,7 +128,8 @@ def mix_weights(
             else:
                 if selection is None:
                     coefficients = mixture.coefficients(lifted)
-                q = mix(w, quantizers, coefficients, mixture.mixing.prune_below, states)
+                prune, alone = mixture.mixing.prune_below, selection is not None
+                q = mix(w, quantizers, coefficients, prune, states, alone)
         except (BackendError, ValueError) as error:
             kind = BackendError if isinstance(error, BackendError) else ValueError
             raise kind(f"layer {path}: {error}") from None

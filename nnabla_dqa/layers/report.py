@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Iterable, List, Tuple
+from typing import Any, Iterable, List, Optional, Tuple
 
 from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.backends import backend_of
@@ -21,6 +21,8 @@ class LayerReport:
     tell where attention is, not only what is used. ``target`` is the index of the
     quantizer that remains, ``bits`` its bit width. ``tensor`` is ``"weight"``, or
     ``"activation"`` for what enters the layer; ``shape`` is that of the layer's weights.
+    ``soft_gap``: ``mean|soft - steps| / mean|steps|`` of the weights of a target that training
+    softens, such as :class:`~nnabla_dqa.QN`; None for others.
     """
 
     name: str
@@ -33,6 +35,7 @@ class LayerReport:
     target: int = 0
     backend: str = ""
     tensor: str = WEIGHT
+    soft_gap: Optional[float] = None
 
     @property
     def weights(self) -> int:
@@ -95,7 +98,7 @@ class Report:
             "hard",
             "backend",
         )
-        rows = [
+        rows: List[Tuple[str, ...]] = [
             (
                 row.name,
                 row.function,
@@ -109,7 +112,11 @@ class Report:
             )
             for row in self.layers
         ]
-        return format_table([head, *rows])
+        table: List[Tuple[str, ...]] = [head, *rows]
+        if any(row.soft_gap is not None for row in self.layers):
+            gaps = ["-" if r.soft_gap is None else f"{r.soft_gap:.4f}" for r in self.layers]
+            table = [(*row, cell) for row, cell in zip(table, ["soft gap", *gaps])]
+        return format_table(table)
 
 
 def report(scope: Any = None) -> Report:
@@ -131,9 +138,10 @@ def report(scope: Any = None) -> Report:
 def _row(layer: QuantizedTensor) -> LayerReport:
     shape = tuple(layer.weight.shape)
     attention, is_hard = layer.attention(), layer.is_hard
-    return layer_report(
+    row = layer_report(
         layer.name, layer.function, shape, layer.mixture, attention, is_hard, layer.tensor
     )
+    return dataclasses.replace(row, soft_gap=layer.soft_gap())
 
 
 def layer_report(

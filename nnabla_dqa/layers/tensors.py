@@ -28,7 +28,17 @@ from nnabla_dqa.layers.config import ACTIVATION, CONFIG, WEIGHT, TensorConfig, t
 from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.quantization import StateEntry
-from nnabla_dqa.quantization.base import FIRST, check_ready, initial_values, unset_names
+from nnabla_dqa.quantization.base import (
+    FIRST,
+    SAMPLE,
+    SWITCH,
+    check_ready,
+    fitted_names,
+    fitted_values,
+    initial_values,
+    soft_values,
+    unset_names,
+)
 
 STATE_SCOPE = "dqa"
 INPUT = ":input"
@@ -127,8 +137,8 @@ class QuantizedTensor:
 
     @property
     def is_hard(self) -> bool:
-        """Whether one quantizer alone is in use."""
-        return not self.mixture.is_mixed or bool(self.state[HARD].d.any())
+        """Whether the levels of one quantizer alone are in use."""
+        return self.mixture.is_hard(self.state)
 
     def set_hard(self, index: Optional[int]) -> None:
         """Use one quantizer alone from now on, or mix them again (None)."""
@@ -138,6 +148,8 @@ class QuantizedTensor:
                 self.state[HARD].data.fill(0.0)
             else:
                 self.state[HARD].d = self.mixture.alone(index)
+        for path in self.mixture.switches:
+            self.state[path].data.fill(0.0 if index is None else 1.0)
 
     def set_initial_state(self) -> bool:
         """Give quantizers' arrays that are still zero their first values, from the weights.
@@ -158,6 +170,34 @@ class QuantizedTensor:
                 unset = unset or not state[name].d.all()
         return unset
 
+    def fit(self) -> None:
+        """Set what quantizers fit to the weights (:meth:`Quantizer.fit`), until they have learned.
+
+        They have from the first update on, which sets the arrays that start as zeros.
+        """
+        for state, values in self._fitted():
+            for name, value in values.items():
+                state[name].d = value
+
+    def check_fitted(self) -> None:
+        """Raise ValueError if :meth:`fit` would give something else than what was used."""
+        for state, values in self._fitted():
+            for name, value in values.items():
+                if not np.array_equal(state[name].d, value):
+                    raise ValueError(
+                        f"layer {self.name}: its {name} were fitted to other weights, by "
+                        f"dqa.attach or convert; load weights before attaching the solver"
+                    )
+
+    def _fitted(self) -> Iterator[Tuple[Dict[str, Any], Dict[str, np.ndarray]]]:
+        """The state of each quantizer of weights that has learned nothing yet, and its fit."""
+        mixture = self.mixture
+        if not self.is_weight or not any(map(fitted_names, mixture.quantizers)):
+            return
+        for q, state in zip(mixture.quantizers, mixture.quantizer_states(self.state)):
+            if fitted_names(q) and not all(state[name].d.all() for name in unset_names(q)):
+                yield state, fitted_values(q, self.weight.d, {k: v.d for k, v in state.items()})
+
     @cached_property
     def running(self) -> Dict[str, Any]:
         """The entries of :attr:`state` that training updates move."""
@@ -177,6 +217,7 @@ class QuantizedTensor:
                 kept = self.layout[path].momentum * old[:, -1:]
                 v.d = new + kept * (old - new)
                 self._set_first(path)
+        self._fit_to_sample()
 
     def forget_observed(self) -> None:
         """Drop what backward passes have left, as for a mini-batch that updates nothing."""
@@ -192,6 +233,16 @@ class QuantizedTensor:
             array = state[unset].d
             state[unset].d = np.where(array == 0, state[FIRST].d[:, i : i + 1], array)
 
+    def _fit_to_sample(self) -> None:
+        for q, state in zip(self.mixture.quantizers, self.mixture.quantizer_states(self.state)):
+            names = fitted_names(q) if SAMPLE in state else ()
+            if all(state[name].d.any() for name in names) or not state[SAMPLE].d[:, -1].all():
+                continue
+            arrays = {name: v.d for name, v in state.items()}
+            if all(arrays[name].all() for name in unset_names(q)):
+                for name, value in q.fit(arrays[SAMPLE][:, :-1], arrays).items():
+                    state[name].d = value
+
     def attention(self) -> np.ndarray:
         """The rule's coefficients, shape (K,), as if the layer were not hard; reads only."""
         mixture = self.mixture
@@ -199,7 +250,7 @@ class QuantizedTensor:
 
     def coefficients(self) -> np.ndarray:
         """The coefficients in use, shape (K,): the rule's, or one-hot once hard; reads only."""
-        if self.mixture.is_mixed and self.is_hard:
+        if self.mixture.is_mixed and self.state[HARD].d.any():
             values: np.ndarray = self.state[HARD].d.copy()
             return values
         return self.attention()
@@ -226,13 +277,30 @@ class QuantizedTensor:
         """
         if not self.is_weight:
             raise ValueError(f"layer {self.name} is not a weight but what enters the layer")
-        w = self.weight.d
-        parts = [
-            a * q.quantize(w, self.quantizer_state(k))
-            for k, (a, q) in enumerate(zip(self.coefficients(), self.mixture.quantizers))
-        ]
+        parts = [a * self._values(k) for k, a in enumerate(self.coefficients())]
         total: np.ndarray = np.sum(parts, axis=0)
         return total
+
+    def _values(self, index: int) -> np.ndarray:
+        """What one quantizer makes of the weights now, soft or not."""
+        q, state = self.mixture.quantizers[index], self.quantizer_state(index)
+        if q.is_soft and not state[SWITCH].any():
+            return soft_values(q, self.weight.d, state)
+        return q.quantize(self.weight.d, state)
+
+    def soft_gap(self) -> Optional[float]:
+        """``mean|soft - steps| / mean|steps|`` of a target that is soft in training, else None.
+
+        What training uses against what is deployed; 0 from the hard phase on. Reads only.
+        """
+        index = self.mixture.target
+        if not self.is_weight or not self.mixture.target_quantizer.is_soft:
+            return None
+        levels = self.mixture.target_quantizer.quantize(
+            self.weight.d, self.quantizer_state(index)
+        ).astype(np.float64)
+        size = np.abs(levels).mean()
+        return float(np.abs(self._values(index) - levels).mean() / size) if size else 0.0
 
 
 def _lookup(node: Any, path: str) -> Any:

@@ -15,7 +15,7 @@ from nnabla_dqa.mixing.base import MixingRule
 from nnabla_dqa.mixing.registry import mixing_rule_from_json
 from nnabla_dqa.mixing.single import Single
 from nnabla_dqa.quantization import Quantizer, StateEntry, quantizer_from_json
-from nnabla_dqa.quantization.base import FIRST, State, common_axis, unset_names
+from nnabla_dqa.quantization.base import FIRST, SWITCH, State, common_axis, unset_names
 from nnabla_dqa.quantization.encoding import RowLayout
 from nnabla_dqa.quantization.graph_ops import Variable
 
@@ -121,6 +121,16 @@ class Mixture:
     def has_quantizer_state(self) -> bool:
         """Whether a quantizer keeps arrays of its own."""
         return any(q.state(1) for q in self.quantizers)
+
+    @cached_property
+    def switches(self) -> Tuple[str, ...]:
+        """The paths of the arrays that soft quantizers turn hard by."""
+        return tuple(f"{k}/{SWITCH}" for k, q in enumerate(self.quantizers) if q.is_soft)
+
+    def is_hard(self, state: Mapping[str, Any]) -> bool:
+        """Whether the levels of one quantizer alone are in use, by a tensor's state."""
+        mixed = self.is_mixed and not state[HARD].d.any()
+        return not mixed and all(state[path].d.any() for path in self.switches)
 
     def quantizer_states(self, state: Mapping[str, Any]) -> List[Dict[str, Any]]:
         """The arrays of each quantizer by name, out of a layer's whole state."""

@@ -65,7 +65,7 @@ def fix_activations(
 
 
 def _functions(x: Any, q: Any) -> List[Any]:
-    """The functions from ``x`` to ``q``, one after the other."""
+    """The functions from ``x`` to ``q``, each behind those that it needs."""
     graph = nn.graph_def.create_graph_from_variable("chain", [q], names={"x": x, "q": q})
     return list(graph.as_proto(variable_batch_size=False).network[0].function)
 
@@ -104,13 +104,14 @@ def _insert(network: Any, layer: FileLayer, chain: List[Any]) -> List[Tuple[str,
 def _renamed(chain: List[Any], x: str, name: str) -> List[Any]:
     """The chain from the variable ``x`` to the variable ``name``."""
     made = []
-    before = x
+    names = {"x": x}
     for i, function in enumerate(chain):
         copy = nnabla_pb2.Function()
         copy.CopyFrom(function)
         copy.name = f"{name}/{function.type}_{i + 1}"
-        copy.input[:] = [before]
-        before = name if i == len(chain) - 1 else f"{name}/{i + 1}"
-        copy.output[:] = [before]
+        copy.input[:] = [names[own] for own in function.input]
+        output = name if i == len(chain) - 1 else f"{name}/{i + 1}"
+        names[function.output[0]] = output
+        copy.output[:] = [output]
         made.append(copy)
     return made

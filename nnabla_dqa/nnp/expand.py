@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
 import nnabla as nn
+import numpy as np
 from google.protobuf import text_encoding, text_format
 from nnabla.utils import nnabla_pb2
 
@@ -21,6 +22,7 @@ from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.nnp.layers import FileLayer
 from nnabla_dqa.nnp_format.archive import keep_only
 from nnabla_dqa.nnp_format.parameters import Parameter
+from nnabla_dqa.quantization.base import fitted_names, fitted_values
 
 _SCOPE = "@layer@"
 _WEIGHT = "@weight@"
@@ -177,11 +179,24 @@ def remove_mixtures(definition: Any, weights: Sequence[str]) -> None:
 
 
 def initial_state(
-    layer: FileLayer, mixture: Mixture, activations: Optional[Mixture] = None
+    layer: FileLayer,
+    mixture: Mixture,
+    activations: Optional[Mixture] = None,
+    weights: Optional[np.ndarray] = None,
 ) -> Dict[str, Parameter]:
-    """The first values of a layer's state, by the names of the parameters."""
+    """The first values of a layer's state, by the names of the parameters.
+
+    With its ``weights``, also what quantizers fit to these.
+    """
     scope = state_path(layer.weight)
     state = _initial(scope, TensorConfig(layer.function, mixture), layer.shape)
+    for k, q in enumerate(mixture.quantizers):
+        if weights is None or not fitted_names(q):
+            continue
+        own = {name: state[f"{scope}/{k}/{name}"].array for name in q.state(1)}
+        for name, value in fitted_values(q, weights, own).items():
+            path = f"{scope}/{k}/{name}"
+            state[path] = state[path]._replace(array=value)
     if activations is not None:
         config = TensorConfig(layer.function, activations, ACTIVATION)
         state.update(_initial(f"{scope}/{ACTIVATION}", config, layer.shape))

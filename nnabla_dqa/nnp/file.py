@@ -145,7 +145,8 @@ class NetworkFile:
         for layer in self.layers:
             given = assigned[layer.name]
             if is_rewritten(given.mixture):
-                parameters.update(initial_state(layer, given.mixture, given.activations))
+                weights = parameters[layer.weight].array
+                parameters.update(initial_state(layer, given.mixture, given.activations, weights))
         metadata = {
             "format": FORMAT,
             "kind": CONVERTED,

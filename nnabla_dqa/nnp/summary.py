@@ -22,7 +22,6 @@ from nnabla_dqa.layers.config import ACTIVATION
 from nnabla_dqa.layers.functions import WEIGHT_INPUT
 from nnabla_dqa.layers.report import LayerReport, layer_report, short_names
 from nnabla_dqa.layers.tensors import INPUT, STATE_SCOPE
-from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.nnp.expand import state_path
 from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
 from nnabla_dqa.nnp.layers import FileLayer
@@ -219,7 +218,7 @@ def file_report(file: NetworkFile, layer: FileLayer) -> LayerReport:
         for path in mixture.state_layout(layer.shape)
     }
     attention = mixture.mixing.evaluate(state, len(mixture.quantizers), mixture.target)
-    is_hard = not mixture.is_mixed or bool(state[HARD].d.any())
+    is_hard = mixture.is_hard(state)
     return layer_report(layer.name, layer.function, layer.shape, mixture, attention, is_hard)
 
 
@@ -230,7 +229,7 @@ def activation_report(file: NetworkFile, layer: FileLayer) -> LayerReport:
     arrays = file.activation_state(layer)
     state = {path: nn.Variable.from_numpy_array(array) for path, array in arrays.items()}
     attention = mixture.mixing.evaluate(state, len(mixture.quantizers), mixture.target)
-    is_hard = not mixture.is_mixed or bool(arrays[HARD].any())
+    is_hard = mixture.is_hard(state)
     name = layer.name + INPUT
     return layer_report(name, layer.function, layer.shape, mixture, attention, is_hard, ACTIVATION)
 

@@ -12,6 +12,8 @@ from nnabla_dqa.quantization.lsq import LSQ
 from nnabla_dqa.quantization.minmax import MinMax
 from nnabla_dqa.quantization.neighbours.lsbq import LSBQ
 from nnabla_dqa.quantization.neighbours.mean_ternary import MeanTernary
+from nnabla_dqa.quantization.qn.activations import QNActivation
+from nnabla_dqa.quantization.qn.weights import QN
 from nnabla_dqa.quantization.registry import quantizer_from_json, register_quantizer
 from nnabla_dqa.quantization.sawb import SAWB
 from nnabla_dqa.quantization.statistics import Statistics
@@ -19,8 +21,8 @@ from nnabla_dqa.quantization.twn import TWN
 
 for _cls in (
     *(MinMax, SAWB, BWN, TWN, LSQ, FullPrecision),
-    *(EMAMinMax, PACT, Sign, SqueezeThreshold),
-    *(MeanTernary, LSBQ),
+    *(EMAMinMax, PACT, Sign, QNActivation, SqueezeThreshold),
+    *(MeanTernary, LSBQ, QN),
 ):
     register_quantizer(_cls)
 
@@ -29,6 +31,7 @@ __all__ = [
     "LSBQ",
     "LSQ",
     "PACT",
+    "QN",
     "SAWB",
     "TWN",
     "EMAMinMax",
@@ -38,6 +41,7 @@ __all__ = [
     "Levels",
     "MeanTernary",
     "MinMax",
+    "QNActivation",
     "Quantizer",
     "Sign",
     "SqueezeThreshold",

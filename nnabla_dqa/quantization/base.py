@@ -29,6 +29,12 @@ from nnabla_dqa.quantization.statistics import Statistics
 FIRST = "first"
 """The running array of an activation's quantizer that holds first values of its learned arrays."""
 
+SWITCH = "hard"
+"""The array of a soft quantizer that is 0 while training uses soft values, 1 from then on."""
+
+SAMPLE = "sample"
+"""The running array of an activation's quantizer from which :meth:`Quantizer.fit` computes."""
+
 State = Mapping[str, Variable]
 """Arrays of a layer's state as graph variables, by name."""
 
@@ -38,21 +44,25 @@ class StateEntry(NamedTuple):
 
     ``kind`` is ``"attention"`` (learned while quantizers are mixed, at attention's
     learning rate), ``"quantizer"`` (learned to the end), ``"running"`` (moved by
-    training updates, by no solver) or ``"schedule"`` (set by a schedule or by the
-    hard phase). ``decay``: whether a solver's weight decay holds for it.
+    training updates, by no solver), ``"schedule"`` (set by a schedule or by the
+    hard phase) or ``"fixed"`` (changed by nothing once it is set). ``decay``: whether a
+    solver's weight decay holds for it.
 
     A running array has the shape (C, n + 1): the n numbers of
     :meth:`Quantizer.observe` and, at the end of each row, 0 until a training update has
     set them and 1 from then on. ``momentum``: how much of the old numbers each update keeps.
 
     ``shared``: all quantizers of this class in a mixture use one array.
+
+    ``fitted``: it starts as zeros, and its first value is one of :meth:`Quantizer.fit`.
     """
 
     initial: np.ndarray
-    kind: Literal["attention", "quantizer", "running", "schedule"]
+    kind: Literal["attention", "quantizer", "running", "schedule", "fixed"]
     decay: bool = False
     shared: bool = False
     momentum: float = 0.0
+    fitted: bool = False
 
     @property
     def learned(self) -> bool:
@@ -119,6 +129,20 @@ class Quantizer(abc.ABC):
     The first array of its :meth:`state` has a row for each channel.
     """
 
+    named_bits: ClassVar[Mapping[str, int]] = {}
+    """Words for bit widths in a notation: ``qn:ternary``."""
+
+    is_soft: ClassVar[bool] = False
+    """Whether training uses the values of :meth:`surrogate` in place of the levels.
+
+    Its state then has the array :data:`SWITCH`: zeros of shape (1,), of kind ``"schedule"``. The
+    hard phase makes it 1, and from then on training uses the levels, with the gradient of the
+    surrogate. Evaluating with the target alone and deploying use the levels in any case.
+    """
+
+    needs_trained_weights: ClassVar[bool] = False
+    """Whether training fails that does not begin with a trained float network; it warns then."""
+
     @property
     def levels(self) -> int:
         """The number of distinct values a range can take."""
@@ -152,6 +176,19 @@ class Quantizer(abc.ABC):
         """
         return {}
 
+    def fit(self, rows: np.ndarray, state: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
+        """First values of the ``fitted`` arrays of :meth:`state`, for what takes more than a graph.
+
+        Of weights they are set when a solver is attached or a file converted; until then a
+        graph with them computes NaN. Of activations they are set by the first update, from the
+        running array :data:`SAMPLE`.
+
+        Args:
+            rows: The weights, float32 of shape (C, m), or the sample, (1, n).
+            state: The other arrays of :meth:`state`; zeros where they are not set.
+        """
+        return {}
+
     def observe(self, statistics: Statistics) -> Dict[str, Variable]:
         """What the running arrays of :meth:`state` move to, each of shape (C, n).
 
@@ -181,10 +218,14 @@ class Quantizer(abc.ABC):
     def surrogate(self, w: Variable, state: State) -> Variable:
         """A graph with the gradient that Q has in training, for ``w`` of shape (C, m).
 
-        Only its gradient to ``w`` and ``state`` is used, not its value. The
-        default, ``w`` itself, is the straight-through estimator: dQ/dw = 1.
+        Only its gradient to ``w`` and ``state`` is used, not its value, unless the quantizer
+        :attr:`is_soft`. The default, ``w`` itself, is the straight-through estimator: dQ/dw = 1.
         """
         return w
+
+    def at_input(self) -> Quantizer:
+        """What a notation with this quantizer means where activations are quantized: itself."""
+        return self
 
     @property
     def axis(self) -> Optional[int]:
@@ -219,7 +260,7 @@ class Quantizer(abc.ABC):
         layout = RowLayout.of(w.shape, self.axis)
         with nn.context_scope(nn.Context(["cpu:float"])), nn.auto_forward(False):
             rows = nn.Variable.from_numpy_array(layout.to_rows(w), need_grad=False)
-            own = _variables(self, layout.rows, state)
+            own = _variables(self, layout, w, state)
             self.check_set({name: v.d for name, v in own.items()})
             running = any(e.kind == "running" for e in self.state(1).values())
             form = quantized_form(self, Statistics(rows, fixed=running), own)
@@ -257,10 +298,12 @@ def set_state(quantizer: Quantizer, statistics: Statistics, state: State) -> Sta
         made[name] = _or_initial(state[name], initial)
     if statistics.fixed:
         running = [name for name, e in quantizer.state(1).items() if e.kind == "running"]
-        made.update({name: _or_nan(state[name]) for name in running})
+        made.update({name: _or_nan(state[name]) for name in running if name in state})
     else:
-        for name, v in observations(quantizer, statistics, made).items():
-            made[name] = _or_observed(state[name], v)
+        for name, v in quantizer.observe_from(statistics, made).items():
+            if name in state:
+                seen = F.concatenate(v, statistics.one, axis=1)
+                made[name] = _or_observed(state[name], seen)
     return made
 
 
@@ -321,6 +364,41 @@ def initial_values(quantizer: Quantizer, weights: np.ndarray) -> Dict[str, np.nd
     return {name: v.d.copy() for name, v in values.items()}
 
 
+def fitted_names(quantizer: Quantizer) -> Tuple[str, ...]:
+    """The arrays whose first values :meth:`Quantizer.fit` gives."""
+    return tuple(name for name, entry in quantizer.state(1).items() if entry.fitted)
+
+
+def fitted_values(
+    quantizer: Quantizer, weights: np.ndarray, state: Mapping[str, np.ndarray]
+) -> Dict[str, np.ndarray]:
+    """The numbers of :meth:`Quantizer.fit` for weights of any shape."""
+    return quantizer.fit(RowLayout.of(weights.shape, quantizer.axis).to_rows(weights), state)
+
+
+def soft_values(
+    quantizer: Quantizer, weights: np.ndarray, state: Mapping[str, np.ndarray]
+) -> np.ndarray:
+    """What training uses of a soft quantizer before the hard phase, shaped like the weights."""
+    layout = RowLayout.of(weights.shape, quantizer.axis)
+    with nn.context_scope(nn.Context(["cpu:float"])), nn.auto_forward(False):
+        rows = nn.Variable.from_numpy_array(layout.to_rows(weights), need_grad=False)
+        own = _variables(quantizer, layout, weights, state)
+        soft = quantizer.surrogate(rows, set_state(quantizer, Statistics(rows), own))
+        soft.forward()
+    return layout.from_rows(soft.d)
+
+
+def row_is_set(array: Variable) -> Variable:
+    """1 for each row of ``array`` (C, n) but 0 for rows of zeros, which are not set; (C, 1)."""
+    return F.sign(F.sum(F.abs(detach(array)), axis=1, keepdims=True), alpha=0.0)
+
+
+def nan_unless(known: Variable, v: Variable) -> Variable:
+    """``v`` of shape (C, n) where ``known`` of shape (C, 1) is 1, NaN or infinity where it is 0."""
+    return scale_rows(v, F.r_div_scalar(known, 1.0))
+
+
 def _or_initial(v: Variable, initial: Optional[Variable]) -> Variable:
     if initial is None:
         return v
@@ -331,12 +409,21 @@ def _or_initial(v: Variable, initial: Optional[Variable]) -> Variable:
 
 
 def _variables(
-    quantizer: Quantizer, rows: int, state: Optional[Mapping[str, np.ndarray]]
+    quantizer: Quantizer,
+    layout: RowLayout,
+    weights: np.ndarray,
+    state: Optional[Mapping[str, np.ndarray]],
 ) -> Dict[str, Variable]:
-    given = state or {}
+    """The state as variables, with values of :meth:`Quantizer.fit` where there are none."""
+    own = {name: entry.initial for name, entry in quantizer.state(layout.rows).items()}
+    own.update({name: array for name, array in (state or {}).items() if name in own})
+    missing = [name for name in fitted_names(quantizer) if not np.any(own[name])]
+    if missing and "weight" in quantizer.tensors:
+        found = quantizer.fit(layout.to_rows(weights), own)
+        own.update({name: found[name] for name in missing})
     return {
-        name: nn.Variable.from_numpy_array(np.array(given.get(name, entry.initial), np.float32))
-        for name, entry in quantizer.state(rows).items()
+        name: nn.Variable.from_numpy_array(np.array(array, np.float32))
+        for name, array in own.items()
     }
 
 

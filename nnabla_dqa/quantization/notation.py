@@ -14,7 +14,7 @@ _ALIASES = {"float": "FullPrecision", "fp": "FullPrecision"}
 _PER_CHANNEL = "channel"
 EXAMPLES = (
     "minmax:2,4,8  sawb:2  bwn/twn/float  twn/minmax:4,8  minmax:2,4,8@channel  "
-    "sawb:2,4,channel_axis=0  float"
+    "sawb:2,4,channel_axis=0  qn:ternary  float"
 )
 
 
@@ -86,8 +86,8 @@ def parse_quantizers(text: str) -> QuantizerSet:
     ``field=value`` for any other field of the class: ``sawb:2,4,channel_axis=0``
     or, with a class of your own, ``absmean:threshold=0.7``. A value is JSON
     (a number, ``true``, ``null``), or else text. ``float`` leaves weights as
-    they are. ``@channel`` at the end gives every output channel a range of its
-    own, ``@0`` every index of axis 0.
+    they are. Some widths have a name: ``qn:ternary``. ``@channel`` at the end
+    gives every output channel a range of its own, ``@0`` every index of axis 0.
 
     Raises:
         ValueError: The text is not such a notation; the message says what is.
@@ -127,7 +127,7 @@ def _kind(text: str) -> List[Quantizer]:
         raise ValueError(f"bit widths are written as in {name}:2,4")
     if not widths:
         return [QUANTIZERS.make(cls, fields)]
-    return [QUANTIZERS.make(cls, {"bits": _bits(width), **fields}) for width in widths]
+    return [QUANTIZERS.make(cls, {"bits": _bits(cls, width), **fields}) for width in widths]
 
 
 def _from_mapping(value: Mapping[Any, Any]) -> QuantizerSet:
@@ -159,11 +159,14 @@ def _has_bits(cls: Type[Quantizer]) -> bool:
     return any(f.name == "bits" and f.init for f in dataclasses.fields(cls))  # type: ignore[arg-type]
 
 
-def _bits(width: str) -> int:
+def _bits(cls: Type[Quantizer], width: str) -> int:
+    if width in cls.named_bits:
+        return cls.named_bits[width]
     try:
         return int(width)
     except ValueError:
-        raise ValueError(f"{width!r} is not a number of bits") from None
+        names = "".join(f" or {name!r}" for name in cls.named_bits)
+        raise ValueError(f"{width!r} is not a number of bits{names}") from None
 
 
 def _with_axis(quantizer: Quantizer, axis: int) -> Quantizer:

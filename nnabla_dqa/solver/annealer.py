@@ -21,8 +21,12 @@ from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.solver.finite_check import Guard
 from nnabla_dqa.solver.known_layers import KnownLayers
+from nnabla_dqa.solver.untrained import warn_untrained
 
-_GO_TOGETHER = "Attention goes with TemperatureSchedule, BinaryRelax with RelaxSchedule"
+_GO_TOGETHER = (
+    "Attention goes with TemperatureSchedule, BinaryRelax with RelaxSchedule, QN with "
+    "SharpeningSchedule"
+)
 
 _DRIVERS: Dict[int, Any] = {}
 """By the id of a layer's scope: a weak reference to the annealer that was last made for it."""
@@ -54,6 +58,9 @@ class Annealer:
         ValueError: No layer in the current scope mixes quantizers, a schedule drives
             nothing of a layer's state or the same array as another one, they differ in
             their steps, they are finished already, or a layer's state belongs to another net.
+
+    Warns:
+        UntrainedWarning: A quantizer needs a trained float network, and this one is not.
     """
 
     def __init__(self, *schedules: Schedule, restart: bool = False) -> None:
@@ -77,7 +84,10 @@ class Annealer:
                 f"give more steps, or restart=True to begin again"
             )
         self._check_finished(restart)
+        if self.step == 0:
+            warn_untrained(self.scope, self.layers)
         for layer in self.layers:
+            layer.fit()
             _DRIVERS[id(layer.scope)] = weakref.ref(self)
         self.apply()
 
@@ -241,7 +251,7 @@ class Annealer:
             kinds = [kind for kind, glob in driven if fnmatchcase(path, glob)]
             if len(kinds) > 1:
                 raise ValueError(f"{' and '.join(kinds)} both drive {path!r} of layer {layer.name}")
-            if entry.kind == "schedule" and path != HARD and not kinds:
+            if entry.kind == "schedule" and path.rpartition("/")[2] != HARD and not kinds:
                 given = " and ".join(dict.fromkeys(kind for kind, _ in driven))
                 raise ValueError(
                     f"nothing drives {path!r} of layer {layer.name} with {layer.mixture.mixing}; "

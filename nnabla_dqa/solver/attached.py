@@ -98,6 +98,12 @@ class AttachedSolver:
                 f"attach: layer {mixed[0]} mixes quantizers and would do so for ever; give a "
                 f"schedule such as TemperatureSchedule(steps)"
             )
+        soft = [layer for layer in layers if layer.mixture.switches]
+        if not schedules and soft:
+            raise ValueError(
+                f"attach: layer {soft[0].name} has {soft[0].mixture}, which would stay as soft as "
+                f"it is; give SharpeningSchedule(steps, steps_per_epoch)"
+            )
         self._guard = Guard()
         self._gradients = FiniteFlag()
         self._checking = self._has_parameters = False
@@ -156,6 +162,8 @@ class AttachedSolver:
         self._guard.finish(layers)
         known, unset = self._unset
         unset = unset if known is layers else layers
+        for layer in unset:
+            layer.check_fitted()
         unset = [layer for layer in unset if layer.set_initial_state()]
         self._unset = (layers, unset)
         for layer in self._observing(layers):
