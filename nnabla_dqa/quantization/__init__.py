@@ -12,6 +12,7 @@ from nnabla_dqa.quantization.lsq import LSQ
 from nnabla_dqa.quantization.minmax import MinMax
 from nnabla_dqa.quantization.neighbours.lsbq import LSBQ
 from nnabla_dqa.quantization.neighbours.mean_ternary import MeanTernary
+from nnabla_dqa.quantization.neighbours.parq import PARQ
 from nnabla_dqa.quantization.qn.activations import QNActivation
 from nnabla_dqa.quantization.qn.weights import QN
 from nnabla_dqa.quantization.registry import quantizer_from_json, register_quantizer
@@ -22,7 +23,7 @@ from nnabla_dqa.quantization.twn import TWN
 for _cls in (
     *(MinMax, SAWB, BWN, TWN, LSQ, FullPrecision),
     *(EMAMinMax, PACT, Sign, QNActivation, SqueezeThreshold),
-    *(MeanTernary, LSBQ, QN),
+    *(MeanTernary, LSBQ, PARQ, QN),
 ):
     register_quantizer(_cls)
 
@@ -31,6 +32,7 @@ __all__ = [
     "LSBQ",
     "LSQ",
     "PACT",
+    "PARQ",
     "QN",
     "SAWB",
     "TWN",

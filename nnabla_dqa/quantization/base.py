@@ -129,8 +129,11 @@ class Quantizer(abc.ABC):
     The first array of its :meth:`state` has a row for each channel.
     """
 
-    named_bits: ClassVar[Mapping[str, int]] = {}
-    """Words for bit widths in a notation: ``qn:ternary``."""
+    named_widths: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Words in place of a bit width in a notation, ``qn:ternary``, and the fields they mean."""
+
+    label: ClassVar[str] = ""
+    """What tables call a training with this quantizer alone; default: plain."""
 
     is_soft: ClassVar[bool] = False
     """Whether training uses the values of :meth:`surrogate` in place of the levels.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from typing import Any, Dict, List, Optional
+from typing import Any, ClassVar, Dict, List, Mapping, Optional
 
 import nnabla.functions as F
 
@@ -42,6 +42,10 @@ class LSBQ(Quantizer):
     channel_axis: Optional[int] = None
     ternary: bool = False
     greedy: bool = False
+
+    named_widths: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "ternary": {"bits": 2, "ternary": True}
+    }
 
     def __post_init__(self) -> None:
         check_bits(self, 1, 4)
@@ -107,7 +111,7 @@ def columns(rows: Variable) -> List[Variable]:
 
 
 def both_signs(positive: List[Variable]) -> List[Variable]:
-    """All levels, ascending, by those that are not negative, of which an odd set has 0."""
+    """The negative of each level and the level, ascending; 0 is there twice."""
     return [F.mul_scalar(v, -1.0) for v in reversed(positive)] + positive
 
 

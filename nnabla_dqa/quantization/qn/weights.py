@@ -88,7 +88,7 @@ class QN(Quantizer):
 
     is_soft: ClassVar[bool] = True
     needs_trained_weights: ClassVar[bool] = True
-    named_bits: ClassVar[Mapping[str, int]] = {"ternary": 2}
+    named_widths: ClassVar[Mapping[str, Mapping[str, Any]]] = {"ternary": {"bits": 2}}
 
     def __post_init__(self) -> None:
         if not is_int(self.bits) or self.bits not in _LARGEST:
