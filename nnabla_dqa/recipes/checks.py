@@ -130,6 +130,18 @@ def three(above: float = -math.inf) -> Check:
     return must_be(what, good, lambda value: tuple(float(v) for v in value))
 
 
+def fractions(key: str, value: Any) -> Any:
+    """Rising numbers between 0 and 1."""
+
+    def good(found: Any) -> bool:
+        if not isinstance(found, (list, tuple)) or not all(is_finite(v) for v in found):
+            return False
+        return all(a < b for a, b in zip((0, *found), (*found, 1)))
+
+    what = "rising numbers between 0 and 1, such as [0.5, 0.75]"
+    return must_be(what, good, lambda found: [float(v) for v in found])(key, value)
+
+
 def one_of(*words: str) -> Check:
     """One of some words."""
     return must_be(f"one of {', '.join(words)}", lambda v: isinstance(v, str) and v in words)

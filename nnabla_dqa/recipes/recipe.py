@@ -25,6 +25,7 @@ from nnabla_dqa.recipes.checks import (
     check_fields,
     check_mapping,
     flag,
+    fractions,
     key_of,
     must_be,
     number,
@@ -45,7 +46,7 @@ from nnabla_dqa.recipes.yaml_files import (
     read_recipe,
     spelled_out,
 )
-from nnabla_dqa.schedules import Schedule
+from nnabla_dqa.schedules import Schedule, SharpeningSchedule
 
 __all__ = ["LOSSES", "LR_SCHEDULES", "DataRecipe", "ModelRecipe", "Recipe", "RecipeError"]
 
@@ -63,7 +64,7 @@ _RATES = ("lr", "alpha", "eta")
 """What NNabla's solvers call the learning rate."""
 _NO_SOLVERS = ("OrderedDict", "Solver", "SolverState")
 _OF_NNP = ("output", "train_network", "data.image_shape")
-_OF_MODEL = ("sync_normalization", "data.mean", "data.std")
+_OF_MODEL = ("init", "sync_normalization", "data.mean", "data.std")
 _NETWORK = must_be("an .nnp file (a network inside it is named by 'train_network')", is_nnp, str)
 _ANY = must_be("anything", lambda value: True)
 _SOLVER = must_be(
@@ -111,6 +112,9 @@ class Recipe:
         data: A path, or a mapping with the fields of :class:`DataRecipe`.
         network: The NNP to train: converted, or float if there are ``quantizers``.
         model: A name, or a mapping with the fields of :class:`ModelRecipe`.
+        init: What a model's parameters are at the beginning: ``network.nnp`` or ``checkpoint`` of
+            the run of another recipe with this model. What quantizers have learned is taken over
+            where a layer has the same ones; what schedules drive begins anew. Default: random.
         quantizers: Such as ``minmax:2,4,8`` or ``sawb:2@channel``; default:
             those that a converted NNP has, none (a float net) for a model.
         rules: Other quantizers for some layers, as in the file of ``nnabla-dqa
@@ -128,8 +132,15 @@ class Recipe:
             to zero (what small nets need: the weights become binary late);
             ``cosine``: to zero from the start; ``step``: a tenth after each
             third (the paper's); ``constant``.
+        lr_drops: For ``step``: the fractions of the training after which it is divided by ten,
+            such as ``[0.5, 0.75]``; default: after each third.
+        clip_gradient: Scale the gradients of all that is trained down to this L2 norm, taken over
+            all of them together, where it is larger; before weight decay. Default: never.
         weight_decay: L2 on all that is trained (biases and normalization too) but attention.
         temperature: ``{start: 100, end: 0.03}`` of attention (DQA eq. 5).
+        sharpening: Of quantizers that are soft in training (``qn``): ``{end: 275}``, their
+            temperature in the last soft epoch (the default), or ``{per_epoch: 5}``, what each
+            epoch adds to it.
         hard_fraction: The last fraction of the steps, in which every layer uses
             its target quantizer alone; 0 is the paper's schedule.
         strength: Of the regularizer on high bit widths (DQA eq. 6, key
@@ -160,6 +171,7 @@ class Recipe:
     data: DataRecipe = option(part(DataRecipe, "train"))
     network: Optional[str] = option(_NETWORK, None)
     model: Optional[ModelRecipe] = option(part(ModelRecipe, "name"), None)
+    init: Optional[str] = option(text, None)
     quantizers: Optional[Any] = option(_ANY, None)
     rules: Optional[List[Any]] = option(_ANY, None)
     mixing: Optional[Any] = option(_ANY, None)
@@ -170,8 +182,11 @@ class Recipe:
     solver: Dict[str, Any] = option(_solver, {"type": "Adam"})
     learning_rate: float = option(number(above=0), 1e-3)
     lr_schedule: str = option(one_of(*LR_SCHEDULES), "late_cosine")
+    lr_drops: Optional[List[float]] = option(fractions, None)
+    clip_gradient: Optional[float] = option(number(above=0), None)
     weight_decay: float = option(number(), 0.0)
     temperature: Dict[str, float] = option(numbers_by_name("start", "end", above=0), {})
+    sharpening: Dict[str, float] = option(numbers_by_name("end", "per_epoch", above=0), {})
     hard_fraction: float = option(number(below=1), 0.5)
     strength: Optional[float] = option(number(), None, key="lambda")
     attention_lr: float = option(number(), 1.0)
@@ -195,6 +210,10 @@ class Recipe:
                 f"key 'temperature': it cools, start={schedule['start']:g} must be above "
                 f"end={schedule['end']:g}"
             )
+        if len(self.sharpening) > 1:
+            raise RecipeError("key 'sharpening': end or per_epoch, not both")
+        if self.lr_drops is not None and self.lr_schedule != "step":
+            raise RecipeError(f"key 'lr_drops' is for lr_schedule: step, not {self.lr_schedule}")
         self._check_kind()
         if self.mixing is not None and self.quantizers is None and not self.rules:
             raise RecipeError(
@@ -263,6 +282,16 @@ class Recipe:
         cooled = "temperature" in rule.state(mixture.quantizers)
         options = self.temperature if cooled else {}
         return rule.default_schedule(steps, steps_per_epoch, self.hard_fraction, **options)
+
+    def make_sharpening(self, steps: int, steps_per_epoch: int) -> SharpeningSchedule:
+        """What drives the temperature of quantizers that are soft in training."""
+        fraction = self.hard_fraction
+        if "per_epoch" in self.sharpening:
+            per_epoch = self.sharpening["per_epoch"]
+            return SharpeningSchedule(steps, steps_per_epoch, per_epoch, hard_fraction=fraction)
+        return SharpeningSchedule.reaching(
+            steps, steps_per_epoch, hard_fraction=fraction, **self.sharpening
+        )
 
     @property
     def method(self) -> str:
@@ -346,7 +375,7 @@ class Recipe:
             values.pop(key, None)
         del values["data"]["workers"]
         for place in (values["data"], values):
-            for key in {"train", "validation", "teacher"} & set(place):
+            for key in {"train", "validation", "teacher", "init"} & set(place):
                 place[key] = Path(place[key]).name
         return values
 
@@ -355,7 +384,10 @@ class Recipe:
         if self.lr_schedule == "constant":
             return self.learning_rate
         if self.lr_schedule == "step":
-            return self.learning_rate * float(0.1 ** math.floor(progress * 3))
+            drops = math.floor(progress * 3)
+            if self.lr_drops is not None:
+                drops = sum(progress >= drop for drop in self.lr_drops)
+            return self.learning_rate * float(0.1**drops)
         start = 0.5 if self.lr_schedule == "late_cosine" else 0.0
         falling = max(0.0, (progress - start) / (1 - start))
         return self.learning_rate * (1 + math.cos(math.pi * falling)) / 2

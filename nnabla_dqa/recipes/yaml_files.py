@@ -61,7 +61,7 @@ def placed(content: Mapping[str, Any], folder: PathLike) -> Dict[str, Any]:
         return os.path.abspath(os.path.join(folder, os.path.expanduser(value)))
 
     result = dict(content)
-    named = {"teacher": result.get("teacher"), "network": result.get("network")}
+    named = {key: result.get(key) for key in ("teacher", "init", "network")}
     if not is_nnp(named["network"]):
         del named["network"]
     result.update({key: place(value) for key, value in named.items() if key in result})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Mapping, Optional
+import math
+from typing import Any, Mapping, Optional
 
 import nnabla as nn
 import nnabla.functions as F
@@ -84,6 +85,8 @@ class Updater:
         trainable.solver.set_learning_rate(rate)
         if self.scaler is not None and not self._unscale(self.scaler):
             return loss
+        if recipe.clip_gradient is not None:
+            clip_gradients(trainable.solver, recipe.clip_gradient)
         if recipe.weight_decay:
             trainable.solver.weight_decay(recipe.weight_decay)
         trainable.solver.update()
@@ -127,6 +130,16 @@ class Updater:
             f"{where}; look for NaN in the data, or lower learning_rate "
             f"({recipe.learning_rate:g})"
         )
+
+
+def clip_gradients(solver: Any, most: float) -> None:
+    """Scale the gradients of a solver's parameters down to an L2 norm over all of them."""
+    with in_float32():
+        squares = [F.sum(F.mul2(v.grad, v.grad)) for v in solver.get_parameters().values()]
+        total = squares[0] if len(squares) == 1 else F.add_n(*squares)
+    norm = math.sqrt(float(total.data))
+    if norm > most:
+        solver.scale_grad(most / norm)
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

@@ -56,6 +56,11 @@ WRONG = {
     "solver.lr": ([0.1], "learning_rate"),
     "solver.momentum": (["x", None, NAN, INF], "solver"),
     "solver.momentums": ([0.1], "momentums"),
+    "lr_drops": ([3, [0.5, 0.5], [0.5, 0.2], [0, 0.5], [1], ["x"], {}], "rising numbers between"),
+    "clip_gradient": ([v for v in POSITIVE if v is not None], "a number above 0"),
+    "sharpening": ([None, 3, [], {"end": 5, "per_epoch": 1}], "end"),
+    "sharpening.end": (POSITIVE, "a number above 0"),
+    "init": ([3, []], "must be text"),
     "temperature": ([None, 3, []], "start, end"),
     "temperature.start": ([*POSITIVE, 0.03], "temperature"),
     "temperature.end": ([*POSITIVE, 100, 200], "temperature"),
@@ -131,6 +136,8 @@ def test_what_is_no_recipe(content):
 TOGETHER = {
     "a recipe trains one of them": {"network": "a.nnp"},
     "file is for an NNP": {"loss": "file"},
+    "'lr_drops' is for lr_schedule: step": {"lr_drops": [0.5]},
+    "'init' is for a model": {"model": None, "network": "a.nnp", "init": "b.nnp"},
     "'teacher' is missing": {"loss": "distillation"},
     "'output' is for an NNP": {"output": "y"},
     "'train_network' is for an NNP": {"train_network": "Main"},
@@ -238,7 +245,11 @@ FULL = {
     "batch_size": 3,
     "solver": {"type": "AdamW", "wd": 1e-4},
     "learning_rate": 1e-5,
-    "lr_schedule": "cosine",
+    "lr_schedule": "step",
+    "lr_drops": [0.5, 0.75],
+    "clip_gradient": 5.0,
+    "init": "float.nnp",
+    "sharpening": {"end": 100.0},
     "weight_decay": 0.25,
     "temperature": {"start": 10, "end": 1e-3},
     "hard_fraction": 0.25,
@@ -289,6 +300,7 @@ def test_a_recipe_that_differs_in_a_key_is_another_training():
             if key in ("activations", "keep_activations"):
                 rest = {**rest, "quantizers": "sawb:2", "activations": "lsq:2"}
             rest = {**rest, "quantizers": "minmax:2,4"} if key == "mixing" else rest
+            rest = {**rest, "lr_schedule": "step"} if key == "lr_drops" else rest
             base = Recipe.from_mapping(rest)
             made = Recipe.from_mapping(
                 merged(rest, {key: entry if part is None else {part: entry}})

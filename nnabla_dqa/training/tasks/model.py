@@ -25,6 +25,7 @@ from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import DISTILLATION, Recipe, RecipeError
 from nnabla_dqa.training.result import Epoch
 from nnabla_dqa.training.tasks.evaluation import Evaluation
+from nnabla_dqa.training.tasks.initial import load_initial
 from nnabla_dqa.training.tasks.inputs import Columns, Feed, Shape
 from nnabla_dqa.training.tasks.losses import Logits, named_loss
 from nnabla_dqa.training.tasks.network import Network, Objective, Written, layer_notes
@@ -91,6 +92,8 @@ class ModelNetwork(Network):
             )
         training = self.graph(batch_size, True)
         training.logits.persistent = True
+        if self.recipe.init is not None:
+            load_initial(self.recipe.init, self.scope)
         feeds = [self._feed(training)]
         with nn.context_scope(self._float):
             logits = Logits(training.logits, "softmax")

@@ -138,9 +138,9 @@ class Task(Trainable):
     def _solver(self) -> Any:
         solver = self.recipe.make_solver()
         if self.network.mixtures:
-            solver = attach(
-                solver, self._schedule(), attention_lr=self.recipe.attention_lr, restart=True
-            )
+            rate = self.recipe.attention_lr
+            schedules = (self._schedule(), self._sharpening())
+            solver = attach(solver, *schedules, attention_lr=rate, restart=True)
         used = LiveGraph.of({"loss": self.loss}).leaves
         solver.set_parameters({k: v for k, v in nn.get_parameters().items() if v.data in used})
         return solver
@@ -166,6 +166,12 @@ class Task(Trainable):
                 )
         return made.get(first)
 
+    def _sharpening(self) -> Optional[Schedule]:
+        """The schedule of quantizers that are soft in training; None without any."""
+        if not any(mixture.switches for mixture in self.network.mixtures.values()):
+            return None
+        return self.recipe.make_sharpening(self.steps, self.steps_per_epoch)
+
     def _unused_keys(self) -> List[str]:
         """Messages for keys that have no effect here, and what the mixing rules warn of."""
         unused = []
@@ -173,6 +179,8 @@ class Task(Trainable):
             unused += ["teacher", "distillation_temperature"]
         if not any(mixture.mixing.penalised for mixture in self.mixed.values()):
             unused += ["temperature", "lambda", "attention_lr"]
+        if not any(mixture.switches for mixture in self.network.mixtures.values()):
+            unused.append("sharpening")
         plain, own = Recipe(self.recipe.data).to_json(), self.recipe.to_json()
         # Recipes of models share a base or preset, whose keys not all of them need.
         needless = [] if self.recipe.model else [k for k in unused if own.get(k) != plain.get(k)]
