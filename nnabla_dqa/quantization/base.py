@@ -25,6 +25,7 @@ from nnabla_dqa._util.registry import to_json
 from nnabla_dqa.quantization.encoding import Encoded, RowLayout, code_type, codes_of
 from nnabla_dqa.quantization.graph_ops import Variable, detach, scale_rows, shift_rows
 from nnabla_dqa.quantization.statistics import Statistics
+from nnabla_dqa.schedules import Schedule
 
 FIRST = "first"
 """The running array of an activation's quantizer that holds first values of its learned arrays."""
@@ -132,6 +133,9 @@ class Quantizer(abc.ABC):
     named_widths: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Words in place of a bit width in a notation, ``qn:ternary``, and the fields they mean."""
 
+    schedule_options: ClassVar[Tuple[str, ...]] = ()
+    """What a recipe may say of :meth:`default_schedule`, as key ``sharpening``."""
+
     label: ClassVar[str] = ""
     """What tables call a training with this quantizer alone; default: plain."""
 
@@ -203,6 +207,19 @@ class Quantizer(abc.ABC):
     def observe_from(self, statistics: Statistics, state: State) -> Dict[str, Variable]:
         """:meth:`observe` for a quantizer whose running arrays depend on what it has learned."""
         return self.observe(statistics)
+
+    def default_schedule(
+        self, steps: int, steps_per_epoch: int, hard_fraction: float = 0.1, **options: float
+    ) -> Optional[Schedule]:
+        """What moves the arrays of kind ``"schedule"`` in a training by a recipe; None: nothing.
+
+        Args:
+            steps: Updates of the whole training, hard phase included.
+            steps_per_epoch: Updates of one epoch.
+            hard_fraction: Fraction of the steps, at the end, with the levels alone.
+            options: Those of :attr:`schedule_options` that a recipe's key ``sharpening`` has.
+        """
+        return None
 
     def check_set(self, state: Mapping[str, np.ndarray]) -> None:
         """Raise ValueError if a running array of :meth:`state` has seen no data."""

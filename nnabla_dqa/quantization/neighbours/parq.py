@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Dict
+from typing import ClassVar, Dict, Tuple
 
 import nnabla.functions as F
 import numpy as np
@@ -18,6 +18,7 @@ from nnabla_dqa.quantization.graph_ops import (
 )
 from nnabla_dqa.quantization.neighbours.lsbq import LSBQ, both_signs, columns
 from nnabla_dqa.quantization.statistics import Statistics
+from nnabla_dqa.schedules import Schedule, SlopeSchedule
 
 _STEEPEST = 1e6
 _LEAST_GAP = 1e-6
@@ -48,12 +49,18 @@ class PARQ(LSBQ):
 
     is_soft: ClassVar[bool] = True
     label: ClassVar[str] = "PARQ"
+    schedule_options: ClassVar[Tuple[str, ...]] = ("steepness",)
 
     def state(self, rows: int) -> Dict[str, StateEntry]:
         return {
             "inverse_slope": StateEntry(np.ones(1, np.float32), "schedule"),
             SWITCH: StateEntry(np.zeros(1, np.float32), "schedule"),
         }
+
+    def default_schedule(
+        self, steps: int, steps_per_epoch: int, hard_fraction: float = 0.1, **options: float
+    ) -> Schedule:
+        return SlopeSchedule(steps, hard_fraction=hard_fraction, **options)
 
     def surrogate(self, w: Variable, state: State) -> Variable:
         fixed = detach(w)
