@@ -1,4 +1,4 @@
-"""Pure functions of the step: temperature, growth factor, and when the hard phase begins.
+"""Pure functions of the step: temperature, growth, slope, and when the hard phase begins.
 
 Steps are mini-batches, counted from 1 as in the paper.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Dict, Protocol
+from typing import Any, Dict, Optional, Protocol
 
 from nnabla_dqa._util.checks import is_int, is_number
 from nnabla_dqa._util.registry import Registry, to_json
@@ -157,25 +157,49 @@ class RelaxSchedule:
             object.__setattr__(self, field, float(value))
 
     @classmethod
-    def original(cls, steps: int, steps_per_epoch: int) -> RelaxSchedule:
-        """Growth and hard phase of arXiv 1801.06313's published code: 1.04, last quarter."""
-        return cls(steps, steps_per_epoch, start=1.04, rho=1.04, hard_fraction=0.25)
+    def original(
+        cls,
+        steps: int,
+        steps_per_epoch: int,
+        hard_fraction: float = 0.25,
+        rho: Optional[float] = 1.04,
+    ) -> RelaxSchedule:
+        """What the published code of Binary-Relax (arXiv 1801.06313) does.
+
+        Its ``lambda`` is 1 at first and is multiplied by 1.04 at the start of every epoch, that
+        of the first included; its second phase, with the quantized weights alone, is the last
+        50 of 200 epochs.
+
+        Args:
+            steps, steps_per_epoch: As of the class.
+            hard_fraction: The second phase.
+            rho: Growth an epoch. None: from 1.04 to what the original's 150 epochs come to,
+                1.04^150 = 359, over the epochs there are: the same as 1.04 for 150 of them.
+        """
+        if rho is None:
+            return cls.reaching(steps, steps_per_epoch, 1.04**150, hard_fraction, 1.04)
+        return cls(steps, steps_per_epoch, start=rho, rho=rho, hard_fraction=hard_fraction)
 
     @classmethod
     @renamed(hard="hard_fraction")
     def reaching(
-        cls, steps: int, steps_per_epoch: int, growth: float = 380.0, hard_fraction: float = 0.1
+        cls,
+        steps: int,
+        steps_per_epoch: int,
+        growth: float = 380.0,
+        hard_fraction: float = 0.1,
+        start: float = 1.0,
     ) -> RelaxSchedule:
-        """A schedule whose omega reaches ``growth`` at its last soft epoch.
+        """A schedule whose omega goes from ``start`` to ``growth`` at its last soft epoch.
 
         380 is what 300 epochs of 1.02 come to, so that a short training sees
         the whole relaxation of the paper's long one.
         """
-        if not is_number(growth) or growth < 1:
-            raise ValueError(f"RelaxSchedule: growth={growth!r} is not a number from 1 on")
-        probe = cls(steps, steps_per_epoch, hard_fraction=hard_fraction)
+        probe = cls(steps, steps_per_epoch, start=start, hard_fraction=hard_fraction)
+        if not is_number(growth) or growth < probe.start:
+            raise ValueError(f"RelaxSchedule: growth={growth!r} is not a number from {start:g} on")
         epochs = max(1, (probe.soft_steps - 1) // steps_per_epoch)
-        return cls(steps, steps_per_epoch, rho=growth ** (1 / epochs), hard_fraction=hard_fraction)
+        return dataclasses.replace(probe, rho=(growth / probe.start) ** (1 / epochs))
 
     @property
     def soft_steps(self) -> int:
@@ -256,8 +280,71 @@ class SharpeningSchedule:
         return to_json(self)
 
 
+def inverse_slope(progress: float, steepness: float = 10.0, center: float = 0.5) -> float:
+    """PARQ's ``s`` when this fraction of its course is done (arXiv 2503.15748, published code).
+
+    ``s = (g(f) - g(1)) / (g(0) - g(1))`` with ``g(f) = 1 / (1 + exp(steepness (f - center)))``: it
+    falls from 1 to 0, almost linearly for a steepness below 1, in one step at ``center`` for a
+    large one.
+    """
+
+    def g(f: float) -> float:
+        # The logistic function without its overflow; constants cancel.
+        return math.tanh(steepness * (center - f) / 2)
+
+    return (g(progress) - g(1.0)) / (g(0.0) - g(1.0))
+
+
+@dataclasses.dataclass(frozen=True)
+class SlopeSchedule:
+    """Lets the inverse slope of :class:`~nnabla_dqa.PARQ` fall from 1 to 0: :func:`inverse_slope`.
+
+    It is 1 in the first step, and 0 in the last soft one and in those after it.
+
+    Args:
+        steps: Mini-batches of the whole training, hard phase included.
+        steepness: Above 0.
+        hard_fraction: The fraction of the steps, at the end, with the levels alone.
+        center: Where it is steepest, as a fraction of the soft steps, from 0 to 1.
+
+    Raises:
+        ValueError: ``steps`` <= 0, ``steepness`` not above 0, ``center`` outside [0, 1], or
+            ``hard_fraction`` outside [0, 1).
+    """
+
+    steps: int
+    steepness: float = 10.0
+    hard_fraction: float = 0.1
+    center: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_steps(self)
+        if not is_number(self.steepness) or self.steepness <= 0:
+            raise ValueError(f"SlopeSchedule: steepness={self.steepness!r} is not above 0")
+        if not is_number(self.center) or not 0 <= self.center <= 1:
+            raise ValueError(f"SlopeSchedule: center={self.center!r} is not from 0 to 1")
+        object.__setattr__(self, "steepness", float(self.steepness))
+        object.__setattr__(self, "center", float(self.center))
+
+    @property
+    def soft_steps(self) -> int:
+        """Mini-batches before the hard phase, at least 1."""
+        return _soft_steps(self)
+
+    def state(self, b: int) -> Dict[str, float]:
+        """``{"*/inverse_slope": s}``."""
+        last = self.soft_steps
+        progress = 1.0 if last == 1 else (b - 1) / (last - 1)
+        return {"*/inverse_slope": inverse_slope(progress, self.steepness, self.center)}
+
+    def to_json(self) -> Dict[str, Any]:
+        """The schedule as JSON values."""
+        return to_json(self)
+
+
 SCHEDULES: Registry[Any] = Registry("schedule")
 SCHEDULES.register(TemperatureSchedule)
 SCHEDULES.register(RelaxSchedule)
 SCHEDULES.register(SharpeningSchedule)
+SCHEDULES.register(SlopeSchedule)
 schedule_from_json = SCHEDULES.from_json

@@ -217,7 +217,7 @@ def test_quantization_networks():
             assert recipe.init is None
             continue
         assert Path(recipe.init).name == ("checkpoint" if "a2" in name else "network.nnp")
-        schedule = recipe.make_sharpening(200 * 195, 195)
+        schedule = recipe.make_sharpening(dqa.QN(2), 200 * 195, 195)
         assert schedule.soft_steps == schedule.steps
         temperatures = [schedule.state(195 * e + 1)["*/temperature"] for e in range(200)]
         assert temperatures == pytest.approx([5.0 * (e + 1) for e in range(200)])

@@ -50,6 +50,12 @@ W2A2_ROWS = tuple(
     for method in ("plain", "binary-relax", "dqa")
 )
 """Weights and activations: not among those that run by default."""
+NEIGHBOURS = (
+    *("bwn-plain", "bwn-binary-relax-original", "bwn-dqa"),
+    *("twn-plain", "ternary-binary-relax-original", "twn-dqa"),
+    "sawb-binary-relax-original",
+)
+"""The methods of docs/neighbours.md beside plain and DQA, at 1 bit, ternary and 2 bits."""
 
 
 def main() -> None:
@@ -88,7 +94,9 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--data", required=True, help="folder or archive of CIFAR-10")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", nargs="+", choices=ROWS + W2A2_ROWS, default=list(ROWS))
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS + W2A2_ROWS + NEIGHBOURS, default=list(ROWS)
+    )
     parser.add_argument("--work", default="runs/narrow", help="where the runs are kept")
     parser.add_argument("--holdout", type=float, default=0.0, help="share of the training images")
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
@@ -184,7 +192,7 @@ def row_of(
     own = [results[run] for run in results if run[0] == row]
     values = [accuracies[run] for run in results if run[0] == row]
     recipe = own[0]["recipe"]
-    mixed = own[0]["method"] in ("DQA", "Binary-Relax")
+    mixed = own[0]["method"] not in ("Full precision", "Plain")
     return {
         "row": row,
         "method": own[0]["method"],
@@ -207,7 +215,7 @@ def row_of(
 def line_of(row: Dict[str, Any]) -> str:
     spread = "" if row["sd"] is None else f" +- {row['sd']:.2f}"
     return (
-        f"{row['method']:15} {row['quantizers'] or '-':15} {row['mean']:.2f}{spread} "
+        f"{row['method']:23} {row['quantizers'] or '-':15} {row['mean']:.2f}{spread} "
         f"{[round(v, 2) for v in row['accuracies']]}, attention elsewhere {row['off_target']}"
     )
 

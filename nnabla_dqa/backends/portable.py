@@ -92,6 +92,8 @@ def mixture(
         seen = _observed(quantizers, statistics, states)
         # Minima, maxima and ReLU of the CPU pass over NaN; a mean does not.
         alarm = F.mul_scalar(F.mean(statistics.w, axis=1, keepdims=True), 0.0)
+        if layout.rows > 1:
+            seen = [F.broadcast(v, (layout.rows, 1)) for v in seen]
         forms[0] = grid._replace(offset=F.add_n(grid.offset, alarm, *seen))
     rows = forms[0].values() if coefficients is None else _weighted_sum(forms, coefficients)
     if not own:

@@ -180,7 +180,8 @@ def mix_activations(
     It is computed in float32.
 
     Args:
-        inp: What enters the layer, of any shape; it has one range.
+        inp: What enters the layer, of any shape; it has one range. Its channels, where a
+            quantizer looks at them, are axis 1.
         function, mixture, fix_parameters, key, name: As of :func:`mix_weights`.
 
     Raises:
@@ -194,7 +195,7 @@ def mix_activations(
     try:
         check_place(mixture, ACTIVATION)
         for q in mixture.quantizers:
-            if q.axis is not None:
+            if q.axis is not None and not q.rows_are_channels:
                 raise ValueError(f"{q}: activations have one range; leave channel_axis out")
         check_config(scope.get(state_scope(key), {}).get(ACTIVATION, {}), config)
         state = _register(config, inp.shape, fix_parameters, key)

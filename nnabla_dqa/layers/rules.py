@@ -350,7 +350,8 @@ def _activations(value: Any) -> Optional[QuantizerSet]:
         return None
     found = quantizer_set(value)
     found = found._replace(quantizers=tuple(q.at_input() for q in found.quantizers))
-    if found.per_channel or any(q.axis is not None for q in found.quantizers):
+    own_axis = [q for q in found.quantizers if q.axis is not None and not q.rows_are_channels]
+    if found.per_channel or own_axis:
         raise ValueError(f"activations {value!r}: they have one range, not one per channel")
     return found
 

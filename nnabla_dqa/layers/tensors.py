@@ -98,7 +98,15 @@ class QuantizedTensor:
     def layout(self) -> Mapping[str, StateEntry]:
         """What the arrays of its state are, by their paths in the state scope."""
         # Activations have one range whatever their shape, and come before their layer's weights.
-        return self.config.layout(self.weight.shape if self.is_weight else ())
+        return self.config.layout(self.weight.shape if self.is_weight else self._channels())
+
+    def _channels(self) -> Tuple[int, ...]:
+        """A shape of the input with as many channels as quantizers that look at them have rows."""
+        for k, q in enumerate(self.mixture.quantizers):
+            if q.rows_are_channels:
+                first = next(iter(q.state(1)))
+                return 1, int(_lookup(self.arrays, f"{k}/{first}").shape[0])
+        return ()
 
     @cached_property
     def state(self) -> Dict[str, Any]:

@@ -25,7 +25,7 @@ from nnabla_dqa.solver.untrained import warn_untrained
 
 _GO_TOGETHER = (
     "Attention goes with TemperatureSchedule, BinaryRelax with RelaxSchedule, QN with "
-    "SharpeningSchedule"
+    "SharpeningSchedule, PARQ with SlopeSchedule"
 )
 
 _DRIVERS: Dict[int, Any] = {}

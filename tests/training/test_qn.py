@@ -124,9 +124,11 @@ def test_learning_rate_drops():
 
 def test_the_schedule_of_a_recipe():
     made = Recipe("a", quantizers="qn:3", hard_fraction=0.0)
-    assert made.make_sharpening(550, 10).state(550) == {"*/temperature": pytest.approx(275)}
+    assert made.make_sharpening(dqa.QN(3), 550, 10).state(550) == {
+        "*/temperature": pytest.approx(275)
+    }
     made = Recipe("a", quantizers="qn:3", hard_fraction=0.0, sharpening={"per_epoch": 5})
-    assert made.make_sharpening(30, 10).state(21) == {"*/temperature": 15}
+    assert made.make_sharpening(dqa.QN(3), 30, 10).state(21) == {"*/temperature": 15}
 
 
 @pytest.mark.parametrize("most", [0.5, 1e6])

@@ -26,9 +26,11 @@ from nnabla_dqa.quantization.qn.steps import (
     level_by_sigmoids,
     number_of_steps,
     position,
+    sharpening,
 )
 from nnabla_dqa.quantization.statistics import Statistics
 from nnabla_dqa.quantization.validation import check_bits
+from nnabla_dqa.schedules import Schedule
 
 SIZE = 1000
 """Activations of which k-means is computed, as in the paper."""
@@ -61,6 +63,8 @@ class QNActivation(Quantizer):
 
     tensors: ClassVar[Tuple[str, ...]] = ("activation",)
     is_soft: ClassVar[bool] = True
+    label: ClassVar[str] = "Quantization Networks"
+    schedule_options: ClassVar[Tuple[str, ...]] = ("end", "per_epoch")
     needs_trained_weights: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -82,6 +86,11 @@ class QNActivation(Quantizer):
             # Sorted, so that the mean of several processes' samples is one of quantiles.
             SAMPLE: StateEntry(sample.astype(np.float32), "running", momentum=1.0),
         }
+
+    def default_schedule(
+        self, steps: int, steps_per_epoch: int, hard_fraction: float = 0.1, **options: float
+    ) -> Schedule:
+        return sharpening(steps, steps_per_epoch, hard_fraction, **options)
 
     def initial_state(self, statistics: Statistics) -> Dict[str, Variable]:
         return first_factors(statistics, self._steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterator, Sequence, Tuple, Union
+from typing import Dict, Iterator, Optional, Sequence, Tuple, Union
 
 import nnabla.functions as F
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from nnabla_dqa.quantization.base import SWITCH, State, StateEntry
 from nnabla_dqa.quantization.graph_ops import Variable, scale_rows, shift_rows
 from nnabla_dqa.quantization.statistics import TINY, Statistics
+from nnabla_dqa.schedules import SharpeningSchedule
 
 Biases = Union[Tuple[float, ...], Variable]
 """Numbers, or a graph variable of shape (C, n)."""
@@ -95,3 +96,16 @@ def _total(parts: Sequence[Variable]) -> Variable:
 def position(w: Variable, state: State) -> Variable:
     """``beta x``."""
     return scale_rows(w, state["beta"])
+
+
+def sharpening(
+    steps: int,
+    steps_per_epoch: int,
+    hard_fraction: float,
+    end: float = 275.0,
+    per_epoch: Optional[float] = None,
+) -> SharpeningSchedule:
+    """The schedule of T that a recipe asks for: to ``end``, or by so much an epoch."""
+    if per_epoch is None:
+        return SharpeningSchedule.reaching(steps, steps_per_epoch, end, hard_fraction)
+    return SharpeningSchedule(steps, steps_per_epoch, per_epoch, hard_fraction=hard_fraction)

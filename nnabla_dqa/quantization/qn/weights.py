@@ -31,9 +31,11 @@ from nnabla_dqa.quantization.qn.steps import (
     level_by_steps,
     number_of_steps,
     position,
+    sharpening,
 )
 from nnabla_dqa.quantization.statistics import Statistics
 from nnabla_dqa.quantization.validation import check_channel_axis
+from nnabla_dqa.schedules import Schedule
 
 _LARGEST = {1: (1,), 2: (1,), 3: (4, 2), 5: (15,)}
 """By bits: what max|Y| can be, the default first."""
@@ -87,8 +89,10 @@ class QN(Quantizer):
     channel_axis: Optional[int] = None
 
     is_soft: ClassVar[bool] = True
+    label: ClassVar[str] = "Quantization Networks"
+    schedule_options: ClassVar[Tuple[str, ...]] = ("end", "per_epoch")
     needs_trained_weights: ClassVar[bool] = True
-    named_bits: ClassVar[Mapping[str, int]] = {"ternary": 2}
+    named_widths: ClassVar[Mapping[str, Mapping[str, Any]]] = {"ternary": {"bits": 2}}
 
     def __post_init__(self) -> None:
         if not is_int(self.bits) or self.bits not in _LARGEST:
@@ -138,6 +142,11 @@ class QN(Quantizer):
         kind: Any = "quantizer" if self.learn_biases else "fixed"
         made["biases"] = StateEntry(first, kind, fitted=not constant)
         return made
+
+    def default_schedule(
+        self, steps: int, steps_per_epoch: int, hard_fraction: float = 0.1, **options: float
+    ) -> Schedule:
+        return sharpening(steps, steps_per_epoch, hard_fraction, **options)
 
     def initial_state(self, statistics: Statistics) -> Dict[str, Variable]:
         return first_factors(statistics, self._p)
