@@ -13,12 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import tempfile
 import time
-import warnings
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Dict
 
@@ -28,6 +24,7 @@ import numpy as np
 import nnabla_dqa as dqa
 from benchmarks.bench.measuring import digits
 from benchmarks.c_runtime import VARIABLE, CRuntime, compiled, sources
+from benchmarks.exported import trained, where, written
 from nnabla_dqa.data import open_data
 
 
@@ -45,21 +42,16 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as work:
         measured = measure(Path(work), folder, options)
     print(json.dumps(measured, indent=1))
-    if options.output is not None:
-        (options.output / "nnb.json").write_text(json.dumps(measured, indent=1) + "\n")
+    written(measured, options.output, "nnb.json")
 
 
 def measure(work: Path, folder: Path, options: Any) -> Dict[str, Any]:
     """Train, deploy, export and compare."""
     data = dqa.DataRecipe(str(options.mnist), scale=options.scale)
-    dqa.convert_file(options.nnp, work / "c.nnp", "bwn@channel")
     recipe = dqa.Recipe(
         data=data, loss="softmax_cross_entropy", epochs=1, batch_size=64, learning_rate=0.01
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dqa.train(work / "c.nnp", recipe, work / "t.nnp")
-    deployed = dqa.deploy_file(work / "t.nnp", work / "d.nnp")
+    deployed = trained(work, options.nnp, "bwn@channel", recipe)
     made = dqa.export_file(work / "d.nnp", work / "d.nnb")
     runtime = CRuntime(compiled(folder, work / "libnnablart.so"), work / "d.nnb")
     samples = open_data(options.mnist, "validation", options.scale)
@@ -71,17 +63,13 @@ def measure(work: Path, folder: Path, options: Any) -> Dict[str, Any]:
     found = np.stack([runtime(image) for image in images["x"]])
     took = 1000 * (time.perf_counter() - start) / len(found)
     labels = images["y"].ravel()
+    place = where("nnabla", "numpy")
+    place["versions"]["nnabla-c-runtime"] = revision(folder)
     return {
         "command": f"python benchmarks/{Path(__file__).name} --nnp LENET.nnp --mnist FOLDER "
         "--scale 1 --output results",
         "net": options.nnp.name,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("nnabla", "numpy")},
-            "nnabla_dqa": dqa.__version__,
-            "nnabla-c-runtime": revision(folder),
-        },
+        **place,
         "weights": sum(made.weights.values()) // 4,
         "weight_bytes_float": sum(made.weights.values()),
         "weight_bytes": sum(made.signs.values()),

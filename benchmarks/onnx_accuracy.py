@@ -12,17 +12,12 @@ over all test images.
 from __future__ import annotations
 
 import argparse
-import json
-import os
-import platform
 import tempfile
-import warnings
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Callable, Dict, List
 
 import nnabla_dqa as dqa
-from nnabla_dqa._util.tables import format_table
+from benchmarks.exported import quietly_trained, table, trained, where, written
 
 QUANTIZERS = {
     "W8A8 min-max": ("minmax:8", "emaminmax:8"),
@@ -35,6 +30,15 @@ RESNET = {
     "W2A2 min-max": ("minmax:2", "emaminmax:2"),
 }
 ARITHMETIC = ("float", "integer", "qdq")
+COLUMNS: Dict[str, Callable[[Dict[str, Any]], str]] = {
+    "quantizers": lambda row: str(row["quantizers"]),
+    "arithmetic": lambda row: str(row["arithmetic"]),
+    "bytes": lambda row: f"{row['bytes']:,}",
+    ".nnp": lambda row: f"{row['nnp_accuracy']:.4f}",
+    "ONNX Runtime": lambda row: f"{row['accuracy']:.4f}",
+    "same class": lambda row: f"{round(row['same_class'] * row['samples']):,}",
+    "difference": lambda row: f"{row['difference']:.1e}",
+}
 
 
 def main() -> None:
@@ -59,31 +63,20 @@ def main() -> None:
         "--cifar FOLDER --output results",
         "net": options.nnp.name,
         "epochs": options.epochs,
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("nnabla", "onnx", "onnxruntime", "numpy")},
-            "nnabla_dqa": dqa.__version__,
-        },
+        **where("nnabla", "onnx", "onnxruntime", "numpy"),
         "rows": rows,
     }
-    print(table(rows))
-    if options.output is not None:
-        path = options.output / "onnx_accuracy.json"
-        path.write_text(json.dumps(measured, indent=1) + "\n")
+    print(table(rows, COLUMNS))
+    written(measured, options.output, "onnx_accuracy.json")
 
 
 def mnist_net(folder: Path, quantizers: Any, options: Any) -> None:
     """The published net, trained and deployed."""
     weights, activations = quantizers
     rules = dqa.Rules(weights, activations=activations)
-    dqa.convert_file(options.nnp, folder / "c.nnp", rules)
     data = dqa.DataRecipe(str(options.mnist))
     recipe = dqa.Recipe(data=data, epochs=options.epochs, batch_size=64, learning_rate=0.01)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dqa.train(folder / "c.nnp", recipe, folder / "t.nnp")
-    dqa.deploy_file(folder / "t.nnp", folder / "d.nnp")
+    trained(folder, options.nnp, rules, recipe)
 
 
 def resnet(folder: Path, quantizers: Any, options: Any) -> None:
@@ -99,9 +92,7 @@ def resnet(folder: Path, quantizers: Any, options: Any) -> None:
         learning_rate=0.05,
         weight_decay=0.0005,
     )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        dqa.train(recipe, target=folder / "d.nnp")
+    quietly_trained(recipe, target=folder / "d.nnp")
 
 
 def compared(folder: Path, name: str, place: Path) -> List[Dict[str, Any]]:
@@ -127,24 +118,6 @@ def compared(folder: Path, name: str, place: Path) -> List[Dict[str, Any]]:
             }
         )
     return rows
-
-
-def table(rows: List[Dict[str, Any]]) -> str:
-    """The rows for people."""
-    head = ("quantizers", "arithmetic", "bytes", ".nnp", "ONNX Runtime", "same class", "difference")
-    cells = [
-        (
-            row["quantizers"],
-            row["arithmetic"],
-            f"{row['bytes']:,}",
-            f"{row['nnp_accuracy']:.4f}",
-            f"{row['accuracy']:.4f}",
-            f"{round(row['same_class'] * row['samples']):,}",
-            f"{row['difference']:.1e}",
-        )
-        for row in rows
-    ]
-    return format_table([head, *cells])
 
 
 if __name__ == "__main__":

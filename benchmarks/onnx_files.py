@@ -11,29 +11,27 @@ which also say how much memory they need at most while they load (on Linux).
 from __future__ import annotations
 
 import argparse
-import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.solvers as S
 import numpy as np
-import onnxruntime
 
 import nnabla_dqa as dqa
 from benchmarks.bench.measuring import clock, digits, ratio, summary, take_turns
-from nnabla_dqa._util.tables import format_table
+from benchmarks.exported import table, where, written
+from benchmarks.onnx_session import session
 from nnabla_dqa.models import build
 
 MODEL = "resnet18_32"
+ROOT = Path(__file__).resolve().parents[1]
 
 
 class Kind(NamedTuple):
@@ -64,22 +62,16 @@ KINDS = {
     "W8A8 LSQ, integer": Kind(*_LSQ8, "integer"),
     "W8A8 LSQ, qdq": Kind(*_LSQ8, "qdq"),
 }
-_LOAD = """
-import sys, time
-import onnxruntime
-
-def peak():
-    with open("/proc/self/status") as status:
-        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) / 1024
-
-options = onnxruntime.SessionOptions()
-options.intra_op_num_threads = 1
-before = peak()
-start = time.perf_counter()
-onnxruntime.InferenceSession(sys.argv[1], options, providers=["CPUExecutionProvider"])
-took = 1000 * (time.perf_counter() - start)
-print(took, peak() - before)
-"""
+COLUMNS: Dict[str, Callable[[Dict[str, Any]], str]] = {
+    "weights": lambda row: str(row["quantizer"]),
+    "bytes": lambda row: f"{row['bytes']:,}",
+    "at least": lambda row: f"{row['least']:,}",
+    "graph": lambda row: f"{row['graph']:,}",
+    "load ms": lambda row: f"{row['load_ms']['median']:.0f}",
+    "load MiB": lambda row: f"{row['load_mib']:.0f}",
+    "run ms": lambda row: f"{row['run_ms']['median']:.1f}",
+    "to float": lambda row: f"{row['run_to_float']['median']:.3f}",
+}
 
 
 def main() -> None:
@@ -94,19 +86,12 @@ def main() -> None:
     measured = {
         "command": "python benchmarks/onnx_files.py --output results",
         "load": digits(os.getloadavg()[0]),
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
-        "versions": {
-            "python": platform.python_version(),
-            **{name: version(name) for name in ("nnabla", "onnx", "onnxruntime", "numpy")},
-            "nnabla_dqa": dqa.__version__,
-        },
+        **where("nnabla", "onnx", "onnxruntime", "numpy"),
         "model": MODEL,
         "files": rows,
     }
-    print(table(rows))
-    if options.output is not None:
-        path = options.output / "onnx.json"
-        path.write_text(json.dumps(measured, indent=1) + "\n")
+    print(table(rows, COLUMNS))
+    written(measured, options.output, "onnx.json")
 
 
 def write(folder: Path, name: str, kind: Kind) -> Any:
@@ -142,15 +127,11 @@ def write(folder: Path, name: str, kind: Kind) -> Any:
 
 def measure(files: Dict[str, Any], rounds: int, loads: int) -> List[Dict[str, Any]]:
     """Bytes, loading and inference of every file."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
     image = np.random.RandomState(0).rand(1, 3, 32, 32).astype(np.float32)
     calls = {}
     for name, made in files.items():
-        session = onnxruntime.InferenceSession(
-            str(made.path), options, providers=["CPUExecutionProvider"]
-        )
-        calls[name] = lambda session=session: clock(lambda: session.run(None, {"x": image}))
+        loaded = session(made.path)
+        calls[name] = lambda loaded=loaded: clock(lambda: loaded.run(None, {"x": image}))
     times = take_turns(calls, rounds, warm_up=3)
     starts = take_turns({n: lambda made=made: load(made.path) for n, made in files.items()}, loads)
     rows = []
@@ -176,29 +157,9 @@ def measure(files: Dict[str, Any], rounds: int, loads: int) -> List[Dict[str, An
 
 def load(path: Path) -> List[float]:
     """Milliseconds and MiB that a process of its own needs to load a file."""
-    done = subprocess.run(
-        [sys.executable, "-c", _LOAD, str(path)], capture_output=True, text=True, check=True
-    )
+    command = [sys.executable, "-m", "benchmarks.onnx_session", str(path.resolve())]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
     return [float(word) for word in done.stdout.split()]
-
-
-def table(rows: List[Dict[str, Any]]) -> str:
-    """The rows for people."""
-    head = ("weights", "bytes", "at least", "graph", "load ms", "load MiB", "run ms", "to float")
-    cells = [
-        (
-            row["quantizer"],
-            f"{row['bytes']:,}",
-            f"{row['least']:,}",
-            f"{row['graph']:,}",
-            f"{row['load_ms']['median']:.0f}",
-            f"{row['load_mib']:.0f}",
-            f"{row['run_ms']['median']:.1f}",
-            f"{row['run_to_float']['median']:.3f}",
-        )
-        for row in rows
-    ]
-    return format_table([head, *cells])
 
 
 if __name__ == "__main__":

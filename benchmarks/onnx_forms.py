@@ -20,6 +20,7 @@ from onnx import TensorProto as Kinds
 from onnx import helper, numpy_helper
 
 from benchmarks.bench.measuring import clock, summary, take_turns
+from benchmarks.onnx_session import session
 from nnabla_dqa._util.tables import format_table
 
 Arrays = Dict[str, np.ndarray]
@@ -175,12 +176,12 @@ def measured(layer: str, paths: Dict[str, Path]) -> List[Tuple[str, ...]]:
     shape = (1, CONV[1], PIXELS, PIXELS) if layer == "convolution" else (1, AFFINE[0])
     x = np.random.RandomState(1).rand(*shape).astype(np.float32)
     loads: Dict[str, Callable[[], float]] = {
-        form: lambda path=path: clock(lambda: load(path)) for form, path in paths.items()
+        form: lambda path=path: clock(lambda: session(path)) for form, path in paths.items()
     }
-    sessions = {form: load(path) for form, path in paths.items()}
+    sessions = {form: session(path) for form, path in paths.items()}
     runs: Dict[str, Callable[[], float]] = {
-        form: lambda session=session: clock(lambda: session.run(None, {"x": x}))
-        for form, session in sessions.items()
+        form: lambda loaded=loaded: clock(lambda: loaded.run(None, {"x": x}))
+        for form, loaded in sessions.items()
     }
     loading, running = take_turns(loads, LOADS), take_turns(runs, RUNS, 3)
     return [
@@ -193,14 +194,6 @@ def measured(layer: str, paths: Dict[str, Path]) -> List[Tuple[str, ...]]:
         )
         for form, path in paths.items()
     ]
-
-
-def load(path: Path) -> onnxruntime.InferenceSession:
-    """A session on one thread."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    options.log_severity_level = 3
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 if __name__ == "__main__":

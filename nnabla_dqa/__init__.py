@@ -56,8 +56,8 @@ from nnabla_dqa.quantization import (
 
 if TYPE_CHECKING:
     from nnabla_dqa.export.deployed import Deployment
+    from nnabla_dqa.export.errors import ExportError
     from nnabla_dqa.export.files import export_file
-    from nnabla_dqa.export.network import ExportError
     from nnabla_dqa.export.nnb import NnbFile
     from nnabla_dqa.export.onnx.sizes import OnnxFile
     from nnabla_dqa.graph.convert import convert
@@ -98,7 +98,7 @@ _LATER = {
         "graph.convert": "convert",
         "export.deployed": "Deployment",
         "export.files": "export_file",
-        "export.network": "ExportError",
+        "export.errors": "ExportError",
         "export.nnb": "NnbFile",
         "export.onnx.sizes": "OnnxFile",
         "graph.deploy": "deploy",

@@ -77,6 +77,16 @@ WITH_ACTIVATIONS = [
     ("imagenet", "minmax:2/float", "emaminmax:2/float", "Binary-Relax", None, 57.7, 81.5),
     ("imagenet", "minmax:2,4,8", "emaminmax:2,4,8", "DQA", 0.5, 60.4, 83.4),
 ]
+# An independent port of Quantization Networks (arXiv 1911.09464) on CIFAR-10, ResNet-20: quantizers
+# of weights and activations, learning rate, epochs of its drops, accuracy.
+QUANTIZATION_NETWORKS = {
+    "float": (None, None, 0.1, (100, 150), 92.1),
+    "w1": ("qn:1", None, 0.1, (35, 100), 89.0),
+    "ternary": ("qn:ternary", None, 0.1, (22, 100), 91.1),
+    "w3": ("qn:3", None, 0.1, (16, 100), 92.2),
+    "w3-up-to-2": ("qn:3,largest=2", None, 0.1, (16, 100), 92.0),
+    "w1a2": ("qn:1", "qn:2", 0.01, (7, 35), 56.5),
+}
 FOLDERS_OF_ACTIVATIONS = {
     "cifar10": "cifar/recipes/cifar10-activations",
     "cifar100": "cifar/recipes/cifar100-activations",
@@ -189,6 +199,42 @@ def test_narrow_rows_with_activations_are_recipes():
         assert recipe.activations.startswith(f"{kind}:2")
 
 
+def test_quantization_networks():
+    found = recipes("cifar/recipes/cifar10-qn")
+    assert {
+        name: (
+            *(recipe.quantizers, recipe.activations, recipe.learning_rate),
+            tuple(round(200 * drop, 6) for drop in recipe.lr_drops),
+            recipe.paper["accuracy"],
+        )
+        for name, recipe in found.items()
+    } == QUANTIZATION_NETWORKS
+    for name, recipe in found.items():
+        assert recipe.model.name == "resnet20_32"
+        assert (recipe.epochs, recipe.batch_size, recipe.weight_decay) == (200, 256, 1e-4)
+        assert (recipe.data.mean, recipe.data.std) == MEANS["imagenet"]
+        if name == "float":
+            assert recipe.init is None
+            continue
+        assert Path(recipe.init).name == ("checkpoint" if "a2" in name else "network.nnp")
+        schedule = recipe.make_sharpening(200 * 195, 195)
+        assert schedule.soft_steps == schedule.steps
+        temperatures = [schedule.state(195 * e + 1)["*/temperature"] for e in range(200)]
+        assert temperatures == pytest.approx([5.0 * (e + 1) for e in range(200)])
+        x = nn.Variable((1, 3, 32, 32))
+        with nn.auto_forward(False):
+            dqa.convert(build("resnet20_32", x, 10, True, None, width=0.25), recipe.quantization)
+        kept = {layer.name for layer in dqa.find_quantized() if not layer.is_weight}
+        quantized = {
+            layer.name
+            for layer in dqa.find_quantized()
+            if layer.is_weight and layer.mixture.switches
+        }
+        assert len(quantized) == 18
+        assert kept == ({f"{layer}:input" for layer in quantized} if "a2" in name else set())
+        nn.clear_parameters()
+
+
 @pytest.mark.parametrize("activations", ["emaminmax:2,4,8", "pact:2,4,8"])
 def test_activations_of_a_narrow_net_are_built_behind_the_first_layer(activations):
     rules = dqa.Rules("sawb:2,4,8", activations=activations)
@@ -197,7 +243,8 @@ def test_activations_of_a_narrow_net_are_built_behind_the_first_layer(activation
         dqa.convert(build("resnet18_32", x, 10, True, None, width=0.1), rules)
     layers = dqa.find_quantized()
     entering = [layer for layer in layers if not layer.is_weight]
-    assert len(entering) == len(layers) - len(entering) - 1
+    # Three shortcuts read what the first convolution of their block reads.
+    assert len(entering) == len(layers) - len(entering) - 1 - 3
     assert layers[1].is_weight  # behind the stem comes a layer, not what enters the stem
 
 
@@ -242,6 +289,7 @@ def test_rows_are_listed(name):
     )
     assert (done.returncode, done.stderr) == (0, "")
     both = sum((row[0] == "imagenet") == (name == "imagenet") for row in WITH_ACTIVATIONS)
+    both += len(QUANTIZATION_NETWORKS) if name == "cifar" else 0
     count = both + (2 + 2 * len(TABLE_1) if name == "cifar" else 2 + len(TABLE_2) + 1)
     assert len(done.stdout.splitlines()) == count
     assert ("76.4" if name == "cifar" else "77.1") in done.stdout

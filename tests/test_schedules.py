@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from nnabla_dqa import (
     RelaxSchedule,
+    SharpeningSchedule,
     SlopeSchedule,
     TemperatureSchedule,
     inverse_slope,
@@ -57,6 +58,20 @@ def test_relax_grows_once_an_epoch():
     assert original.state(1500)["omega"] == pytest.approx(1.04**150)
 
 
+def test_sharpening_rises_once_an_epoch_from_its_first_value():
+    """arXiv 1911.09464, section 4: T = epoch x 5 over 55 epochs."""
+    paper = SharpeningSchedule(55 * 10, 10, hard_fraction=0)
+    found = [paper.state(b)["*/temperature"] for b in (1, 10, 11, 541, 550)]
+    assert found == [5, 5, 10, 275, 275]
+    assert SharpeningSchedule.reaching(550, 10, hard_fraction=0) == paper
+    short = SharpeningSchedule.reaching(4 * 10, 10, end=1000, hard_fraction=0.25)
+    assert short.state(short.soft_steps)["*/temperature"] == pytest.approx(1000)
+    assert short.soft_steps == 30
+    capped = SharpeningSchedule(100, 1, per_epoch=50, highest=2000)
+    assert capped.state(90)["*/temperature"] == 2000
+    assert schedule_from_json(short.to_json()) == short
+
+
 @given(st.floats(0, 1), st.floats(0.01, 200), st.floats(0, 1))
 def test_inverse_slope_is_the_normalized_mirror_sigmoid(progress, steepness, center):
     """(g(f) - g(1)) / (g(0) - g(1)), g the falling logistic function (published code of PARQ)."""
@@ -87,6 +102,10 @@ def test_slope_goes_from_1_to_0_and_ends_hard():
     [
         (lambda: SlopeSchedule(10, steepness=0), "steepness=0 is not above 0"),
         (lambda: SlopeSchedule(10, center=2), "center=2 is not from 0 to 1"),
+        (lambda: SharpeningSchedule(9, 0), "steps_per_epoch=0"),
+        (lambda: SharpeningSchedule(9, 3, per_epoch=0), "per_epoch=0 is not a number above 0"),
+        (lambda: SharpeningSchedule(9, 3, highest=-1), "highest=-1 is not a number above 0"),
+        (lambda: SharpeningSchedule.reaching(9, 3, end=0), "end=0 is not a number above 0"),
         (lambda: TemperatureSchedule(0), "steps=0"),
         (lambda: TemperatureSchedule(-5), "steps=-5"),
         (lambda: TemperatureSchedule(2.5), "steps=2.5"),

@@ -146,6 +146,7 @@ FULL = Plan(
         LayersPlan("resnet18_32", 1.0, 16, 11, 2, 2.3),
         LayersPlan("resnet18_32", 1.0, 64, 5, 1, 9.0),
         LayersPlan("mobilenetv2_32", 0.25, 16, 25, 5, 0.3),
+        LayersPlan("mobilenetv2_32", 0.25, 64, 15, 1, 1.1),
         LayersPlan("resnet20_32", 0.5, 128, 15, 2, 1.2, activations=True),
     ),
     alone_rounds=4,

@@ -19,7 +19,7 @@ sys.path.insert(0, str(HERE.parent))
 
 from rows import main  # noqa: E402
 
-NAMES = ("cifar10", "cifar100", "cifar10-activations", "cifar100-activations")
+NAMES = ("cifar10", "cifar100", "cifar10-activations", "cifar100-activations", "cifar10-qn")
 FOLDERS = {name: HERE / "recipes" / name for name in NAMES}
 
 if __name__ == "__main__":

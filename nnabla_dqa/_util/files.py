@@ -97,17 +97,29 @@ def replacing(path: PathLike) -> Iterator[IO[bytes]]:
     # The same folder, because renaming is atomic only within a file system. Opened by name, so
     # that others may read it as any other file; the name is new, as "x" makes sure.
     temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}.part"
-    stream = open(temporary, "xb")  # noqa: SIM115
-    try:
-        with stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.replace(temporary, target)
-    except BaseException:
-        temporary.unlink()
-        raise
+    with _called(target, temporary):
+        stream = open(temporary, "xb")  # noqa: SIM115
+        try:
+            with stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, target)
+        except BaseException:
+            temporary.unlink()
+            raise
     _sync_folder(target.parent)
+
+
+@contextlib.contextmanager
+def _called(target: Path, temporary: Path) -> Iterator[None]:
+    """Errors of the temporary file name the one that was to be written."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename != str(temporary):
+            raise
+        raise OSError(error.errno, error.strerror, str(target)) from None
 
 
 def remove_parts(path: PathLike) -> None:

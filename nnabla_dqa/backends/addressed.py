@@ -59,7 +59,10 @@ class AddressedFunction(PythonFunction):  # type: ignore[misc]
 
     def _read(self, inputs: List[Any], i: int) -> int:
         """The address of an input, in float32 on the device; what has another type keeps it."""
-        array = inputs[i].data
+        return self._read_array(inputs[i].data, i)
+
+    def _read_array(self, array: nn.NdArray, i: int) -> int:
+        """Likewise; ``i`` is a number of the array's own."""
         try:
             if array.dtype != _FLOAT32:
                 array = self._float32(i, array)

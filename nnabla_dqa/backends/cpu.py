@@ -33,6 +33,8 @@ class _Layer(ctypes.Structure):
         ("threads", ctypes.c_int32),
         ("ops", ctypes.POINTER(QuantizerOp)),
         ("attention", AttentionArgs),
+        ("parallel", ctypes.c_void_p),
+        ("pool", ctypes.c_void_p),
     ]
 
 
@@ -80,7 +82,7 @@ class CpuKernels:
         With attention there are no ``shares``: they are made of the ``state``, and what
         backward needs of it is kept.
         """
-        self._forward(self._given, w, shares, least, q, self._made, self._kept, *state)
+        self._forward(self._given, w, shares, least, q, self._made, self._kept, *state, None, None)
 
     def backward(
         self,
@@ -113,6 +115,8 @@ class CpuKernels:
             add_w,
             dshares,
             add_shares,
+            None,
+            None,
         )
 
 
@@ -209,8 +213,7 @@ def library() -> ctypes.CDLL:
         raise OSError(f"its kernels were {error}") from None
     pointer, number = ctypes.c_void_p, ctypes.c_float
     loaded.dqa_instruction_set.restype = ctypes.c_char_p
-    loaded.dqa_forward.argtypes = [*[pointer] * 3, number, *[pointer] * 7]
-    loaded.dqa_forward.restype = None
+    loaded.dqa_forward.argtypes = [*[pointer] * 3, number, *[pointer] * 9]
     loaded.dqa_backward.argtypes = [
         *[pointer] * 4,
         number,
@@ -218,6 +221,7 @@ def library() -> ctypes.CDLL:
         ctypes.c_int,
         pointer,
         ctypes.c_int,
+        *[pointer] * 2,
     ]
     loaded.dqa_backward.restype = None
     whole = ctypes.c_int

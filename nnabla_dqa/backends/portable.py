@@ -70,7 +70,11 @@ def mixture(
     detached = detach(w)
     statistics = Statistics(layout.graph_to_rows(detached), bool(evaluated))
     own_states = [{k: v for k, v in s.items() if k not in (FIRST, SAMPLE)} for s in states]
-    constant = [{name: detach(v) for name, v in state.items()} for state in own_states]
+    # Once each: of an array that several share all but the first would lead nowhere, and be
+    # outputs of a graph definition that is recorded.
+    once = {id(v): v for state in own_states for v in state.values()}
+    known = {key: detach(v) for key, v in once.items()}
+    constant = [{name: known[id(v)] for name, v in state.items()} for state in own_states]
     forms = [quantized_form(q, statistics, state) for q, state in zip(quantizers, constant)]
     own = [k for k, q in enumerate(quantizers) if q.has_surrogate]
     surrogates: Dict[int, Variable] = {}
@@ -169,10 +173,13 @@ def _observed(
     """Numbers that are 0 and carry to each running array what this mini-batch shows for it."""
     found: Dict[Any, Variable] = {}
     for q, state in zip(quantizers, states):
+        entries = q.state(1)
+        running = [n for n in state if n == FIRST or entries[n].kind == "running"]
+        # An array that several share gets it once.
+        if all(id(state[name]) in found for name in running):
+            continue
         for name, values in all_observations(q, statistics, state).items():
-            # An array that several share gets it once.
-            if id(state[name]) not in found:
-                found[id(state[name])] = observed(state[name], detach(values))
+            found[id(state[name])] = observed(state[name], detach(values))
     return list(found.values())
 
 

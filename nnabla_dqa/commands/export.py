@@ -17,7 +17,7 @@ from nnabla_dqa.commands._arguments import (
 from nnabla_dqa.export.files import check_export_output, export_file
 from nnabla_dqa.export.onnx.write import ARITHMETIC, AUTO
 from nnabla_dqa.recipes.parts import DataRecipe
-from nnabla_dqa.training.tasks.exported import verify_export
+from nnabla_dqa.training.tasks.exported import Comparison
 
 HELP = "write a deployed NNP for another engine: ONNX with packed weights, or NNB"
 EXAMPLE = """examples:
@@ -68,15 +68,23 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     output: Path = arguments.output or arguments.input.with_suffix(".onnx")
     if arguments.verify is not None and output.suffix != ".onnx":
         raise ValueError(f"--verify runs .onnx files, not {output}")
-    check_free(check_export_output(output), arguments.force)
+    check_free(check_export_output(output, arguments.arithmetic), arguments.force)
+    comparison = None if arguments.verify is None else _comparison(arguments)
     result = export_file(
         arguments.input, output, arguments.network, arguments.max_bytes, arguments.arithmetic
     )
     for message in result.messages:
         sys.stderr.write(f"{message}\n")
     say(str(result))
-    if arguments.verify is None:
+    if comparison is None:
         return 0
+    found = comparison.verify(output)
+    say(str(found))
+    return 0 if found.ok else 1
+
+
+def _comparison(arguments: argparse.Namespace) -> Comparison:
+    """What is verified, before anything is written: the data may not be there, or not fit."""
     with options_named():
         data = DataRecipe(
             arguments.verify,
@@ -84,12 +92,4 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
             limit=arguments.limit,
             inputs=columns_of(arguments),
         )
-        found = verify_export(
-            arguments.input,
-            output,
-            data,
-            network=arguments.network,
-            max_bytes=arguments.max_bytes,
-        )
-    say(str(found))
-    return 0 if found.ok else 1
+        return Comparison(arguments.input, data, arguments.network, arguments.max_bytes)

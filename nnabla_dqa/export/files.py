@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Callable, Mapping, Optional, Union
+from typing import Optional, Union
 
-from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._util.files import PathLike, check_target
 from nnabla_dqa.export.deployed import Deployed
+from nnabla_dqa.export.errors import ExportError
 from nnabla_dqa.export.metadata import DEPLOYED
-from nnabla_dqa.export.network import ExportError
-from nnabla_dqa.export.nnb import NnbFile, check_nnb_output, write_nnb
+from nnabla_dqa.export.nnb import SUFFIX as NNB
+from nnabla_dqa.export.nnb import NnbFile, write_nnb
 from nnabla_dqa.export.nnp import deployed_of
 from nnabla_dqa.export.onnx.sizes import OnnxFile
-from nnabla_dqa.export.onnx.write import AUTO, FLOAT, check_onnx_output, write_onnx
+from nnabla_dqa.export.onnx.write import AUTO, FLOAT, check_arithmetic, write_onnx
+from nnabla_dqa.export.onnx.write import SUFFIX as ONNX
 from nnabla_dqa.nnp_format.archive import Archive
 
 Exported = Union[OnnxFile, NnbFile]
 """What was written; ``str()`` of it is a table of its bytes."""
-_CHECKS: Mapping[str, Callable[[PathLike], Path]] = {
-    ".onnx": check_onnx_output,
-    ".nnb": check_nnb_output,
-}
+_ENDINGS = (ONNX, NNB)
 
 
 def export_file(
@@ -55,12 +54,14 @@ def export_file(
         OnnxMissingError: The package ``onnx`` is not installed.
         OSError: A file cannot be read or written.
     """
-    check_export_output(target)
+    check_export_output(target, arithmetic)
     archive = Archive.read(source, max_bytes)
-    if (archive.metadata or {}).get("kind") != DEPLOYED:
+    kind = (archive.metadata or {}).get("kind")
+    if kind != DEPLOYED:
+        found = "is not quantized" if kind is None else f"is {kind}, not deployed; deploy it first"
         raise ExportError(
-            f"{source}: is not quantized; export writes what nnabla-dqa deploy has written "
-            f"(convert, train, deploy, export)"
+            f"{source}: {found}; export writes what nnabla-dqa deploy has written (convert, "
+            f"train, deploy, export)"
         )
     try:
         return write_deployed(deployed_of(archive), target, network, arithmetic)
@@ -75,25 +76,27 @@ def write_deployed(
     arithmetic: str = AUTO,
 ) -> Exported:
     """Write a deployed network in memory; raises as :func:`export_file`."""
-    check_export_output(path)
-    if Path(path).suffix == ".onnx":
+    check_export_output(path, arithmetic)
+    if Path(path).suffix == ONNX:
         return write_onnx(deployed, path, network, arithmetic)
-    if arithmetic not in (AUTO, FLOAT):
-        raise ExportError(f"{path}: arithmetic {arithmetic!r} is for .onnx; NNB is float")
     return write_nnb(deployed, path, network)
 
 
-def check_export_output(path: PathLike) -> Path:
-    """``path`` if a file of a known format can be written there.
+def check_export_output(path: PathLike, arithmetic: str = AUTO) -> Path:
+    """``path`` if a file of a known format, computed so, can be written there.
 
     Raises:
-        ExportError: Its ending is that of no known format.
+        ValueError: There is no such arithmetic.
+        ExportError: Its ending is that of no known format, or of one that has not the arithmetic.
         OSError: It is a folder, or its folder does not exist or cannot be written to.
     """
+    check_arithmetic(arithmetic)
     suffix = Path(path).suffix
-    if suffix not in _CHECKS:
+    if suffix not in _ENDINGS:
         raise ExportError(
             f"{path}: {suffix or 'a name without ending'} is no format that is written; known: "
-            f"{', '.join(_CHECKS)}"
+            f"{', '.join(_ENDINGS)}"
         )
-    return _CHECKS[suffix](path)
+    if suffix == NNB and arithmetic not in (AUTO, FLOAT):
+        raise ExportError(f"{path}: arithmetic {arithmetic!r} is for .onnx; NNB is float")
+    return check_target(path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 from collections import OrderedDict
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple
@@ -13,14 +14,15 @@ from nnabla.utils import nnabla_pb2
 
 from nnabla_dqa._util.messages import one_line
 from nnabla_dqa.export.deployed import Deployed
+from nnabla_dqa.export.errors import ExportError
 
 Shape = Tuple[int, ...]
 OPEN = -1
 """In a shape: an axis whose size goes with the batch."""
-
-
-class ExportError(ValueError):
-    """A network cannot be written in the format; the message is one line."""
+NO_INDEX = 0x7FFFFFFF
+"""NNabla's number for an index of a Slice that is left out."""
+_WHOLE = frozenset(itertools.product((0, NO_INDEX), (NO_INDEX,), (1, NO_INDEX)))
+"""Start, stop and step that take all of an axis, however long it is."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +105,18 @@ class Network:
         shapes = {name: shape for name, shape in shapes.items() if name in used}
         arrays = {n: first[1][n].d for n in first[0].parameters if n in used}
         inputs = tuple(n for n in first[0].inputs if n in used and n not in arrays)
+        if not reason and batch_size is None and all(OPEN not in shapes[n] for n in inputs):
+            saved = [shapes[name][0] for name in inputs if shapes[name]]
+            reason = f"the network was saved with a batch of {saved[0]}" if saved else ""
         return cls(name, calls, inputs, outputs, shapes, arrays, reason)
+
+
+def not_written(network: Network, call: Call, form: str, reason: str) -> ExportError:
+    """The error about a function that cannot be written in a format."""
+    return ExportError(
+        f"function {call.name} ({call.type}) of network {network.name} cannot be written as "
+        f"{form}: {reason}"
+    )
 
 
 def _chosen(deployed: Deployed, chosen: Optional[str]) -> str:
@@ -168,11 +181,16 @@ def _shapes(
 
 
 def _cuts_batch(call: Call, shapes: Mapping[str, Shape]) -> bool:
-    """Whether it is a slice with a fixed end of the batch, as NNabla saves ``x[:, 1:]``."""
+    """Whether it is a slice with an end of the batch, as NNabla saves ``x[:, 1:]``."""
     if call.type != "Slice":
         return False
     before, after = shapes[call.inputs[0]], shapes[call.outputs[0]]
-    return any(a == OPEN and b != OPEN for a, b in zip(before, after))
+    if any(a == OPEN and b != OPEN for a, b in zip(before, after)):
+        return True
+    indices = [call.arguments[name] for name in ("start", "stop", "step")]
+    own = zip(before[len(before) - len(indices[0]) :], zip(*indices))
+    # Such as x[:-1], whose output goes with the batch too, but is shorter.
+    return any(size == OPEN and tuple(cut) not in _WHOLE for size, cut in own)
 
 
 def _outputs(deployed: Deployed, proto: Any, built: Tuple[Any, Dict[str, Any]]) -> Tuple[str, ...]:

@@ -14,31 +14,22 @@ import tempfile
 import warnings
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Dict, List, Optional, Tuple
+from typing import Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
 from nnabla.utils import nnabla_pb2
 
-from nnabla_dqa._util.files import PathLike, check_target, write_atomically
+from nnabla_dqa._util.files import PathLike, write_atomically
 from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.export.deployed import Deployed
-from nnabla_dqa.export.network import Call, ExportError, Network
+from nnabla_dqa.export.errors import ExportError, check_ending, check_finite
+from nnabla_dqa.export.network import Call, Network
+from nnabla_dqa.export.nnb_functions import RuntimeCall, for_runtime
 from nnabla_dqa.export.tensor import DeployedTensor
 
 SUFFIX = ".nnb"
 API_LEVEL = 44
 """The headers of the published C runtime refuse 45, which NNabla 1.39 would write."""
-_KNOWN = (
-    "Affine Convolution DepthwiseConvolution Deconvolution MaxPooling AveragePooling SumPooling",
-    "Unpooling Sigmoid Swish Tanh ReLU LeakyReLU Softmax ELU SELU CReLU CELU PReLU",
-    "BatchNormalization MeanSubtraction Sum Add2 Sub2 Mul2 Div2 Pow2 AddScalar MulScalar",
-    "PowScalar RSubScalar RDivScalar RPowScalar Sign Minimum2 Maximum2 MinimumScalar",
-    "MaximumScalar Abs Exp Log Identity BatchMatmul Round Concatenate Split Stack Slice Pad",
-    "Transpose Flip Shift Reshape MatrixDiag MatrixDiagPart BinarySigmoid BinaryTanh",
-    "BinaryConnectAffine BinaryConnectConvolution BinaryWeightAffine BinaryWeightConvolution",
-)
-KNOWN = frozenset(name for line in _KNOWN for name in line.split())
-"""The functions of the C runtime, as its page SUPPORT_STATUS lists them."""
 _BINARY = {"Affine": "BinaryWeightAffine", "Convolution": "BinaryWeightConvolution"}
 _WORD = 32
 
@@ -83,21 +74,16 @@ def write_nnb(
 
     Raises:
         ExportError: ``path`` does not end in ``.nnb``, the C runtime has no such
-            function (names it), or a parameter holds NaN or infinity.
+            function or computes something else (names it), or a parameter holds NaN or
+            infinity.
         OSError: The file cannot be written.
     """
-    target = check_nnb_output(path)
+    target = check_ending(path, SUFFIX)
     run = Network.of(deployed, network, batch_size)
-    for call in run.calls:
-        if call.type not in KNOWN:
-            raise ExportError(
-                f"function {call.name} ({call.type}) of network {run.name} cannot be written as "
-                f"NNB: NNabla's C runtime does not have it"
-            )
+    calls = [for_runtime(run, call) for call in run.calls]
     for name, array in run.arrays.items():
-        if not np.isfinite(array).all():
-            raise ExportError(f"parameter {name} holds NaN or infinity; nothing was written")
-    draft = _Draft(run, deployed)
+        check_finite(name, array)
+    draft = _Draft(run, deployed, calls)
     data = draft.exported(batch_size)
     write_atomically(target, data)
     sizes = {n: run.arrays[n].nbytes for n in deployed.tensors if n in run.arrays}
@@ -108,24 +94,17 @@ def write_nnb(
     return NnbFile(target, len(data), run, draft.signs, sizes, messages)
 
 
-def check_nnb_output(path: PathLike) -> Path:
-    """``path`` if an NNB file can be written there; raises ExportError or OSError."""
-    if Path(path).suffix != SUFFIX:
-        raise ExportError(f"{path}: the name must end in {SUFFIX}")
-    return check_target(path)
-
-
 class _Draft:
     """NNabla's definition of the network as the C runtime shall run it."""
 
-    def __init__(self, run: Network, deployed: Deployed) -> None:
+    def __init__(self, run: Network, deployed: Deployed, calls: Sequence[RuntimeCall]) -> None:
         self.signs: Dict[str, int] = {}
         self._run, self._deployed = run, deployed
         self._definition = nnabla_pb2.NNablaProtoBuf()
         self._network = self._definition.network.add(name=run.name)
         self._types: Dict[str, str] = {}
-        for call in run.calls:
-            self._add(call)
+        for call, made in zip(run.calls, calls):
+            self._add(call, made)
         executor = self._definition.executor.add(name="runtime", network_name=run.name)
         for name in run.inputs:
             self._declare(name)
@@ -153,10 +132,13 @@ class _Draft:
                 raise ExportError(f"network {self._run.name}: {error}") from None
             return written.read_bytes()
 
-    def _add(self, call: Call) -> None:
+    def _add(self, call: Call, made: RuntimeCall) -> None:
         from nnabla.utils.save_function import _create_function_nntxt
 
-        arguments, inputs, kind = dict(call.arguments), list(call.inputs), call.type
+        arguments, inputs, kind = made.arguments, made.inputs, made.type
+        for name, array in made.arrays.items():
+            if name not in self._types:
+                self._store(name, array, array.shape)
         tensor = self._deployed.tensors.get(inputs[1]) if kind in _BINARY else None
         level = None if tensor is None else opposite_levels(tensor, kind)
         if tensor is not None and level is not None:

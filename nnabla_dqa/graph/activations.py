@@ -58,14 +58,19 @@ def quantized_inputs(
         if layer.name in by_layer
         for v in graph.weights_of(layer)
     }
-    found = {}
-    for function in graph.functions:
-        is_layer = function.info.type_name in CHANNEL_AXIS and len(function.inputs) > WEIGHT_INPUT
-        owner = owners.get(function.inputs[WEIGHT_INPUT]) if is_layer else None
+    layers = [
+        function
+        for function in graph.functions
+        if function.info.type_name in CHANNEL_AXIS and len(function.inputs) > WEIGHT_INPUT
+    ]
+    quantized: Dict[Variable, Entering] = {}
+    for function in layers:
+        owner = owners.get(function.inputs[WEIGHT_INPUT])
         x = None if owner is None else float_input(function.inputs[0])
         if owner is not None and x is not None:
-            found[function] = Entering(owner, x)
-    return found
+            quantized[function.inputs[0]] = Entering(owner, x)
+    # Other layers may read the same.
+    return {f: quantized[f.inputs[0]] for f in layers if f.inputs[0] in quantized}
 
 
 def fix_activations(
@@ -90,14 +95,18 @@ def fix_activations(
     tensors: Dict[str, DeployedActivation] = {}
     variables: Dict[str, Variable] = {}
     factors: Dict[str, Variable] = {}
+    quantized: Dict[Tuple[str, Variable], Variable] = {}
     for function in graph.functions:
         inputs = [made.get(v, v) for v in function.inputs]
         if function in entering:
             owner, x = entering[function]
-            index = chosen[owner.name]
+            index, key = chosen[owner.name], (owner.name, x)
+            is_new = key not in quantized
             own: List[Variable] = []
-            inputs[0], scale, offset = _fixed(made.get(x, x), owner, index, own)
-            if not owner.mixture.quantizers[index].is_float:
+            if is_new:
+                quantized[key], scale, offset = _fixed(made.get(x, x), owner, index, own)
+            inputs[0] = quantized[key]
+            if is_new and not owner.mixture.quantizers[index].is_float:
                 count = sum(other.layer == owner.name for other in tensors.values())
                 name = owner.name[: -len(INPUT)] + "/input" + (f"_{count + 1}" if count else "")
                 variables[name] = inputs[0]

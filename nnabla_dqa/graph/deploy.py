@@ -57,9 +57,8 @@ def deploy(
     Warns:
         AttentionWarning, UserWarning: As of :func:`deploy_graph`.
     """
-    select = checked_selection(select, "deploy")
     check_output(path)
-    made = _deployed(inputs, outputs, select, network, variable_batch_size, allow_untrained)
+    made = deploy_graph(inputs, outputs, select, network, variable_batch_size, allow_untrained)
     return write_nnp(made, path)
 
 
@@ -103,17 +102,6 @@ def deploy_graph(
         UserWarning: The graph normalizes by batch statistics.
     """
     select = checked_selection(select, "deploy")
-    return _deployed(inputs, outputs, select, network, variable_batch_size, allow_untrained)
-
-
-def _deployed(
-    inputs: Mapping[str, Variable],
-    outputs: Mapping[str, Variable],
-    select: str,
-    network: str,
-    variable_batch_size: bool,
-    allow_untrained: bool,
-) -> Deployed:
     _check_names(inputs, outputs)
     graph = LiveGraph.of(outputs)
     _check_inputs(graph, inputs)

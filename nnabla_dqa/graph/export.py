@@ -36,6 +36,6 @@ def export_graph(
     Warns:
         AttentionWarning, UserWarning: As of ``deploy_graph``.
     """
-    check_export_output(path)
+    check_export_output(path, arithmetic)
     deployed = deploy_graph(inputs, outputs, select, network, variable_batch_size, allow_untrained)
     return write_deployed(deployed, path, arithmetic=arithmetic)

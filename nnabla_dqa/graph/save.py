@@ -109,6 +109,8 @@ def _prune(net: Any, outputs: List[str]) -> None:
     for name, function in reversed(list(net.functions.items())):
         if any(out in wanted and out not in net.parameters for out in function.outputs):
             wanted.update(function.inputs)
+            # Of a function with several outputs NNabla needs also those that nothing uses.
+            wanted.update(out for out in function.outputs if out not in net.parameters)
         else:
             del net.functions[name]
     variables = OrderedDict((k, v) for k, v in net.variables.items() if k in wanted)
@@ -141,6 +143,7 @@ def _definition(
         "output": list(outputs),
     }
     graph.executors = {RUNTIME: ProtoExecutor.create_from_dict(executor, net)}
+    base_axes = _without_base_axes(net) if variable_batch_size else {}
     try:
         proto = graph.as_proto(variable_batch_size=variable_batch_size)
     except AssertionError:
@@ -150,7 +153,32 @@ def _definition(
         ) from None
     for written in proto.network:
         written.batch_size = next((v.shape[0] for v in inputs.values() if v.shape), 1)
+        for function in written.function:
+            for _, arguments in function.ListFields():
+                if function.name in base_axes and hasattr(arguments, "base_axis"):
+                    arguments.base_axis = base_axes[function.name]
     return proto
+
+
+def _without_base_axes(net: Any) -> Dict[str, int]:
+    """Let all layers begin at axis 1 for now; returns where those begin that do not.
+
+    To open the batch size, NNabla would make one axis of all that stand before such a layer's, also
+    in the shapes of inputs, and leave the layer another number of weights.
+    """
+    found: Dict[str, int] = {}
+    for name, function in net.functions.items():
+        shapes = [net.variables[i].shape for i in function.inputs if i in net.variables]
+        axis = function.args.get("base_axis", 1)
+        if axis == 1 or not shapes:
+            continue
+        if axis % max(1, len(shapes[0])) == 0:
+            raise ValueError(
+                f"the batch size cannot be left open: {function.type} {name} has base_axis={axis}, "
+                f"so the batch is one of its axes; use variable_batch_size=False"
+            )
+        found[name], function.args["base_axis"] = axis, 1
+    return found
 
 
 def _parameters(net: Any) -> Dict[str, Parameter]:

@@ -213,7 +213,8 @@ class QuantizedTensor:
             sums = v.g.copy()
             v.grad.zero()
             if sums.all(axis=0)[-1]:
-                old, new = v.d.copy(), sums / sums[:, -1:]
+                # Arrays that NNabla has read from protobuf are float64.
+                old, new = v.d.astype(np.float32), sums / sums[:, -1:]
                 kept = self.layout[path].momentum * old[:, -1:]
                 v.d = new + kept * (old - new)
                 self._set_first(path)

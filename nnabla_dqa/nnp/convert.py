@@ -48,7 +48,7 @@ class Conversion:
             for layer in self.file.quantized
         ]
         table: List[Tuple[str, ...]] = [head, *rows]
-        if not any(assignment.activations for assignment in self.file.assigned.values()):
+        if not any(row[-1] != "-" for row in rows):
             table = [row[:-1] for row in table]
         networks = ", ".join(self.file.networks)
         return "\n".join(
@@ -151,7 +151,10 @@ def _check_inputs(source: PathLike, assigned: Mapping[str, Assignment]) -> None:
 
 
 def _activations(file: NetworkFile, name: str) -> str:
-    mixture = file.assigned[name].activations
+    assigned = file.assigned[name]
+    if assigned.input_of:
+        return f"as {assigned.input_of}"
+    mixture = assigned.activations
     return "-" if mixture is None else " ".join(short_name(q) for q in mixture.quantizers)
 
 

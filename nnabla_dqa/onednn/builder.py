@@ -38,9 +38,8 @@ class Builder:
         plan: What is built.
         inputs: The variables from outside, in the order of the function's inputs.
         outputs: Likewise those that are needed outside.
-        states: Arrays that have no gradient and are read, or written, beside the inputs.
-            NNabla's engine takes a time for each function that grows with the square of the
-            number of its inputs.
+        leaves: Parameters that are read, or written, beside the inputs. NNabla's engine takes
+            a time for each function that grows with the square of the number of its inputs.
     """
 
     def __init__(self, trains: bool) -> None:
@@ -48,7 +47,7 @@ class Builder:
         self.plan = Plan()
         self.inputs: List[nn.Variable] = []
         self.outputs: List[nn.Variable] = []
-        self.states: List[nn.Variable] = []
+        self.leaves: List[nn.Variable] = []
         self._flat: Dict[Any, int] = {}
         self._turned: Dict[Any, Turned] = {}
         self._views: Dict[Tuple[int, Dims], int] = {}
@@ -124,9 +123,7 @@ class Builder:
         """The tensor of an array that has no gradient: statistics, a temperature."""
         if v.parent is not None or v.need_grad or _key(v) in self._flat:
             return self.flat(v)
-        self.states.append(v)
-        place = -2 - _MANY - len(self.states)
-        tensor = self._flat[_key(v)] = self.plan.tensor(Dims(1, 1, v.size), False, external=place)
+        tensor = self._flat[_key(v)] = self._leaf(v, Dims(1, 1, v.size))
         return tensor
 
     def hand_out(self, v: nn.Variable) -> None:
@@ -157,7 +154,15 @@ class Builder:
     def _wanted(self, v: nn.Variable) -> bool:
         return self._trains and bool(v.need_grad)
 
+    def _leaf(self, v: nn.Variable, dims: Dims) -> int:
+        self.leaves.append(v)
+        place = -2 - _MANY - len(self.leaves)
+        return self.plan.tensor(dims, self._wanted(v), external=place)
+
     def _input(self, v: nn.Variable, dims: Dims) -> int:
+        # One that is learned is enough for NNabla to go back through the function.
+        if v.parent is None and v.need_grad and any(u.need_grad for u in self.inputs):
+            return self._leaf(v, dims)
         self.inputs.append(v)
         return self.plan.tensor(dims, self._wanted(v), external=len(self.inputs) - 1)
 

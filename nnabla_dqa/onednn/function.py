@@ -10,12 +10,13 @@ from typing import Any, Dict, List, Optional, Sequence, Tuple
 import nnabla as nn
 
 from nnabla_dqa.backends.addressed import AddressedFunction
+from nnabla_dqa.backends.seen import note_finite
 from nnabla_dqa.onednn.builder import Builder
 from nnabla_dqa.onednn.library import OneDnnError
 from nnabla_dqa.onednn.lowering import RULES, Fused, addition, normalization
 from nnabla_dqa.onednn.mixtures import is_small, reserve_tables
 from nnabla_dqa.onednn.parts import Part
-from nnabla_dqa.onednn.program import Program
+from nnabla_dqa.onednn.program import Kind, Plan, Program
 
 NAME = "OneDnnPart"
 """NNabla's name of the type of function."""
@@ -57,13 +58,15 @@ class PartFunction(AddressedFunction):
         places = {v: (f, i) for f in part.functions for i, v in enumerate(f.outputs)}
         self.sources: List[Tuple[Any, int]] = [places[v] for v in part.outputs]
         self._out_shapes = [v.shape for v in builder.outputs]
-        self._states = builder.states
+        self._leaves = builder.leaves
         self._first_output = len(self.inputs)
-        self._first_state = self._first_output + len(self._out_shapes)
-        count = self._first_state + len(self._states)
+        self._first_leaf = self._first_output + len(self._out_shapes)
+        self._leaf_shapes = [v.shape for v in self._leaves]
+        count = self._first_leaf + len(self._leaves)
         plan = builder.finish()
         wanted = {spec.external: bool(spec.wanted) for spec in plan.tensors if spec.external >= 0}
         self._wanted = [wanted[i] for i in range(count)]
+        self._checked = self._looked_at(plan)
         self._program = Program(plan, trains=any(self._wanted))
         self._arrays = (ctypes.c_void_p * count)()
         self._grads = (ctypes.c_void_p * count)()
@@ -74,6 +77,14 @@ class PartFunction(AddressedFunction):
         number = next(_numbers)
         self.args: Dict[str, Any] = {"part": number}
         _living[number] = self
+
+    def _looked_at(self, plan: Plan) -> List[Any]:
+        """The parameters in which forward looks for NaN: weights and alpha of mixtures."""
+        places: Dict[int, Any] = dict(enumerate(self.inputs))
+        places.update(enumerate(self._leaves, self._first_leaf))
+        read = (k for f in plan.layers if f.kind == Kind.MIXTURE for k in f.inputs[:2] if k >= 0)
+        found = {spec: places.get(spec) for spec in (plan.tensors[k].external for k in read)}
+        return [v for v in found.values() if v is not None and v.parent is None]
 
     @property
     def name(self) -> str:
@@ -100,10 +111,22 @@ class PartFunction(AddressedFunction):
             arrays[i] = self._read(inputs, i)
         for i, v in enumerate(outputs, self._first_output):
             arrays[i] = self._address(v.data, True)
-        for i, v in enumerate(self._states, self._first_state):
-            arrays[i] = self._address(v.data)
-        self._program.forward(arrays)
+        self._read_leaves()
+        is_finite = self._program.forward(arrays)
+        note_finite(self, [v.data for v in self._checked] if is_finite else [])
         self._is_fresh = True
+
+    def _read_leaves(self) -> None:
+        arrays = self._arrays
+        for i, (v, shape) in enumerate(zip(self._leaves, self._leaf_shapes), self._first_leaf):
+            if v.shape != shape:
+                raise ValueError(
+                    f"the layers on oneDNN were built for a parameter of shape {shape}, which has "
+                    f"{v.shape} now; build the graph again"
+                )
+            # Running statistics are written too, and so have to be there in float32.
+            data = v.data
+            arrays[i] = self._read_array(data, i) if v.need_grad else self._address(data)
 
     def backward_impl(
         self, inputs: List[Any], outputs: List[Any], propagate_down: List[bool], accum: List[bool]
@@ -123,8 +146,16 @@ class PartFunction(AddressedFunction):
             grads[i], self._add[i] = self._target(v.grad, accum[i])
         for i, v in enumerate(outputs, self._first_output):
             grads[i], self._add[i] = self._address(v.grad), True
+        for i, v in enumerate(self._leaves, self._first_leaf):
+            if self._wanted[i] and v.need_grad:
+                arrays[i] = self._read_array(v.data, i)
+                # NNabla adds to the gradients of all leaves that are not marked as zero.
+                grads[i], self._add[i] = self._target(v.grad, True)
+            else:
+                grads[i] = None
         if not self._is_fresh:
             # A second backward: what the first one used up is computed once more.
+            self._read_leaves()
             for i, v in enumerate(outputs, self._first_output):
                 arrays[i] = self._address(v.data)
             self._program.forward(arrays, moves_statistics=False)

@@ -105,5 +105,5 @@ def _declare(loaded: ctypes.CDLL) -> None:
     loaded.layers_destroy.argtypes = [pointer]
     loaded.layers_bytes.argtypes = [pointer]
     loaded.layers_bytes.restype = ctypes.c_int64
-    loaded.layers_forward.argtypes = [pointer, pointer, number, *error]
-    loaded.layers_backward.argtypes = [pointer, pointer, pointer, pointer, *error]
+    loaded.layers_forward.argtypes = [pointer, pointer, number, pointer, *error]
+    loaded.layers_backward.argtypes = [*[pointer] * 4, *error]

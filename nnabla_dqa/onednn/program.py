@@ -157,6 +157,8 @@ class Program:
         if not self._handle:
             raise OneDnnError(error.value.decode())
         self._error, self._size = error, size
+        self._finite = ctypes.c_int()
+        self._finite_at = ctypes.addressof(self._finite)
 
     def __del__(self) -> None:
         if getattr(self, "_handle", None):
@@ -167,20 +169,25 @@ class Program:
         """Memory of the tensors between the layers."""
         return int(self._library.layers_bytes(self._handle))
 
-    def forward(self, arrays: ctypes.Array, moves_statistics: bool = True) -> None:
+    def forward(self, arrays: ctypes.Array, moves_statistics: bool = True) -> bool:
         """Compute the outputs.
 
         Args:
             arrays: The address of each external tensor.
             moves_statistics: Whether running statistics move on.
 
+        Returns:
+            Whether the weights of all mixtures, and what their coefficients are made of, are
+            finite.
+
         Raises:
             OneDnnError: Memory ran out, or oneDNN failed.
         """
         if self._library.layers_forward(
-            self._handle, arrays, moves_statistics, self._error, self._size
+            self._handle, arrays, moves_statistics, self._finite_at, self._error, self._size
         ):
             raise OneDnnError(self._error.value.decode())
+        return bool(self._finite.value)
 
     def backward(self, arrays: ctypes.Array, grads: ctypes.Array, add: ctypes.Array) -> None:
         """Compute the gradients, once after each :meth:`forward`.

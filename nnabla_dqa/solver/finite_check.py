@@ -11,6 +11,7 @@ import numpy as np
 
 from nnabla_dqa._util.devices import in_float32
 from nnabla_dqa.backends.fused import with_array_class
+from nnabla_dqa.backends.seen import take_finite
 from nnabla_dqa.backends.select import current_backend, finite_checker
 from nnabla_dqa.layers.tensors import QuantizedTensor
 
@@ -119,11 +120,16 @@ class Guard:
         self.finish(layers)
 
     def begin(self, layers: List[QuantizedTensor], others: Sequence[nn.NdArray] = ()) -> None:
-        """Have the arrays of ``layers``, and ``others``, looked at; :meth:`passed` tells."""
+        """Have the arrays of ``layers``, and ``others``, looked at; :meth:`passed` tells.
+
+        Not again what layers on oneDNN have found finite in the last forward pass: weights and
+        alpha that became NaN since are found in the next one.
+        """
         if layers is not self._layers:
             self._variables = [v for layer in layers for _, v in _variables(layer)]
             self._layers = layers
-        arrays = [v.data for v in self._variables]
+        seen = take_finite()
+        arrays = [data for data in (v.data for v in self._variables) if data not in seen]
         if self._gradients:
             arrays += [v.grad for v in self._variables if v.need_grad]
         self._flag.begin([*dict.fromkeys([*arrays, *others])] if others else arrays)

@@ -48,6 +48,16 @@ def test_an_error_leaves_the_old_content_and_nothing_else(error, tmp_path):
     assert os.listdir(tmp_path) == ["a.bin"]
 
 
+def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
+    """Not the one that is there until it takes its place."""
+    path = tmp_path / ("a" * 250)
+    with pytest.raises(OSError, match="too long") as caught:
+        write_atomically(path, b"1")
+    assert caught.value.filename == str(path)
+    assert caught.value.errno == errno.ENAMETOOLONG
+    assert ".part" not in str(caught.value)
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o077])
 def test_others_may_read_it_as_any_other_file(mask, tmp_path, monkeypatch):
     before = os.umask(mask)

@@ -108,7 +108,7 @@ def test_what_counts_as_the_same(difference, same, metric, score, activations, o
     ("arguments", "message"),
     [
         (["n.nnp", "-o", "o.onnx"], "n.nnp: is not quantized"),
-        (["c.nnp", "-o", "o.onnx"], "c.nnp: is not quantized"),
+        (["c.nnp", "-o", "o.onnx"], "c.nnp: is converted, not deployed; deploy it first"),
         (["d.nnp", "-o", "o.tflite"], "o.tflite: .tflite is no format that is written; known:"),
         (["d.nnp", "-o", "o"], "o: a name without ending is no format"),
         (["d.nnp", "-o", "there.onnx"], "there.onnx: exists; give --force"),

@@ -11,7 +11,7 @@ import pytest
 
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
-from benchmarks.c_runtime import VARIABLE, CRuntime, compiled, compiler, sources
+from benchmarks.c_runtime import CRuntime
 from nnabla_dqa.export.files import export_file
 from nnabla_dqa.export.nnb import API_LEVEL, write_nnb
 from nnabla_dqa.export.nnp import read_nnp, write_nnp
@@ -76,6 +76,9 @@ def test_what_cannot_be_written_is_named(tmp_path):
     write_nnp(deployed, tmp_path / "d.nnp")
     with pytest.raises(dqa.ExportError, match=r"arithmetic 'qdq' is for \.onnx; NNB is float"):
         export_file(tmp_path / "d.nnp", tmp_path / "d.nnb", arithmetic="qdq")
+    for target in ("d.nnb", "d.onnx"):
+        with pytest.raises(ValueError, match="arithmetic='foo' is none of auto, float, integer"):
+            export_file(tmp_path / "d.nnp", tmp_path / target, arithmetic="foo")
     nn.clear_parameters()
     deployed = deploy_graph(*net(dqa.BWN()), allow_untrained=True)
     bias = deployed.parameters["fc/affine/b"]
@@ -83,16 +86,6 @@ def test_what_cannot_be_written_is_named(tmp_path):
     with pytest.raises(dqa.ExportError, match="fc/affine/b holds NaN or infinity"):
         write_nnb(deployed, tmp_path / "d.nnb")
     assert [path.name for path in tmp_path.iterdir()] == ["d.nnp"]
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory):
-    folder = sources()
-    if folder is None:
-        pytest.skip(f"{VARIABLE} names no clone of github.com/sony/nnabla-c-runtime")
-    if compiler() is None:
-        pytest.skip("there is no C compiler")
-    return compiled(folder, tmp_path_factory.mktemp("runtime") / "libnnablart.so")
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
 from nnabla_dqa.backends import portable
 from nnabla_dqa.layers.rules import Rules
+from nnabla_dqa.onednn import library
 from nnabla_dqa.quantization.qn.kmeans import boundaries
 from tests.quantization.test_qn import soft, some, steps, variable
 
@@ -194,3 +195,28 @@ def test_notation_means_activations_where_these_are_quantized():
         Rules("bwn", activations="qn:2,threshold=0.1")
     with pytest.raises(ValueError, match="QNActivation: bits=5 is not a whole number from 1 to 4"):
         dqa.QNActivation(5)
+
+
+@pytest.mark.skipif(bool(library.why_not()), reason=library.why_not())
+def test_layers_on_onednn_leave_it_to_nnabla():
+    losses, grads = [], []
+    for layers in ("nnabla", "onednn"):
+        nn.clear_parameters()
+        rng = np.random.RandomState(0)
+        x = variable(rng.randn(4, 3, 8, 8))
+        with dqa.quantizers(dqa.QN(3), activations=[dqa.QNActivation(2)]):
+            h = F.relu(PF.dqa_convolution(x, 4, (3, 3), name="a", rng=rng))
+            y = PF.dqa_convolution(h, 4, (3, 3), name="b", rng=rng)
+        loss = F.mean(F.pow_scalar(y, 2.0))
+        solver = dqa.attach(S.Sgd(0.0), dqa.SharpeningSchedule(4, 2))
+        solver.set_parameters(nn.get_parameters())
+        if layers == "onednn":
+            assert dqa.accelerate(loss).parts
+        loss.forward()
+        solver.zero_grad()
+        loss.backward()
+        losses.append(loss.d.item())
+        grads.append({name: v.g.copy() for name, v in nn.get_parameters().items()})
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    for name, g in grads[0].items():
+        np.testing.assert_allclose(grads[1][name], g, rtol=1e-2, atol=1e-4, err_msg=name)

@@ -10,30 +10,11 @@
 #include <thread>
 #include <vector>
 
+#include "activation_grid.h"
 #include "attention.h"
 #include "grid.h"
 
 namespace dqa {
-
-// RANGE is EMAMinMax, CLIP PACT, STEP LSQ; the same in backends/activation_args.py.
-enum ActivationKind : int32_t { RANGE = 0, CLIP = 1, STEP = 2, SIGN = 3, REAL = 4 };
-
-// A quantizer of activations: Q(x) = scale * code(x) + offset, with the code the whole number
-// nearest to top * limit(v) or, for CLIP and STEP, to limit(v) + base; v = (x + shift) * inverse.
-struct ActivationGrid {
-    float shift, inverse, low, high, top, base, clip, scale, offset;
-};
-
-// The quantizers of activations that take part, with their shares in `scale` and `offset`.
-struct ActiveActivations {
-    int32_t count;
-    bool one_range;
-    float offset;
-    int32_t kind[MAX_QUANTIZERS];
-    float share[MAX_QUANTIZERS];
-    float scale[MAX_QUANTIZERS];
-    ActivationGrid grid[MAX_QUANTIZERS];
-};
 
 namespace {
 
@@ -210,6 +191,17 @@ Choice chosen_set = choose(nullptr);
 
 const Kernels& kernels() { return *chosen_set.kernels; }
 
+// How another library shares out `count` tasks among its threads.
+using Parallel = void (*)(void* pool, int64_t count, void (*task)(void* data, int64_t i),
+                          void* data);
+
+// Another library's threads, or null and how many of this one's own there may be.
+struct Threads {
+    Parallel parallel;
+    void* pool;
+    int own;
+};
+
 // What the threads of one call share. It outlives the call where a thread comes too late.
 struct Shared {
     std::atomic<int64_t> next{0};
@@ -218,12 +210,16 @@ struct Shared {
     std::condition_variable all_finished;
 };
 
-// Runs task(0) .. task(count - 1) on at most `threads` threads, this one included. The others are
-// made for the call, so that nothing is left behind that a fork could lose. Only started tasks are
+// Runs task(0) .. task(count - 1) on some threads, this one included. Its own are made for the call, so that nothing is left behind that a fork could lose. Only started tasks are
 // waited for: where other programs have the cores, this thread does the work alone.
 template <class F>
-void run(int64_t count, int threads, F task) {
-    if (threads < 2 || count < 2) {
+void run(int64_t count, const Threads& threads, F task) {
+    if (threads.parallel) {
+        threads.parallel(threads.pool, count,
+                         [](void* data, int64_t i) { (*static_cast<F*>(data))(i); }, &task);
+        return;
+    }
+    if (threads.own < 2 || count < 2) {
         for (int64_t i = 0; i < count; ++i) task(i);
         return;
     }
@@ -240,7 +236,7 @@ void run(int64_t count, int threads, F task) {
         }
     };
     try {
-        for (int i = 1; i < threads && i < count; ++i) std::thread(work).detach();
+        for (int i = 1; i < threads.own && i < count; ++i) std::thread(work).detach();
     } catch (const std::system_error&) {
         // No more threads are to be had; those there are do the work.
     }
@@ -270,15 +266,17 @@ struct Layer {
     int32_t threads;
     const Op* ops;
     Attention attention;
+    Parallel parallel;
+    void* pool;
 };
 
 namespace {
 
 int64_t size_of(const Layer& layer) { return layer.outer * layer.inner; }
 
-int threads_for(const Layer& layer) {
+Threads threads_for(const Layer& layer) {
     const int64_t worth = size_of(layer) * layer.rows / WORTH_A_THREAD + 1;
-    return static_cast<int>(layer.threads < worth ? layer.threads : worth);
+    return {layer.parallel, layer.pool, static_cast<int>(std::min<int64_t>(layer.threads, worth))};
 }
 
 int needs_of(const Layer& layer) {
@@ -337,21 +335,6 @@ void complete(const Layer& layer, int needs, int64_t row, const float* x, const 
     kernels().means(x, row, size, needs, stats);
     if (needs & NEEDS_SAMPLE)
         kernels().take_sample(x, size, inverse_peak(*stats), sample, values);
-}
-
-// Which quantizers take part: those whose share is not below `least`, the largest one always.
-int taking_part(const Layer& layer, const float* shares, float least, int* chosen) {
-    if (!shares) {
-        chosen[0] = 0;
-        return 1;
-    }
-    int largest = 0, count = 0;
-    for (int k = 1; k < layer.count; ++k)
-        if (shares[k] > shares[largest]) largest = k;
-    for (int k = 0; k < layer.count; ++k)
-        // Written so that NaN takes part and is seen.
-        if (k == largest || !(fabsf(shares[k]) < least)) chosen[count++] = k;
-    return count;
 }
 
 Active make_active(const Layer& layer, const float* shares, const int* chosen, int count,
@@ -480,7 +463,8 @@ void each_piece(const Layer& layer, F f) {
     });
 }
 
-void one_range(const Layer& layer, const float* w, Grid* grids) {
+// Whether all weights are finite; likewise below.
+bool one_range(const Layer& layer, const float* w, Grid* grids) {
     std::vector<Stats> parts(ceil_div(size_of(layer), PIECE));
     each_piece(layer, [&](int64_t piece, int64_t begin, int64_t n) {
         kernels().extremes(w + begin, n, &parts[piece]);
@@ -497,6 +481,7 @@ void one_range(const Layer& layer, const float* w, Grid* grids) {
     sample.values = values.data();
     complete(layer, needs, 0, w, sample, sample.values, &stats);
     make_grids(layer, sample, &stats, 1, grids);
+    return stats.finite;
 }
 
 // Whether the rows are columns of a matrix, which are worked on as they lie. Where sums are wanted,
@@ -509,8 +494,8 @@ bool are_columns(const Layer& layer, int needs) {
 
 template <class F>
 void each_columns(const Layer& layer, F f) {
-    const int threads = threads_for(layer);
-    int64_t step = ceil_div(ceil_div(layer.rows, threads), 16) * 16;
+    const Threads threads = threads_for(layer);
+    int64_t step = ceil_div(ceil_div(layer.rows, threads.own), 16) * 16;
     step = step < 512 ? step : 512;
     run(ceil_div(layer.rows, step), threads, [&](int64_t tile) {
         const int64_t begin = tile * step;
@@ -549,8 +534,9 @@ class ColumnGrids {
     Aligned<float> values_;
 };
 
-void column_grids(const Layer& layer, int needs, const float* w, int64_t begin, int64_t end,
+bool column_grids(const Layer& layer, int needs, const float* w, int64_t begin, int64_t end,
                   Grid* grids) {
+    bool finite = true;
     const int64_t n = end - begin, step = layer.rows, outer = layer.outer;
     Aligned<float> room(22 * n);
     std::vector<float> values;
@@ -560,6 +546,7 @@ void column_grids(const Layer& layer, int needs, const float* w, int64_t begin, 
     for (int64_t c = 0; c < n; ++c) {
         stats[c] = {};
         stats[c].minimum = low[c], stats[c].maximum = high[c], stats[c].finite = none[c] == 0.0f;
+        finite = finite && stats[c].finite;
     }
     kernels().column_means(w + begin, outer, step, n, needs, stats.data(), rest);
     Sample sample = sample_of(layer, GROUP);
@@ -574,54 +561,35 @@ void column_grids(const Layer& layer, int needs, const float* w, int64_t begin, 
         make_grids(layer, sample, &stats[c], n - c < GROUP ? n - c : GROUP,
                    grids + (begin + c) * layer.count);
     }
+    return finite;
 }
 
-}  // namespace
-
-// What backward has to know of attention as forward has seen it.
-struct Attended {
-    Spread spread;
-    double softmax[MAX_QUANTIZERS];
-    float alpha[MAX_QUANTIZERS];
-    float shares[MAX_QUANTIZERS];
-};
-
-namespace {
-
-void make_shares(const Layer& layer, const Attention& attention, Attended* attended) {
-    attended->spread = attend(attention, layer.count, attended->softmax);
-    for (int k = 0; k < layer.count; ++k) {
-        attended->alpha[k] = attention.alpha[k];
-        attention.a[k] = attended->shares[k] =
-            coefficient(attention, attended->spread, attended->softmax, k);
-    }
-}
-
-// `q` may be null: then only the grids are made.
-void forward(const Layer& layer, const float* w, const float* shares, float least, float* q,
+// `q` may be null: then only the grids are made. Returns whether all weights are finite.
+bool forward(const Layer& layer, const float* w, const float* shares, float least, float* q,
              Grid* grids) {
     int chosen[MAX_QUANTIZERS];
-    const int count = taking_part(layer, shares, least, chosen);
+    const int count = taking_part(layer.count, shares, least, chosen);
     const int64_t size = size_of(layer);
     if (layer.rows == 1) {
-        one_range(layer, w, grids);
+        const bool finite = one_range(layer, w, grids);
         const Active active = make_active(layer, shares, chosen, count, 0, grids);
-        if (!q) return;
+        if (!q) return finite;
         each_piece(layer, [&](int64_t, int64_t begin, int64_t n) {
             kernels().mix(active, w + begin, q + begin, n);
         });
-        return;
+        return finite;
     }
+    std::atomic<bool> finite{true};
     const int needs = needs_of(layer);
     if (are_columns(layer, needs)) {
         each_columns(layer, [&](int64_t begin, int64_t end) {
-            column_grids(layer, needs, w, begin, end, grids);
+            if (!column_grids(layer, needs, w, begin, end, grids)) finite = false;
             if (!q) return;
             ColumnGrids own(layer, shares, chosen, count, begin, end, grids);
             kernels().column_mix(own.ops, own.values(), count, w + begin, q + begin, layer.outer,
                                  layer.rows, end - begin);
         });
-        return;
+        return finite;
     }
     each_tile(layer, [&](int64_t begin, int64_t end) {
         Rows rows(layer, begin, end);
@@ -639,6 +607,7 @@ void forward(const Layer& layer, const float* w, const float* shares, float leas
             for (int64_t r = 0; r < many; ++r) {
                 const float* row = x + (first + r - begin) * size;
                 kernels().extremes(row, size, &stats[r]);
+                if (!stats[r].finite) finite = false;
                 complete(layer, needs, first + r, row, sample, sample.values + r, &stats[r]);
             }
             make_grids(layer, sample, stats, many, grids + first * layer.count);
@@ -651,10 +620,12 @@ void forward(const Layer& layer, const float* w, const float* shares, float leas
         }
         if (q) rows.write(q, to);
     });
+    return finite;
 }
 
 void pass_all_on(const Layer& layer, const float* dq, float* dw, bool add) {
-    const Layer flat = {1, 1, size_of(layer) * layer.rows, 0, layer.threads, nullptr, {}};
+    const Layer flat = {1,  1, size_of(layer) * layer.rows, 0, layer.threads, nullptr,
+                        {}, layer.parallel, layer.pool};
     each_piece(flat, [&](int64_t, int64_t begin, int64_t n) {
         kernels().pass_on(dq + begin, dw + begin, add, n);
     });
@@ -736,7 +707,7 @@ void backward(const Layer& layer, const float* w, const float* dq, const float* 
         }
     }
     int chosen[MAX_QUANTIZERS];
-    const int count = taking_part(layer, shares, least, chosen);
+    const int count = taking_part(layer.count, shares, least, chosen);
     std::vector<double> parts;
     share_gradients(layer, w, dq, shares, chosen, count, grids, dw, add_w, &parts);
     double gradients[MAX_QUANTIZERS] = {}, mean = 0.0, total = 0.0;
@@ -775,7 +746,8 @@ bool all_finite(const float* const* arrays, const int64_t* sizes, int64_t count,
     std::atomic<bool> finite{true};
     // Numbers are only read: another thread pays later than where they are computed with.
     const int64_t worth = total / (8 * WORTH_A_THREAD) + 1;
-    run(pieces.size(), static_cast<int>(std::min<int64_t>(threads, worth)), [&](int64_t i) {
+    const Threads own = {nullptr, nullptr, static_cast<int>(std::min<int64_t>(threads, worth))};
+    run(pieces.size(), own, [&](int64_t i) {
         if (finite && !kernels().finite(pieces[i].begin, pieces[i].size)) finite = false;
     });
     return finite;
@@ -816,25 +788,31 @@ DQA_API int dqa_use(const char* name) {
 DQA_API int dqa_attended_size() { return sizeof(dqa::Attended); }
 
 // With `attended` the shares are made of attention and written to `a`; what backward needs of it is
-// kept there.
-DQA_API void dqa_forward(const dqa::Layer* layer, const float* w, const float* shares, float least,
-                         float* q, dqa::Grid* grids, dqa::Attended* attended, const float* alpha,
-                         const float* temperature, const float* hard, float* a) {
+// kept there. `parallel`: whose threads do the work, null: this library's own. Returns whether all
+// weights are finite.
+DQA_API int dqa_forward(const dqa::Layer* layer, const float* w, const float* shares, float least,
+                        float* q, dqa::Grid* grids, dqa::Attended* attended, const float* alpha,
+                        const float* temperature, const float* hard, float* a,
+                        dqa::Parallel parallel, void* pool) {
+    dqa::Layer called = *layer;
+    called.parallel = parallel, called.pool = pool;
     if (attended) {
         dqa::Attention attention = layer->attention;
         attention.alpha = alpha, attention.temperature = temperature;
         attention.hard = hard, attention.a = a;
-        dqa::make_shares(*layer, attention, attended);
+        dqa::make_shares(attention, layer->count, attended);
         shares = attended->shares;
     }
-    dqa::forward(*layer, w, shares, least, q, grids);
+    return dqa::forward(called, w, shares, least, q, grids);
 }
 
 DQA_API void dqa_backward(const dqa::Layer* layer, const float* w, const float* dq,
                           const float* shares, float least, const dqa::Grid* grids,
                           const dqa::Attended* attended, const float* da, float* dw, int add_w,
-                          float* dshares, int add_shares) {
-    dqa::backward(*layer, w, dq, shares, least, grids, attended, da, dw, add_w != 0, dshares,
+                          float* dshares, int add_shares, dqa::Parallel parallel, void* pool) {
+    dqa::Layer called = *layer;
+    called.parallel = parallel, called.pool = pool;
+    dqa::backward(called, w, dq, shares, least, grids, attended, da, dw, add_w != 0, dshares,
                   add_shares != 0);
 }
 
@@ -863,9 +841,7 @@ DQA_API void dqa_activate(const dqa::ActivationLayer* layer, dqa::Activated* own
         dqa::Attention attention = layer->attention;
         attention.alpha = alpha, attention.temperature = temperature;
         attention.hard = hard, attention.a = a;
-        dqa::Layer all = {};
-        all.count = layer->count;
-        dqa::make_shares(all, attention, &own->attended);
+        dqa::make_shares(attention, layer->count, &own->attended);
         shares = own->attended.shares;
     }
     const dqa::Threads threads = {parallel, pool, dqa::activation_threads(*layer)};

@@ -7,7 +7,8 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Tuple, Uni
 import numpy as np
 
 from nnabla_dqa._version import __version__
-from nnabla_dqa.export.network import OPEN, Call, ExportError, Network, Shape
+from nnabla_dqa.export.errors import ExportError
+from nnabla_dqa.export.network import OPEN, Call, Network, Shape, not_written
 from nnabla_dqa.export.onnx.integers import Activation
 from nnabla_dqa.export.onnx.packages import onnx
 from nnabla_dqa.export.tensor import DeployedTensor
@@ -133,6 +134,7 @@ class Graph:
         Raises:
             ExportError: An output goes with the batch in several ways.
         """
+        self._shorten_names()
         package = onnx()
         helper, kinds = package.helper, package.TensorProto
         ends = [
@@ -152,6 +154,22 @@ class Graph:
             producer_version=__version__,
         )
 
+    def _shorten_names(self) -> None:
+        """Leave out the module that NNabla puts before what lies within: ``@main/ReLU_out``."""
+        kept = {*self.network.inputs, *self.network.outputs}
+        taken = {*kept, *self.initializers, *(n for node in self.nodes for n in node.output)}
+        short: Dict[str, str] = {}
+        for name in (n for node in self.nodes for n in node.output if n not in kept):
+            end = name.partition("/")[2]
+            if name.startswith("@") and end and end not in taken:
+                short[name] = end
+                taken.add(end)
+        for node in self.nodes:
+            for names in (node.input, node.output):
+                names[:] = [short.get(name, name) for name in names]
+            if node.name.startswith("@"):
+                node.name = node.name.partition("/")[2] or node.name
+
     def _sizes(self, name: str) -> List[Union[int, str]]:
         shape = self.shape(name)
         if shape.count(OPEN) > 1:
@@ -162,10 +180,7 @@ class Graph:
 
 def refusal(network: Network, call: Call, reason: str) -> ExportError:
     """The error about a function that cannot be written."""
-    return ExportError(
-        f"function {call.name} ({call.type}) of network {network.name} cannot be written as ONNX: "
-        f"{reason}"
-    )
+    return not_written(network, call, "ONNX", reason)
 
 
 def flag(arguments: Mapping[str, Any], name: str) -> bool:

@@ -48,27 +48,36 @@ def add_packed(graph: Graph, tensor: DeployedTensor) -> None:
 
 def add_codes(graph: Graph, codes: np.ndarray, levels: int, shape: Sequence[int]) -> str:
     """Packed codes; returns the value that holds them as int32 in this shape."""
-    parts = [_digits(graph, plane, codes.size) for plane in pack(codes, levels)]
+    planes = pack(codes, levels)
+    first = planes[0]
+    if len(planes) == 1 and first.digits > 1 and first.packed.size * first.digits == codes.size:
+        return graph.reshape(_columns(graph, first), shape)
+    parts = [_digits(graph, plane, codes.size) for plane in planes]
     total = parts[0]
     for part in parts[1:]:
         total = graph.node("Add", [total, part])
     return graph.reshape(total, shape)
 
 
+def _columns(graph: Graph, plane: Plane) -> str:
+    """The digits of a plane of several to a byte, int32: a row for each byte."""
+    digits = graph.node("Cast", [graph.constant(plane.packed, np.uint8, WEIGHTS)], to=6)
+    column = graph.node("Unsqueeze", [digits, graph.axes(1)])
+    shifted = graph.node("Div", [column, graph.constant(plane.divisors, np.int32)])
+    return graph.node("Mod", [shifted, graph.constant(plane.base, np.int32)])
+
+
 def _digits(graph: Graph, plane: Plane, count: int) -> str:
     """The digits of a plane, int32, one axis, times what they count."""
-    packed = graph.constant(plane.packed, np.uint8, WEIGHTS)
-    digits = graph.node("Cast", [packed], to=6)
     if plane.digits > 1:
-        column = graph.node("Unsqueeze", [digits, graph.axes(1)])
-        shifted = graph.node("Div", [column, graph.constant(plane.divisors, np.int32)])
-        digits = graph.node("Mod", [shifted, graph.constant(plane.base, np.int32)])
-        digits = graph.reshape(digits, (-1,))
+        digits = graph.reshape(_columns(graph, plane), (-1,))
         if plane.packed.size * plane.digits != count:
             ends = [graph.axes(end) for end in (0, count)]
             digits = graph.node("Slice", [digits, *ends])
-    elif plane.base < BYTE:
-        digits = graph.node("Mod", [digits, graph.constant(plane.base, np.int32)])
+    else:
+        digits = graph.node("Cast", [graph.constant(plane.packed, np.uint8, WEIGHTS)], to=6)
+        if plane.base < BYTE:
+            digits = graph.node("Mod", [digits, graph.constant(plane.base, np.int32)])
     if plane.weight > 1:
         digits = graph.node("Mul", [digits, graph.constant(plane.weight, np.int32)])
     return digits

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Mapping, Optional, Tuple
 
 import numpy as np
 
-from nnabla_dqa._util.files import PathLike, check_target, write_atomically
+from nnabla_dqa._util.files import PathLike, write_atomically
 from nnabla_dqa.export.deployed import Deployed
-from nnabla_dqa.export.network import ExportError, Network
+from nnabla_dqa.export.errors import ExportError, check_ending, check_finite
+from nnabla_dqa.export.network import Network
 from nnabla_dqa.export.onnx.functions import WRITERS
 from nnabla_dqa.export.onnx.graph import OPSET, Graph, refusal
 from nnabla_dqa.export.onnx.integers import INTEGER, Activation, on_integers
@@ -63,9 +63,8 @@ def write_onnx(
         OnnxMissingError: The package ``onnx`` is not installed.
         OSError: The file cannot be written.
     """
-    if arithmetic not in ARITHMETIC:
-        raise ValueError(f"arithmetic={arithmetic!r} is none of {', '.join(ARITHMETIC)}")
-    target = check_onnx_output(path)
+    check_arithmetic(arithmetic)
+    target = check_ending(path, SUFFIX)
     package = onnx()
     graph, messages = build_graph(deployed, network, arithmetic)
     model = graph.model()
@@ -82,11 +81,10 @@ def write_onnx(
     return OnnxFile(target, deployed, graph.network, sizes, messages)
 
 
-def check_onnx_output(path: PathLike) -> Path:
-    """``path`` if an ONNX file can be written there; raises ExportError or OSError."""
-    if Path(path).suffix != SUFFIX:
-        raise ExportError(f"{path}: the name must end in {SUFFIX}")
-    return check_target(path)
+def check_arithmetic(arithmetic: str) -> None:
+    """Raise ValueError if there is no such arithmetic."""
+    if arithmetic not in ARITHMETIC:
+        raise ValueError(f"arithmetic={arithmetic!r} is none of {', '.join(ARITHMETIC)}")
 
 
 def build_graph(
@@ -127,8 +125,7 @@ def build_graph(
 
 
 def _check_parameter(graph: Graph, name: str, array: np.ndarray) -> None:
-    if not np.isfinite(array).all():
-        raise ExportError(f"parameter {name} holds NaN or infinity; nothing was written")
+    check_finite(name, array)
     fault = graph.tensors[name].fault() if name in graph.tensors else ""
     if fault:
         raise ExportError(f"parameter {name} is not on the levels that are stated: {fault}")

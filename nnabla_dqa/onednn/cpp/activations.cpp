@@ -14,8 +14,6 @@ enum Pointer { ARGUMENTS, KEPT };
 enum Number { ATTENDS, MIXES, FIRST_ARRAY, ARRAYS };
 enum Real { LEAST };
 
-using Parallel = void (*)(void* pool, int64_t count, void (*task)(void* data, int64_t i),
-                          void* data);
 using Forward = void (*)(void* layer, void* kept, const float* x, float* q, float least,
                          const float* shares, const float* alpha, const float* temperature,
                          const float* hard, float* a, const float* const* arrays,
@@ -29,10 +27,6 @@ using Backward = void (*)(void* layer, void* kept, const float* x, const float* 
 Forward activate = nullptr;
 Again activate_again = nullptr;
 Backward activate_back = nullptr;
-
-void on_pool(void* pool, int64_t count, void (*task)(void*, int64_t), void* data) {
-    static_cast<Pool*>(pool)->run(count, [&](int64_t i, int) { task(data, i); });
-}
 
 class Activations : public Layer {
 public:

@@ -79,8 +79,9 @@ EXPORT void layers_destroy(Program* program) { delete program; }
 EXPORT int64_t layers_bytes(const Program* program) { return program->arena_bytes(); }
 
 EXPORT int layers_forward(Program* program, float* const* arrays, int moves_statistics,
-                          char* error, size_t size) {
-    return guarded(error, size, [&] { program->forward(arrays, moves_statistics != 0); });
+                          int* finite, char* error, size_t size) {
+    return guarded(error, size,
+                   [&] { *finite = program->forward(arrays, moves_statistics != 0); });
 }
 
 EXPORT int layers_backward(Program* program, float* const* arrays, float* const* grads,

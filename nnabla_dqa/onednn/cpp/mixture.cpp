@@ -1,8 +1,10 @@
 // The mixture of a layer's weights, by the kernels of backends/kernels/cpu.cpp, which are another
-// library: Python hands over where its two functions are.
+// library: Python hands over where its two functions are. They share out their work among the
+// threads of this one.
 #include <algorithm>
 
 #include "program.h"
+#include "vector_loops.h"
 
 namespace layers {
 namespace {
@@ -13,12 +15,12 @@ enum Pointer { ARGUMENTS, ATTENDED, GRIDS };
 enum Number { SMALL };
 enum Real { LEAST };
 
-using Forward = void (*)(void* layer, const float* w, const float* shares, float least, float* q,
+using Forward = int (*)(void* layer, const float* w, const float* shares, float least, float* q,
                          void* grids, void* attended, const float* alpha,
-                         const float* temperature, const float* hard, float* a);
+                         const float* temperature, const float* hard, float* a, Parallel parallel, void* pool);
 using Backward = void (*)(void* layer, const float* w, const float* dq, const float* shares,
                           float least, void* grids, void* attended, const float* da, float* dw,
-                          int add_w, float* dshares, int add_shares);
+                          int add_w, float* dshares, int add_shares, Parallel parallel, void* pool);
 
 Forward mixture_forward = nullptr;
 Backward mixture_backward = nullptr;
@@ -40,11 +42,16 @@ public:
         const bool attends = spec.pointers[ATTENDED] != nullptr;
         const float* given = at(p, COEFFICIENTS);
         float* a = spec.outputs[A] < 0 ? nullptr : p.tensor(spec.outputs[A]).data;
-        mixture_forward(spec.pointers[ARGUMENTS], at(p, W), attends ? nullptr : given, least(),
-                        p.tensor(spec.outputs[Q]).data, spec.pointers[GRIDS],
-                        spec.pointers[ATTENDED], attends ? given : nullptr, at(p, TEMPERATURE),
-                        at(p, HARD), a);
+        is_finite_ =
+            mixture_forward(spec.pointers[ARGUMENTS], at(p, W), attends ? nullptr : given, least(),
+                            p.tensor(spec.outputs[Q]).data, spec.pointers[GRIDS],
+                            spec.pointers[ATTENDED], attends ? given : nullptr,
+                            at(p, TEMPERATURE), at(p, HARD), a, parallel(), &p.pool) != 0;
+        if (given && !all_finite(given, p.tensor(spec.inputs[COEFFICIENTS]).size()))
+            is_finite_ = false;
     }
+
+    bool is_finite() const override { return is_finite_; }
 
     // The gradient of q is that of w: where nothing is added to it, it is put there at once.
     void prepare_backward(Program& p) override {
@@ -75,12 +82,15 @@ public:
                          c && !attends ? c->data : nullptr, c ? least() : 0.0f,
                          spec.pointers[GRIDS], attends ? spec.pointers[ATTENDED] : nullptr,
                          attends && a ? a->grad : nullptr, dw, adds,
-                         c ? c->grad : nullptr, c && *c->has_grad);
+                         c ? c->grad : nullptr, c && *c->has_grad, parallel(), &p.pool);
         if (c) *c->has_grad = true;
     }
 
 private:
-    bool in_place_ = false;
+    bool in_place_ = false, is_finite_ = false;
+
+    // The small ones are computed side by side, each by one thread.
+    Parallel parallel() const { return is_small() ? nullptr : on_pool; }
 
     float least() const { return float(spec.reals[LEAST]); }
 

@@ -50,4 +50,11 @@ private:
     std::atomic<const void*> task_{nullptr};
 };
 
+// What another library is given to share out its tasks among the threads of a pool.
+using Parallel = void (*)(void* pool, int64_t count, void (*task)(void* data, int64_t i),
+                          void* data);
+inline void on_pool(void* pool, int64_t count, void (*task)(void*, int64_t), void* data) {
+    static_cast<Pool*>(pool)->run(count, [&](int64_t i, int) { task(data, i); });
+}
+
 }  // namespace layers

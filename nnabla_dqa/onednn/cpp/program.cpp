@@ -232,7 +232,7 @@ void Program::place(float* const* arrays) {
         if (t.whole >= 0) t.data = tensors_[t.whole].data + t.offset;
 }
 
-void Program::forward(float* const* arrays, bool moves_statistics) {
+bool Program::forward(float* const* arrays, bool moves_statistics) {
     OneThread scope;
     moves_statistics_ = moves_statistics;
     place(arrays);
@@ -240,6 +240,8 @@ void Program::forward(float* const* arrays, bool moves_statistics) {
     pool.run(side_by_side_, [&](int64_t i, int) { layers_[i]->forward(*this); });
     for (size_t i = side_by_side_; i < layers_.size(); ++i) layers_[i]->forward(*this);
     if (failed) throw std::runtime_error("oneDNN could not compute a layer");
+    return std::all_of(layers_.begin(), layers_.end(),
+                       [](const auto& layer) { return layer->is_finite(); });
 }
 
 void Program::backward(float* const* arrays, float* const* grads, const uint8_t* add) {

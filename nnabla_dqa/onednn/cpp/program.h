@@ -105,6 +105,8 @@ public:
     // Before any layer's backward, when it is known where gradients go.
     virtual void prepare_backward(Program&) {}
     virtual void backward(Program& p) = 0;
+    // Whether the parameters were finite that the forward pass has looked at.
+    virtual bool is_finite() const { return true; }
 
 protected:
     bool has(int input) const { return spec.inputs[input] >= 0; }
@@ -118,7 +120,8 @@ public:
 
     // The backward pass uses up what the forward pass left: before another one comes another
     // forward, with the same arrays, which then moves no running statistics.
-    void forward(float* const* arrays, bool moves_statistics);
+    // Returns whether the weights and coefficients of all mixtures are finite.
+    bool forward(float* const* arrays, bool moves_statistics);
     void backward(float* const* arrays, float* const* grads, const uint8_t* add);
 
     Tensor& tensor(int i) { return tensors_[i]; }

@@ -18,6 +18,18 @@
 #endif
 
 namespace layers {
+VECTORS bool all_finite(const float* x, int64_t n) {
+    // 0 for finite numbers, NaN for others.
+    const int WIDTH = 16;
+    float sums[WIDTH] = {};
+    int64_t i = 0;
+    for (; i + WIDTH <= n; i += WIDTH)
+        for (int k = 0; k < WIDTH; ++k) sums[k] += x[i + k] * 0.0f;
+    for (; i < n; ++i) sums[0] += x[i] * 0.0f;
+    for (int k = 1; k < WIDTH; ++k) sums[0] += sums[k];
+    return sums[0] == 0.0f;
+}
+
 VECTORS void add_to(const float* RESTRICT from, float* RESTRICT to, int64_t n) {
     for (int64_t i = 0; i < n; ++i) to[i] += from[i];
 }

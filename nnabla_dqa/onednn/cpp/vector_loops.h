@@ -7,6 +7,8 @@ namespace layers {
 
 enum class Unary : int32_t { RELU, LEAKY_RELU, RELU6, TANH, SIGMOID, ELU, SELU };
 
+// Whether all numbers are finite.
+bool all_finite(const float* x, int64_t n);
 void add_to(const float* from, float* to, int64_t n);
 void add(const float* a, const float* b, float* to, bool relu, int64_t n);
 // to = dy where y > 0 (all of it without y), else 0; added to what is there if `adds`.

@@ -48,6 +48,13 @@ class Evaluation:
         """``output`` as the fastest code computes it. Deploying reads the given graph."""
         return fast([self.output], trains=False)[0]
 
+    def target_of(self, batch: Mapping[str, np.ndarray]) -> np.ndarray:
+        """What a mini-batch is compared with; raises DataError if a label is no class number."""
+        target = batch[self.target]
+        if self.metric == "accuracy":
+            check_labels(self.target, target, self.classes)
+        return target
+
     def score(self, batch: Mapping[str, np.ndarray]) -> Tuple[float, float]:
         """:func:`score_sums` of a mini-batch.
 
@@ -55,9 +62,7 @@ class Evaluation:
             DataError: A label is no class number.
             NonFiniteError: The output is NaN or infinite.
         """
-        target = batch[self.target]
-        if self.metric == "accuracy":
-            check_labels(self.target, target, self.classes)
+        target = self.target_of(batch)
         fill(self.feeds, batch)
         self._fast.forward(clear_buffer=True)
         return score_sums(self.metric, self.output.d, target, self.threshold)

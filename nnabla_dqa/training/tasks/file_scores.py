@@ -15,6 +15,7 @@ from nnabla_dqa.nnp.check_activations import ActivationCheck, check_activations
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.inspect import target_inputs
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.recipes.checks import RecipeError
 from nnabla_dqa.recipes.parts import DataRecipe
 from nnabla_dqa.training.tasks.evaluation import evaluate
 from nnabla_dqa.training.tasks.objective import make_evaluation
@@ -92,8 +93,13 @@ def open_for(file: NetworkFile, data: DataRecipe, subset: str) -> Data:
     """The samples of ``data.train`` for a file: images are brought to the size of its input.
 
     Raises:
+        RecipeError: ``data`` is no :class:`~nnabla_dqa.DataRecipe`.
         DataError: As of :func:`nnabla_dqa.data.open_data`.
     """
+    if not isinstance(data, DataRecipe):
+        raise RecipeError(
+            f"data must be a DataRecipe, such as DataRecipe('digits.npz'); got {data!r}"
+        )
     shape = data.image_shape
     if shape is None and holds_images(data.train, subset):
         inputs = network_inputs(file.network(find_run(file).network), buffers=True)

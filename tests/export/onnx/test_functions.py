@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from nnabla_dqa.export.deployed import Deployed
-from nnabla_dqa.export.network import ExportError
+from nnabla_dqa.export.errors import ExportError
 from nnabla_dqa.export.onnx.functions import WRITERS
 from nnabla_dqa.export.onnx.integers import INTEGER, QUANTIZE
 from nnabla_dqa.export.onnx.write import write_onnx
@@ -106,6 +106,7 @@ SIMPLE = {
     "split": lambda x: F.concatenate(*F.split(x, axis=1), axis=1),
     "slice": lambda x: F.slice(x, (1, 5, 0), (4, 0, 6), (2, -2, 1)),
     "slice_back": lambda x: F.slice(x, (3, 0, -5), (0, 7, -1), (-1, 1, 2)),
+    "slice_beyond": lambda x: F.slice(x, (1, 0, -3), (100, 7, 100), (1, 2, 2)),
     "flip": lambda x: F.flip(x, (1, 3)),
     "pad": lambda x: F.pad(x, (1, 2, 0, 1), "constant", 0.5),
     "pad_reflect": lambda x: F.pad(x, (1, 2, 2, 1), "reflect"),
@@ -114,6 +115,7 @@ SIMPLE = {
     "constant": lambda x: x + F.constant(0.5, (1, 4, 1, 1)),
     "sum": lambda x: F.sum(x, axis=(1, 3)),
     "mean": lambda x: F.mean(x, axis=2, keepdims=True),
+    "split_part": lambda x: F.split(x, axis=1)[2],
     "max": lambda x: F.max(x, axis=1),
     "min": lambda x: F.min(x, axis=3, keepdims=True),
     "prod": lambda x: F.prod(x, axis=1),
@@ -155,6 +157,8 @@ SIMPLE = {
     "prelu": lambda x: F.prelu(x, weights("a", 4)),
     "prelu_1": lambda x: F.prelu(x, weights("a", 1)),
     "affine": lambda x: F.affine(x, weights("w", 168, 5), weights("b", 5)),
+    "affine_2": lambda x: F.affine(x, weights("w", 42, 2, 3), weights("b", 2, 3), base_axis=2),
+    "affine_last": lambda x: F.affine(x, weights("w", 6, 5), base_axis=-1),
     "affine_plain": lambda x: F.affine(x, weights("w", 168, 5)),
     "convolution": lambda x: F.convolution(
         x,
@@ -164,6 +168,9 @@ SIMPLE = {
         stride=(2, 1),
         dilation=(1, 2),
         group=2,
+    ),
+    "convolution_2": lambda x: F.convolution(
+        F.reshape(x, (BATCH, 2, 2, 7, 6)), weights("w", 3, 2, 3, 3), base_axis=2
     ),
     "convolution_1d": lambda x: F.convolution(F.reshape(x, (BATCH, 4, 42)), weights("w", 3, 4, 5)),
     "depthwise": lambda x: F.depthwise_convolution(
@@ -230,12 +237,22 @@ def test_a_fixed_batch_stays_fixed(tmp_path, function):
     y.forward()
     assert difference(run(path, {"x": np.float32(x.d)}), {"y": y.d}) < 1e-5
     assert made.network.shapes["x"] == x.shape
+    assert made.messages == ("the batch size is fixed: the network was saved with a batch of 2",)
 
 
-def test_a_slice_of_the_batch_fixes_it(tmp_path):
-    """NNabla saves ``x[:, 1:]`` with the batch size at hand as the end of the first axis."""
+@pytest.mark.parametrize(
+    "function",
+    [
+        # NNabla saves it with the batch size at hand as the end of the first axis.
+        lambda x: x[:, :3, :, 1:],
+        lambda x: F.slice(x, (0, 0, 0, 0), (-1, 4, 7, 6), (1, 1, 1, 1)),
+        lambda x: F.slice(x, (0, 0, 0, 0), (1, 4, 7, 6), (1, 1, 1, 1)),
+        lambda x: F.slice(x, (-1, 0, 0, 0), (BATCH, 4, 7, 6), (1, 1, 1, 1)),
+    ],
+)
+def test_a_slice_of_the_batch_fixes_it(tmp_path, function):
     path = tmp_path / "net.onnx"
-    x, y, made = export(path, lambda x: x[:, :3, :, 1:], (4, 7, 6))
+    x, y, made = export(path, function, (4, 7, 6))
     assert made.messages == (
         "the batch size is fixed: @main/Slice takes so many samples out of it",
     )
@@ -259,6 +276,16 @@ def test_rounding_is_exact(tmp_path):
         (lambda x: F.dropout(x, 0.5), "Dropout.*random"),
         (lambda x: norm(x, batch_stat=True), "batch statistics"),
         (F.sort, "Sort"),
+        (
+            lambda x: F.max_pooling(x, (2, 3), (2, 2), True, (2, 2)),
+            r"MaxPooling.*pad \[2, 2\] must be smaller than kernel \[2, 3\]",
+        ),
+        (lambda x: F.average_pooling(x, (2, 2), (2, 2), True, (0, 2)), "AveragePooling.*smaller"),
+        (
+            lambda x: F.global_average_pooling(F.reshape(x, (BATCH, 4, 7, 2, 3))),
+            "GlobalAveragePooling.*its input has 5 axes, not",
+        ),
+        (lambda x: F.slice(x, (3,), (-100,), (-1,)), "Slice.*axis 3.*start 3, stop -94, step -1"),
         (lambda x: F.fixed_point_quantize(x), "FixedPointQuantize"),
     ],
 )
@@ -267,6 +294,40 @@ def test_what_cannot_be_written_is_named(tmp_path, function, words):
         export(tmp_path / "net.onnx", function, (4, 7, 6))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())
+
+
+def test_comparisons_with_nan(tmp_path):
+    """Nothing is at least NaN, or at most."""
+
+    def compared(x):
+        root = F.pow_scalar(x, 0.5)
+        return (
+            F.greater_equal(root, x)
+            + 2.0 * F.less_equal(x, root)
+            + 4.0 * F.greater_equal_scalar(root, 0.1)
+            + 8.0 * F.less_equal_scalar(root, 0.1)
+            + 16.0 * F.not_equal(root, x)
+        )
+
+    path = tmp_path / "net.onnx"
+    x, y, _ = export(path, compared, (4, 7, 6))
+    x.d = np.random.RandomState(0).randn(*x.shape)
+    y.forward()
+    np.testing.assert_array_equal(run(path, {"x": np.float32(x.d)})["y"], y.d)
+
+
+def test_several_outputs_of_which_some_are_used(tmp_path):
+    x = nn.Variable((BATCH, 4, 7, 6))
+    one = np.eye(4, dtype=np.float32).reshape(4, 4, 1, 1)
+    h = F.convolution(x, nn.parameter.get_parameter_or_create("one", one.shape, one))
+    parts = F.split(h, axis=1)
+    outputs = {"a": parts[0], "b": parts[2]}
+    definition, parameters = network_definition({"x": x}, outputs)
+    write_onnx(Deployed(definition, parameters, {}), tmp_path / "net.onnx")
+    x.d = np.random.RandomState(0).randn(*x.shape)
+    nn.forward_all(list(outputs.values()))
+    wanted = {name: v.d for name, v in outputs.items()}
+    assert difference(run(tmp_path / "net.onnx", {"x": np.float32(x.d)}), wanted) < 1e-5
 
 
 def test_every_writer_has_a_case():

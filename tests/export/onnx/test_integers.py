@@ -14,7 +14,7 @@ import pytest
 
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
-from nnabla_dqa.export.network import ExportError
+from nnabla_dqa.export.errors import ExportError
 from nnabla_dqa.export.nnp import read_nnp, write_nnp
 from nnabla_dqa.export.onnx.write import write_onnx
 from nnabla_dqa.graph.deploy import deploy_graph
@@ -103,6 +103,38 @@ def test_the_same_outputs(tmp_path, weights, activations):
         assert written.sizes.weights <= 1.01 * written.sizes.least_weights + 8
     assert kinds(tmp_path / "float.onnx")["QuantizeLinear"] == 0
     assert kinds(tmp_path / "auto.onnx")["QuantizeLinear"] >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activations", ["pact:2", "emaminmax:4", "lsq:8"])
+def test_a_tensor_that_two_layers_share_is_quantized_once(tmp_path, activations):
+    """By one QuantizeLinear, for the convolution of a block and its shortcut."""
+    nn.random.prng.seed(0)
+    x = nn.Variable.from_numpy_array(images(4)["x"])
+    rules = dqa.Rules("minmax:2", [dqa.Rule("c0*", "float")], activations=activations)
+
+    def model(train):
+        h = F.leaky_relu(PF.convolution(x, 4, (3, 3), name="c0"))
+        g = PF.convolution(h, 5, (3, 3), pad=(1, 1), name="c1")
+        g = F.relu(PF.batch_normalization(g, batch_stat=train, name="bn"))
+        h = F.relu(F.add2(g, PF.convolution(h, 5, (1, 1), name="c2")))
+        return dqa.convert(PF.affine(F.average_pooling(h, (2, 2)), 3, name="f"), rules)
+
+    loss = F.mean(F.pow_scalar(F.add_scalar(model(True), -1.0), 2.0))
+    solver = dqa.attach(S.Sgd(0.01))
+    solver.set_parameters(nn.get_parameters())
+    for _ in range(3):
+        loss.forward()
+        solver.zero_grad()
+        loss.backward()
+        solver.update()
+    made = deploy_graph({"x": x}, {"y": model(False)}, allow_untrained=True)
+    write_nnp(made, tmp_path / "d.nnp")
+    wanted = in_nnabla(tmp_path / "d.nnp", "main", images(), ["y"])
+    write_onnx(read_nnp(tmp_path / "d.nnp"), tmp_path / "d.onnx")
+    assert_equal_but_for_a_level(run(tmp_path / "d.onnx", images()), wanted)
+    found = kinds(tmp_path / "d.onnx")
+    assert (found["ConvInteger"], found["MatMulInteger"], found["QuantizeLinear"]) == (2, 1, 2)
 
 
 def test_which_layers_are_on_integers(tmp_path):

@@ -12,7 +12,7 @@ import pytest
 
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
-from nnabla_dqa.export.network import ExportError
+from nnabla_dqa.export.errors import ExportError
 from nnabla_dqa.export.nnp import read_nnp, write_nnp
 from nnabla_dqa.export.onnx.write import write_onnx
 from nnabla_dqa.graph.deploy import deploy_graph

@@ -34,9 +34,9 @@ _COMPARED: Dict[str, Tuple[str, bool]] = {
     "Equal": ("Equal", False),
     "NotEqual": ("Equal", True),
     "Greater": ("Greater", False),
-    "GreaterEqual": ("Less", True),
+    "GreaterEqual": ("GreaterOrEqual", False),
     "Less": ("Less", False),
-    "LessEqual": ("Greater", True),
+    "LessEqual": ("LessOrEqual", False),
 }
 
 

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
+from nnabla_dqa.export.errors import ExportError
 from nnabla_dqa.export.network import OPEN, Call
 from nnabla_dqa.export.onnx.functions.table import writes
 from nnabla_dqa.export.onnx.graph import Graph, refusal
+from nnabla_dqa.export.slices import cuts
 
+_BEFORE_ALL = int(np.iinfo(np.int64).min)
+"""A stop before the first element."""
 _PAD_MODES = {"constant": "constant", "reflect": "reflect", "replicate": "edge"}
 
 
@@ -56,25 +60,19 @@ def split(graph: Graph, call: Call) -> None:
 def cut(graph: Graph, call: Call) -> None:
     """``x[start:stop:step]``, negative steps too."""
     shape = graph.shape(call.inputs[0])
-    arguments = call.arguments
-    first = len(shape) - len(arguments["start"])
-    starts, stops, steps, axes = [], [], [], []
-    for axis, start, stop, step in zip(
-        range(first, len(shape)), arguments["start"], arguments["stop"], arguments["step"]
-    ):
-        if shape[axis] == OPEN and (start, step) != (0, 1):
-            raise refusal(graph.network, call, "it cuts the batch")
-        whole = shape[axis] == OPEN or (start, stop, step) == (0, shape[axis], 1)
-        if not whole:
-            axes.append(axis)
-            starts.append(start)
-            steps.append(step)
-            stops.append(stop)
-    if axes:
-        inputs = [call.inputs[0], *(graph.axes(*v) for v in (starts, stops, axes, steps))]
-        graph.node("Slice", inputs, call.outputs[0])
-    else:
+    try:
+        found = cuts(call, shape)
+    except ExportError as error:
+        raise refusal(graph.network, call, str(error)) from None
+    axes = [axis for axis, cut in enumerate(found) if cut != (0, shape[axis], 1)]
+    if not axes:
         graph.node("Identity", [call.inputs[0]], call.outputs[0])
+        return
+    starts, stops, steps = ([found[axis][part] for axis in axes] for part in range(3))
+    # ONNX counts a stop of -1 from the end.
+    stops = [_BEFORE_ALL if stop < 0 else stop for stop in stops]
+    inputs = [call.inputs[0], *(graph.axes(*v) for v in (starts, stops, axes, steps))]
+    graph.node("Slice", inputs, call.outputs[0])
 
 
 @writes("Flip")
@@ -82,7 +80,7 @@ def flip(graph: Graph, call: Call) -> None:
     """Axes from their end to their start."""
     axes = [axis % len(graph.shape(call.inputs[0])) for axis in call.arguments["axes"]]
     count = len(axes)
-    ends = [[-1] * count, [np.iinfo(np.int64).min] * count, axes, [-1] * count]
+    ends = [[-1] * count, [_BEFORE_ALL] * count, axes, [-1] * count]
     graph.node("Slice", [call.inputs[0], *(graph.axes(*v) for v in ends)], call.outputs[0])
 
 

@@ -8,16 +8,11 @@ import numpy as np
 
 from nnabla_dqa.export.network import Call
 from nnabla_dqa.export.onnx.functions.arithmetic import FLOAT
-from nnabla_dqa.export.onnx.functions.byte_codes import (
-    bytes_of,
-    codes_of,
-    column,
-    onnx_shape,
-    windows_of,
-)
+from nnabla_dqa.export.onnx.functions.byte_codes import bytes_of, codes_of, column
 from nnabla_dqa.export.onnx.functions.elementwise import clip
 from nnabla_dqa.export.onnx.functions.pairs import Pair, add_pair
 from nnabla_dqa.export.onnx.functions.table import writes
+from nnabla_dqa.export.onnx.functions.windows import weights_of, weights_shape, windows_of
 from nnabla_dqa.export.onnx.graph import Graph
 from nnabla_dqa.export.onnx.integers import (
     INTEGER,
@@ -93,11 +88,9 @@ def _of_rest(graph: Graph, call: Call, gain: np.ndarray) -> str:
     tensor = graph.tensors[layer.inputs[1]]
     rest = graph.constant(graph.activations[layer.inputs[0]].rest)
     sizes = (1, *graph.shape(layer.inputs[0])[1:])
-    kernel = tensor.name
-    if kernel not in graph.made:
+    if tensor.name not in graph.made:
         add_packed(graph, tensor)
-    if layer.type == "DepthwiseConvolution":
-        kernel = graph.node("Unsqueeze", [kernel, graph.axes(1)])
+    kernel = weights_of(graph, layer)
     x = graph.node("Expand", [rest, graph.axes(*sizes)])
     y = graph.node("Conv", [x, kernel], **windows_of(graph, layer))
     if (gain == 1).all():
@@ -165,7 +158,7 @@ def _weight_bytes(graph: Graph, call: Call, weights: IntegerWeights) -> str:
     whole = codes_of(graph, call, weights)
     if weights.rest.any():
         axis = 1 if layer.type == "Affine" else 0
-        shape = onnx_shape(layer, graph.tensors[layer.inputs[1]])
+        shape = list(weights_shape(layer, graph.shape(layer.inputs[1])))
         shape[axis] = 1
         one = graph.constant(weights.zero + 1, np.int32)
         ones = graph.node("Expand", [one, graph.axes(*shape)])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, List, Mapping, Sequence, Tuple
 
 from nnabla_dqa.export.network import OPEN, Call
 from nnabla_dqa.export.onnx.functions.table import writes
+from nnabla_dqa.export.onnx.functions.windows import weights_of, windows_of
 from nnabla_dqa.export.onnx.graph import Graph, flag, refusal
 
 INT64 = 7
@@ -33,60 +34,29 @@ def affine(graph: Graph, call: Call) -> None:
 @writes("Convolution", "DepthwiseConvolution")
 def convolution(graph: Graph, call: Call) -> None:
     """Cross-correlation over the axes behind ``base_axis``, which is that of the channels."""
-    weight = call.inputs[1]
-    w = graph.shape(weight)
-    group = call.arguments.get("group", 1)
-    if call.type == "DepthwiseConvolution":
-        weight = graph.node("Unsqueeze", [weight, graph.axes(1)])
-        w = (w[0], 1, *w[1:])
-        group = _channels(graph, call)
-    pads = tuple(call.arguments["pad"])
-    _windows(graph, call, "Conv", weight, w[2:], group, pads=(*pads, *pads))
+    _over_windows(graph, call, "Conv", windows_of(graph, call))
 
 
 @writes("Deconvolution", "DepthwiseDeconvolution")
 def deconvolution(graph: Graph, call: Call) -> None:
     """The transpose of a convolution."""
-    weight = call.inputs[1]
-    w = graph.shape(weight)
-    group = call.arguments.get("group", 1)
-    if call.type == "DepthwiseDeconvolution":
-        if call.arguments["divisor"] != 1:
-            raise refusal(graph.network, call, "divisor other than 1")
-        weight = graph.node("Unsqueeze", [weight, graph.axes(1)])
-        w = (w[0], 1, *w[1:])
-        group = _channels(graph, call)
-    pads = tuple(call.arguments["pad"])
-    more: Dict[str, Any] = {"pads": (*pads, *pads)}
+    if call.arguments.get("divisor", 1) != 1:
+        raise refusal(graph.network, call, "divisor other than 1")
+    attributes = windows_of(graph, call)
     if any(call.arguments.get("output_padding") or ()):
-        more["output_padding"] = list(call.arguments["output_padding"])
-    _windows(graph, call, "ConvTranspose", weight, w[2:], group, **more)
+        attributes["output_padding"] = list(call.arguments["output_padding"])
+    _over_windows(graph, call, "ConvTranspose", attributes)
 
 
-def _channels(graph: Graph, call: Call) -> int:
-    base: int = call.arguments["base_axis"]
-    return graph.shape(call.inputs[0])[base]
-
-
-def _windows(
-    graph: Graph, call: Call, kind: str, weight: str, kernel: Sequence[int], group: int, **more: Any
-) -> None:
+def _over_windows(graph: Graph, call: Call, kind: str, attributes: Mapping[str, Any]) -> None:
     if flag(call.arguments, "channel_last"):
         raise refusal(graph.network, call, "channel_last=True; ONNX has channels first")
     x, out = call.inputs[0], graph.shape(call.outputs[0])
     base = call.arguments["base_axis"]
     if base != 1:
         x = graph.reshape(x, _one_leading(graph.shape(x), base))
-    y = graph.node(
-        kind,
-        [x, weight, *call.inputs[2:]],
-        call.outputs[0] if base == 1 else None,
-        kernel_shape=list(kernel),
-        strides=list(call.arguments["stride"]),
-        dilations=list(call.arguments["dilation"]),
-        group=group,
-        **more,
-    )
+    inputs = [x, weights_of(graph, call), *call.inputs[2:]]
+    y = graph.node(kind, inputs, call.outputs[0] if base == 1 else None, **attributes)
     if base != 1:
         graph.reshape(y, out, call.outputs[0])
 

@@ -15,7 +15,8 @@ from typing import List, Optional
 import numpy as np
 
 from nnabla_dqa.export.network import Call
-from nnabla_dqa.export.onnx.functions.byte_codes import bytes_of, codes_of, column, windows_of
+from nnabla_dqa.export.onnx.functions.byte_codes import bytes_of, codes_of, column
+from nnabla_dqa.export.onnx.functions.windows import windows_of
 from nnabla_dqa.export.onnx.graph import Graph
 from nnabla_dqa.export.onnx.integers import QUANTIZE, Activation, IntegerWeights, uses_of
 from nnabla_dqa.export.onnx.weights import FLOATS, SCALES

@@ -31,8 +31,12 @@ class _Windows(NamedTuple):
         rank = len(kernel)
         if OPEN in x[-rank:]:
             raise refusal(graph.network, call, "it pools over the batch")
-        stride = tuple(call.arguments["stride"])
-        return cls(x[-rank:], y[-rank:], kernel, stride, tuple(call.arguments["pad"]))
+        stride, pad = tuple(call.arguments["stride"]), tuple(call.arguments["pad"])
+        if any(p >= k for p, k in zip(pad, kernel)):
+            # Windows would hold nothing of the array; what NNabla takes as their largest is chance.
+            reason = f"pad {list(pad)} must be smaller than kernel {list(kernel)}"
+            raise refusal(graph.network, call, reason)
+        return cls(x[-rank:], y[-rank:], kernel, stride, pad)
 
     @property
     def beyond(self) -> Tuple[int, ...]:
@@ -114,7 +118,12 @@ def _product(sizes: Sequence[int]) -> int:
 
 @writes("GlobalAveragePooling")
 def global_average_pooling(graph: Graph, call: Call) -> None:
-    """The mean over all axes behind the channels."""
+    """The mean over height and width."""
+    rank = len(graph.shape(call.inputs[0]))
+    if rank != 4:
+        # NNabla takes it for the first two axes behind the channels, and reads only as much.
+        reason = f"its input has {rank} axes, not (batch, channels, height, width)"
+        raise refusal(graph.network, call, reason)
     graph.node("GlobalAveragePool", [call.inputs[0]], call.outputs[0])
 
 
