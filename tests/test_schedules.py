@@ -100,12 +100,12 @@ def test_slope_goes_from_1_to_0_and_ends_hard():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: SlopeSchedule(10, steepness=0), "steepness=0 is not above 0"),
+        (lambda: SlopeSchedule(10, center=2), "center=2 is not from 0 to 1"),
         (lambda: SharpeningSchedule(9, 0), "steps_per_epoch=0"),
         (lambda: SharpeningSchedule(9, 3, per_epoch=0), "per_epoch=0 is not a number above 0"),
         (lambda: SharpeningSchedule(9, 3, highest=-1), "highest=-1 is not a number above 0"),
         (lambda: SharpeningSchedule.reaching(9, 3, end=0), "end=0 is not a number above 0"),
-        (lambda: SlopeSchedule(10, steepness=0), "steepness=0 is not above 0"),
-        (lambda: SlopeSchedule(10, center=2), "center=2 is not from 0 to 1"),
         (lambda: TemperatureSchedule(0), "steps=0"),
         (lambda: TemperatureSchedule(-5), "steps=-5"),
         (lambda: TemperatureSchedule(2.5), "steps=2.5"),

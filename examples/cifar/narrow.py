@@ -51,11 +51,15 @@ W2A2_ROWS = tuple(
 )
 """Weights and activations: not among those that run by default."""
 NEIGHBOURS = (
-    *("bwn-plain", "bwn-binary-relax-original", "bwn-dqa"),
-    *("twn-plain", "ternary-binary-relax-original", "twn-dqa"),
-    "sawb-binary-relax-original",
+    *("bwn-plain", "bwn-binary-relax-original", "parq-w1", "bwn-dqa"),
+    *("twn-plain", "ternary-binary-relax-original", "parq-ternary", "twn-dqa"),
+    *("sawb-binary-relax-original", "parq-w2"),
+    *("pact-a3", *(f"squeeze-threshold-a{bits}" for bits in (1, 2, 3))),
 )
-"""The methods of docs/neighbours.md beside plain and DQA, at 1 bit, ternary and 2 bits."""
+"""The methods of docs/neighbours.md beside plain and DQA, at 1 bit, ternary and 2 bits.
+
+Those of activations have 2-bit weights; w2a2-sawb-plain is PACT at 2 bits.
+"""
 
 
 def main() -> None:

@@ -94,8 +94,8 @@ def fix_activations(
     made: Dict[Variable, Variable] = {}
     tensors: Dict[str, DeployedActivation] = {}
     variables: Dict[str, Variable] = {}
-    quantized: Dict[Tuple[str, Variable], Variable] = {}
     factors: Dict[str, Variable] = {}
+    quantized: Dict[Tuple[str, Variable], Variable] = {}
     for function in graph.functions:
         inputs = [made.get(v, v) for v in function.inputs]
         if function in entering:
