@@ -51,9 +51,9 @@ W2A2_ROWS = tuple(
 )
 """Weights and activations: not among those that run by default."""
 NEIGHBOURS = (
-    *("bwn-plain", "bwn-binary-relax-original", "parq-w1", "bwn-dqa"),
-    *("twn-plain", "ternary-binary-relax-original", "parq-ternary", "twn-dqa"),
-    *("sawb-binary-relax-original", "parq-w2"),
+    *("bwn-plain", "bwn-binary-relax", "bwn-binary-relax-original", "parq-w1", "qn-w1", "bwn-dqa"),
+    *("twn-plain", "twn-binary-relax", "ternary-binary-relax-original", "parq-ternary"),
+    *("qn-ternary", "twn-dqa", "sawb-binary-relax-original", "parq-w2"),
     *("pact-a3", *(f"squeeze-threshold-a{bits}" for bits in (1, 2, 3))),
 )
 """The methods of docs/neighbours.md beside plain and DQA, at 1 bit, ternary and 2 bits.
@@ -62,10 +62,17 @@ Those of activations have 2-bit weights; w2a2-sawb-plain is PACT at 2 bits.
 """
 
 
+FROM_FLOAT = 0.02
+"""The learning rate of runs that begin with a float net; a fifth of the others'."""
+
+
 def main() -> None:
     arguments = parse()
     runs = [(row, seed) for seed in range(arguments.seeds) for row in arguments.rows]
     started = time.perf_counter()
+    if arguments.from_float:
+        with futures.ThreadPoolExecutor(arguments.jobs) as pool:
+            list(pool.map(lambda seed: train("float", seed, arguments), range(arguments.seeds)))
     with futures.ThreadPoolExecutor(arguments.jobs) as pool:
         waiting = {pool.submit(train, row, seed, arguments): (row, seed) for row, seed in runs}
         for done in futures.as_completed(waiting):
@@ -104,6 +111,11 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--work", default="runs/narrow", help="where the runs are kept")
     parser.add_argument("--holdout", type=float, default=0.0, help="share of the training images")
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
+    parser.add_argument(
+        "--from-float",
+        action="store_true",
+        help="begin with the float run of the same seed, and a fifth of the learning rate",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("-o", "--output", help="JSON to write, such as results/cifar_narrow.json")
     return parser.parse_args()
@@ -118,10 +130,19 @@ def shown(words: List[str]) -> List[str]:
     return result
 
 
+def init_of(row: str, seed: int, arguments: argparse.Namespace) -> Dict[str, Any]:
+    """What a run that begins with a float net has beside its recipe."""
+    if not arguments.from_float or row == "float":
+        return {}
+    start = folder_of("float", seed, arguments) / "network.nnp"
+    return {"init": str(start.resolve()), "learning_rate": FROM_FLOAT}
+
+
 def folder_of(row: str, seed: int, arguments: argparse.Namespace) -> Path:
     changes = "".join(f"-{change}" for change in arguments.changes)
     holdout = f"-holdout{arguments.holdout:g}" if arguments.holdout else ""
-    return Path(arguments.work) / f"{row}{holdout}{changes}-{seed}"
+    start = "-from-float" if arguments.from_float and row != "float" else ""
+    return Path(arguments.work) / f"{row}{start}{holdout}{changes}-{seed}"
 
 
 def result_of(row: str, seed: int, arguments: argparse.Namespace) -> Dict[str, Any]:
@@ -142,7 +163,8 @@ def train(row: str, seed: int, arguments: argparse.Namespace) -> None:
     else:
         command += ["--recipe", str(HERE / "narrow" / f"{row}.yaml"), "--data", arguments.data]
         command += ["--seed", str(seed), "--set", f"data.holdout={arguments.holdout}"]
-        command += [word for change in arguments.changes for word in ("--set", change)]
+        own = [f"{key}={value}" for key, value in init_of(row, seed, arguments).items()]
+        command += [word for change in own + arguments.changes for word in ("--set", change)]
     # One thread each: with two runs at a time more would only be in each other's way.
     done = subprocess.run(
         command,
@@ -158,6 +180,7 @@ def train(row: str, seed: int, arguments: argparse.Namespace) -> None:
 def check_recipe(row: str, seed: int, arguments: argparse.Namespace) -> None:
     """Refuse a finished run of another recipe."""
     changes = {"seed": seed, "data": {"train": "-", "holdout": arguments.holdout}}
+    changes.update(init_of(row, seed, arguments))
     for change in arguments.changes:
         key, _, value = change.partition("=")
         *above, last = key.split(".")
