@@ -260,8 +260,14 @@ def test_a_training_that_blows_up_names_the_place_and_keeps_its_checkpoint(kind,
     assert all(part in message for part in BLOWN_UP[kind, name].split("*")), message
     assert "learning" in message
     assert read_checkpoint(tmp_path / "run" / "checkpoint").notes["step"] == 3
+    (start,) = RunFolder(tmp_path / "run").starts()
+    failure = start["failure"]
+    assert failure["error"] == message
+    assert (failure["step"], failure["epoch"], failure["steps_per_epoch"]) == (4, 2, 3)
+    assert len(failure["losses"]) == 1
     if kind == "Full precision":
         run(recipe, tmp_path / "run", resume=True)
+        assert ["failure" in start for start in RunFolder(tmp_path / "run").starts()] == [1, 0]
         run(recipe, tmp_path / "straight")
         assert_equal_runs(tmp_path / "straight", tmp_path / "run")
 

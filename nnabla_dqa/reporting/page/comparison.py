@@ -7,7 +7,7 @@ import json
 import statistics
 from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple
 
-from nnabla_dqa.reporting.page.html import Markup, element, figure, join, table
+from nnabla_dqa.reporting.page.html import Markup, element, figure, table
 from nnabla_dqa.reporting.page.run_record import FINISHED, RunRecord
 from nnabla_dqa.reporting.page.run_sections import score_text, state
 from nnabla_dqa.reporting.page.svg import (
@@ -17,7 +17,7 @@ from nnabla_dqa.reporting.page.svg import (
     WIDE,
     drawing,
     embedded,
-    legend_above,
+    legend,
     shortened,
     whole_ticks,
 )
@@ -95,7 +95,7 @@ def comparison(records: Sequence[RunRecord]) -> List[Markup]:
     for metric in metrics:
         chosen = [group for group in groups if group.metric == metric and group.scores]
         made.append(element("div", _spread(chosen, metric), _curves(chosen, metric), class_="grid"))
-    return [join([*made, element("h3", "All runs"), _runs_table(groups)])]
+    return [*made, _runs_table(groups)]
 
 
 def _key(settings: Mapping[str, Any]) -> str:
@@ -242,17 +242,15 @@ def _curves(groups: Sequence[Group], metric: str) -> Markup:
                     color=SERIES[k % len(SERIES)],
                     linestyle=DASHES[k % len(DASHES)],
                     linewidth=1.2,
-                    label=shortened(group.name, 28) if run is group.runs[0] else None,
                 )
                 values = " ".join(f"{factor * e.score:.4g}" for e in scored if e.score is not None)
                 rows.append((group.name, run.recipe.seed, values))
         axis.set_xlabel("epoch")
         axis.set_ylabel(unit)
         whole_ticks(axis)
-        if len(groups) <= 2 * len(SERIES):
-            legend_above(axis, 1 if len(groups) <= 3 else 2)
         svg = embedded(drawn, title, about)
-    return figure(title, svg, table(title, ("recipe", "seed", "epoch by epoch"), rows))
+    numbers = table(title, ("recipe", "seed", "epoch by epoch"), rows)
+    return figure(title, svg, numbers, legend=legend([group.name for group in groups]))
 
 
 def _unit(metric: str) -> str:

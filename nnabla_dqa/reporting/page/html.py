@@ -82,11 +82,12 @@ def _kind(cell: object) -> Optional[str]:
     return "number" if _NUMBER.fullmatch(str(cell)) else None
 
 
-def figure(title: str, svg: Markup, numbers: Markup, note: str = "") -> Markup:
+def figure(title: str, svg: Markup, numbers: Markup, note: str = "", legend: object = "") -> Markup:
     """A picture with its title, and what it shows as a table folded below it."""
     return element(
         "figure",
         element("figcaption", title),
+        legend,
         svg,
         *([element("p", note, class_="note")] if note else []),
         folded("Its numbers", numbers),

@@ -145,7 +145,7 @@ def _described(mixture: Mapping[str, Any]) -> Mixed:
     entries = [q for q in listed if isinstance(q, Mapping)] if isinstance(listed, list) else []
     target = mixture.get("target", 0)
     names = tuple(short_name(str(q.get("type", "?")), q) for q in entries)
-    return Mixed(names, target if isinstance(target, int) else 0)
+    return Mixed(names, target if target in range(len(names)) else 0)
 
 
 def _of_checkpoint(arrays: Mapping[str, np.ndarray]) -> NetworkView:

@@ -108,7 +108,7 @@ def training(record: RunRecord) -> List[Markup]:
     return [
         paragraphs(notes),
         grid([picture for picture in found if picture is not None]),
-        folded("All epochs", table("Epochs", head, rows)),
+        *([folded("All epochs", table("Epochs", head, rows))] if rows else []),
     ]
 
 
@@ -140,6 +140,8 @@ def hard_phase(record: RunRecord) -> str:
     """Where it began, shortly."""
     if record.hard_from is not None:
         return f"from epoch {record.hard_from:.3g} of {record.recipe.epochs} on"
+    if not record.epochs:
+        return "no epoch has ended"
     if not any(epoch.attention for epoch in record.epochs):
         return "nothing is mixed"
     return "none (hard_fraction 0)"
@@ -175,6 +177,8 @@ def starts(record: RunRecord) -> Markup:
         return element("p", "run.json says nothing of a start.")
     keys = dict.fromkeys(key for start in record.starts for key, _ in flattened(_told(start)))
     values = [dict(flattened(_told(start))) for start in record.starts]
+    if len(values) == 1:
+        return pairs("Start of the run", [(key, _value(value)) for key, value in values[0].items()])
     head = ("", *(f"start {i + 1}" for i in range(len(values))))
     rows = [(key, *(_value(start.get(key, "-")) for start in values)) for key in keys]
     return table("Starts of the run", head, rows)

@@ -35,12 +35,12 @@ a { color: var(--link); }
 .bad { color: var(--bad); font-weight: 600; }
 nav ul { display: flex; flex-wrap: wrap; gap: .2rem 1.2rem; list-style: none; padding: 0;
   margin: .8rem 0; }
-dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr));
-  gap: .6rem 1.2rem; margin: 1rem 0; }
+dl { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 9.5rem), 1fr));
+  gap: .6rem; margin: 1rem 0; }
 dl > div { background: var(--box); border-radius: .4rem; padding: .5rem .8rem; }
 dt { color: var(--muted); font-size: .85rem; }
 dd { margin: 0; }
-.grid { display: grid; gap: 1rem;
+.grid { display: grid; gap: 1rem; align-items: start;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }
 .grid.small { grid-template-columns: repeat(auto-fill, minmax(min(100%, 19rem), 1fr)); }
 figure { max-width: 44rem; min-width: 0; margin: 0; padding: .8rem; background: var(--box);
@@ -48,6 +48,10 @@ figure { max-width: 44rem; min-width: 0; margin: 0; padding: .8rem; background: 
 figcaption { color: var(--ink); font-weight: 600; margin-bottom: .3rem; }
 figure .note { font-size: .85rem; }
 svg { display: block; width: 100%; height: auto; max-width: 40rem; }
+.legend { display: flex; flex-wrap: wrap; gap: 0 1rem; margin: 0; padding: 0; list-style: none;
+  font-size: .85rem; }
+.legend li { display: flex; align-items: center; gap: .4rem; }
+.legend svg { width: 1.9rem; flex: none; }
 svg * { stroke-linejoin: round; stroke-linecap: butt; }
 details { margin: .5rem 0; }
 summary { cursor: pointer; color: var(--link); }

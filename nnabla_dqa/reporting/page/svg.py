@@ -7,9 +7,9 @@ import importlib
 import io
 import re
 import warnings
-from typing import Any, Iterator, Sequence, Tuple
+from typing import Any, Iterator, Optional, Sequence, Tuple
 
-from nnabla_dqa.reporting.page.html import Markup, escape, plain
+from nnabla_dqa.reporting.page.html import Markup, element, escape, plain
 from nnabla_dqa.reporting.page.style import PICTURE
 
 INSTALL = "pip install 'nnabla_dqa[report]'"
@@ -29,6 +29,7 @@ _VARIABLES = {
 INK, MUTED, GRID, SHADE, BAD = list(_VARIABLES)[:5]
 SERIES = list(_VARIABLES)[5:]
 DASHES: Sequence[Any] = ("solid", (0, (5, 2)), (0, (1, 1.5)), "dashdot", (0, (3, 1, 1, 1, 1, 1)))
+_STROKES = (None, "8 4", "2 3", "8 3 2 3", "6 2 2 2 2 2")
 """Lines differ by more than colour."""
 
 
@@ -52,8 +53,16 @@ def check_matplotlib() -> None:
 
 
 @contextlib.contextmanager
-def drawing(size: Tuple[float, float] = WIDE) -> Iterator[Any]:
-    """A matplotlib figure in the style of the page, for :func:`embedded` inside the block."""
+def drawing(
+    size: Tuple[float, float] = WIDE, margins: Optional[Tuple[float, float, float, float]] = None
+) -> Iterator[Any]:
+    """A matplotlib figure in the style of the page, for :func:`embedded` inside the block.
+
+    Args:
+        size: In inches.
+        margins: Left, bottom, right and top of what is drawn, as shares of the size; default: as
+            labels need it, which takes twice the time.
+    """
     check_matplotlib()
     import matplotlib
     from matplotlib.figure import Figure
@@ -81,13 +90,14 @@ def drawing(size: Tuple[float, float] = WIDE) -> Iterator[Any]:
         "ytick.labelcolor": INK,
         "axes.facecolor": "none",
         "figure.facecolor": "none",
-        "legend.frameon": False,
-        "legend.fontsize": 9.5,
     }
     with matplotlib.rc_context(style), warnings.catch_warnings():
         # The browser has other fonts than the one that lays the picture out.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
-        yield Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, layout="constrained" if margins is None else None)
+        if margins is not None:
+            figure.subplots_adjust(*margins)
+        yield figure
 
 
 def embedded(figure: Any, title: str, description: str) -> Markup:
@@ -104,7 +114,7 @@ def embedded(figure: Any, title: str, description: str) -> Markup:
         r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", inner, flags=re.S
     )
     used = set(re.findall(r"(?:url\(#|href=\"#)([\w-]+)", inner))
-    inner = re.sub(r' id="([\w-]+)"', lambda m: _identity(m, used), inner)
+    inner = re.sub(r' id="([^"]+)"', lambda m: _identity(m, used), inner)
     inner = re.sub(r"(url\(#|href=\"#)", rf"\1{PICTURE}", inner)
     inner = re.sub(r"'DejaVu Sans'[^;\"]*", "system-ui, sans-serif", inner)
     for colour, name in _VARIABLES.items():
@@ -123,20 +133,17 @@ def shortened(name: str, most: int = 24) -> str:
     return text if len(text) <= most else f"{text[: most // 2 - 1]}…{text[-(most // 2) :]}"
 
 
-def legend_above(axis: Any, columns: int = 3) -> None:
-    """The legend of an axis above it, where no curve is."""
-    handles, labels = axis.get_legend_handles_labels()
-    if handles:
-        axis.legend(
-            handles,
-            labels,
-            loc="lower left",
-            bbox_to_anchor=(0, 1.0),
-            ncols=columns,
-            borderaxespad=0.2,
-            handlelength=2.4,
-            columnspacing=1.2,
+def legend(names: Sequence[str]) -> Markup:
+    """What each line of a picture is, in the order of :data:`SERIES`; wraps where it is narrow."""
+    entries = []
+    for k, name in enumerate(names):
+        stroke = f"stroke:var(--series-{k % len(SERIES) + 1});stroke-width:2"
+        line = element(
+            "path", d="M0 5H30", style=stroke, stroke_dasharray=_STROKES[k % len(SERIES)]
         )
+        sample = element("svg", line, viewBox="0 0 30 10", aria_hidden="true")
+        entries.append(element("li", sample, name))
+    return element("ul", *entries, class_="legend")
 
 
 def whole_ticks(axis: Any) -> None:

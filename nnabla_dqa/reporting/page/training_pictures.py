@@ -20,7 +20,7 @@ from nnabla_dqa.reporting.page.svg import (
     WIDE,
     drawing,
     embedded,
-    legend_above,
+    legend,
     shortened,
     whole_ticks,
 )
@@ -37,16 +37,17 @@ def losses(record: RunRecord) -> Markup:
     about = f"Mean training loss of {len(epochs)} epochs{_ends(values)}."
     with drawing() as drawn:
         axis = drawn.subplots()
-        _line(axis, epochs, values, 0, "mean of the epoch")
+        _line(axis, epochs, values, 0)
         if record.failure is not None:
             about += _failing(axis, record)
         _frame(axis, record, "training loss")
-        legend_above(axis)
         svg = embedded(drawn, title, about)
     rows: List[Tuple[object, str]] = [(e, _number(v)) for e, v in zip(epochs, values)]
     if record.failure is not None:
         rows += [(f"step {step}", _number(v)) for step, _, v in _last_steps(record)]
-    return figure(title, svg, table("Loss by epoch", ("epoch", "loss"), rows))
+    names = ["mean of the epoch", *(["last steps"] if record.failure is not None else [])]
+    numbers = table("Loss by epoch", ("epoch", "loss"), rows)
+    return figure(title, svg, numbers, legend=legend(names) if len(names) > 1 else "")
 
 
 def scores(record: RunRecord) -> Optional[Markup]:
@@ -70,16 +71,15 @@ def scores(record: RunRecord) -> Optional[Markup]:
     )
     with drawing() as drawn:
         axis = drawn.subplots()
-        for k, (name, values) in enumerate(series):
-            _line(axis, epochs, values, k, name)
+        for k, (_, values) in enumerate(series):
+            _line(axis, epochs, values, k)
         _frame(axis, record, unit)
-        legend_above(axis)
         svg = embedded(drawn, title, about)
     rows = [(e, *(_number(vs[i]) for _, vs in series)) for i, e in enumerate(epochs)]
     note = "As deployed: the target quantizers alone, on the validation data."
-    return figure(
-        title, svg, table(f"{unit} by epoch", ("epoch", *(n for n, _ in series)), rows), note
-    )
+    names = [name for name, _ in series]
+    numbers = table(f"{unit} by epoch", ("epoch", *names), rows)
+    return figure(title, svg, numbers, note, legend(names))
 
 
 def temperature(record: RunRecord) -> Optional[Markup]:
@@ -94,7 +94,7 @@ def temperature(record: RunRecord) -> Optional[Markup]:
     )
     with drawing() as drawn:
         axis = drawn.subplots()
-        _line(axis, epochs, values, 0, "")
+        _line(axis, epochs, values, 0)
         axis.set_yscale("log")
         _plain_log(axis.yaxis)
         _frame(axis, record, "temperature T")
@@ -159,11 +159,11 @@ def attention_of_layer(
     about = f"Attention of {name} over {len(epochs)} epochs. At the end: " + ", ".join(
         f"{n} {share:.3f}" for n, share in zip(names, last)
     )
-    with drawing(SMALL) as drawn:
+    with drawing(SMALL, (0.19, 0.24, 0.81, 0.96)) as drawn:
         axis = drawn.subplots()
-        for k, label in enumerate(names):
+        for k in range(count):
             values = [None if row is None or k >= len(row) else row[k] for row in rows]
-            _line(axis, epochs, values, k, label)
+            _line(axis, epochs, values, k)
         _frame(axis, record, "attention", tell=False)
         axis.set_ylim(-0.04, 1.04)
         temperatures = [epoch.temperature for epoch in record.epochs]
@@ -174,15 +174,16 @@ def attention_of_layer(
             right.grid(visible=False)
             right.set_ylabel("T (dotted)", color=MUTED)
             _plain_log(right.yaxis)
-        legend_above(axis, 4)
         svg = embedded(drawn, name, about + ".")
     kept = _columns(len(epochs), _ROWS_AT_ONCE)
     cells = [(epochs[i], *(_share(_at(rows[i], k)) for k in range(count))) for i in kept]
-    note = "" if _peak(last) == target else f"Attention is not on {names[target]}, which remains."
-    return figure(name, svg, table(f"Attention of {name}", ("epoch", *names), cells), note)
+    off = _peak(last) != target and target < count
+    note = f"Attention is not on {names[target]}, which remains." if off else ""
+    numbers = table(f"Attention of {name}", ("epoch", *names), cells)
+    return figure(name, svg, numbers, note, legend(names))
 
 
-def _line(axis: Any, x: Sequence[float], y: Series, k: int, label: str) -> None:
+def _line(axis: Any, x: Sequence[float], y: Series, k: int) -> None:
     marker = "o" if len(x) < 3 else None
     axis.plot(
         x,
@@ -192,7 +193,6 @@ def _line(axis: Any, x: Sequence[float], y: Series, k: int, label: str) -> None:
         linewidth=1.6,
         marker=marker,
         markersize=4,
-        label=label or None,
     )
 
 
@@ -218,8 +218,12 @@ def _failing(axis: Any, record: RunRecord) -> str:
     assert failure is not None
     if steps:
         x = [place for _, place, _ in steps]
-        axis.plot(x, [v for *_, v in steps], color=SERIES[1], linewidth=0.9, label="last steps")
+        marker = "o" if len(x) < 3 else None
+        values = _gaps([v for *_, v in steps])
+        axis.plot(x, values, marker=marker, color=SERIES[1], linestyle=DASHES[1], linewidth=1.6)
     where = steps[-1][1] if steps else float(len(record.epochs))
+    if len(record.epochs) < 2:
+        axis.set_xlim(0, 1.05 * max(where, 1.0))
     axis.axvline(where, color=BAD, linewidth=1.4)
     axis.annotate(
         "stopped here",
@@ -232,8 +236,9 @@ def _failing(axis: Any, record: RunRecord) -> str:
         va="center",
         color=BAD,
     )
-    values = [v for *_, v in steps if v > 0 and math.isfinite(v)]
-    if values and max(values) > 50 * min(values):
+    every = (*(e.loss for e in record.epochs), *(v for *_, v in steps))
+    known = [v for v in every if v > 0 and math.isfinite(v)]
+    if known and max(known) > 50 * min(known):
         axis.set_yscale("log")
         _plain_log(axis.yaxis)
     return f" It was stopped after {failure.get('step')} steps by NaN or infinity."
@@ -282,11 +287,11 @@ def _columns(count: int, most: int = 120) -> List[int]:
 
 def _plain_log(axis: Any) -> None:
     """Ticks of a logarithmic axis as plain numbers, few of them."""
-    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axis.set_major_locator(LogLocator(numticks=6))
     axis.set_major_formatter(FuncFormatter(lambda v, _: f"{v:g}"))
-    axis.set_minor_formatter(NullFormatter())
+    axis.set_minor_locator(NullLocator())
 
 
 def _gaps(values: Series) -> np.ndarray:
