@@ -235,10 +235,12 @@ class Loop:
 
     def failure(self, error: BaseException) -> Dict[str, Any]:
         """Where an error ended the training, as JSON values: for the folder of the run."""
+        # Where an epoch has ended, its checkpoint could not be written.
+        ended = not self.at.losses and self._saved_step != self.at.step
         return {
             "error": one_line(error),
             "step": self.at.step,
-            "epoch": len(self.at.history) + 1,
+            "epoch": len(self.at.history) + (0 if ended else 1),
             "steps_per_epoch": self.trainable.steps_per_epoch,
             "losses": [float(loss) for loss in self.at.losses[-LOSSES_KEPT:]],
         }

@@ -263,8 +263,9 @@ def test_a_training_that_blows_up_names_the_place_and_keeps_its_checkpoint(kind,
     (start,) = RunFolder(tmp_path / "run").starts()
     failure = start["failure"]
     assert failure["error"] == message
-    assert (failure["step"], failure["epoch"], failure["steps_per_epoch"]) == (4, 2, 3)
-    assert len(failure["losses"]) == 1
+    # Found in the update, or not before the checkpoint of the epoch.
+    assert (failure["step"], len(failure["losses"])) in ((4, 1), (6, 0))
+    assert (failure["epoch"], failure["steps_per_epoch"]) == (2, 3)
     if kind == "Full precision":
         run(recipe, tmp_path / "run", resume=True)
         assert ["failure" in start for start in RunFolder(tmp_path / "run").starts()] == [1, 0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any, List, Mapping, Sequence, Tuple
 
-from nnabla_dqa.reporting.page import training_pictures as pictures
+from nnabla_dqa.reporting.page import attention_pictures
 from nnabla_dqa.reporting.page.html import (
     Markup,
     element,
@@ -21,6 +21,7 @@ from nnabla_dqa.reporting.page.html import (
 from nnabla_dqa.reporting.page.network_sections import network_sections
 from nnabla_dqa.reporting.page.network_view import Mixed, NetworkView
 from nnabla_dqa.reporting.page.run_record import FAILED, RunRecord, flattened
+from nnabla_dqa.reporting.page.training_pictures import losses, scores
 
 Section = Tuple[str, str, Markup]
 """Anchor, name in the list of links, and the section itself."""
@@ -101,7 +102,7 @@ def training(record: RunRecord) -> List[Markup]:
     if not record.epochs and record.failure is None:
         return [element("p", "No epoch has ended yet.")]
     odd = [e.epoch for e in record.epochs if not math.isfinite(e.loss)]
-    found = [pictures.losses(record), pictures.scores(record)]
+    found = [losses(record), scores(record)]
     notes = [f"The loss is no finite number in epoch {', '.join(map(str, odd))}."] if odd else []
     rows = [_epoch_row(epoch) for epoch in record.epochs]
     head = ("epoch", "loss", "learning rate", "score", "T", "target alone", "seconds")
@@ -119,12 +120,15 @@ def attention(record: RunRecord, view: NetworkView, brief: bool = False) -> List
         return [element("p", _no_attention(record))]
     mixed = {name: view.mixed.get(name, Mixed()) for name in rows}
     targets = [(name, known.target) for name, known in mixed.items()]
-    overview = [pictures.attention_of_target(record, targets), pictures.temperature(record)]
+    overview = [
+        attention_pictures.of_target(record, targets),
+        attention_pictures.temperature(record),
+    ]
     found = grid([picture for picture in overview if picture is not None])
     if brief:
         return [element("p", hard_phase_sentence(record)), found]
     small = [
-        pictures.attention_of_layer(record, name, known.quantizers, known.target)
+        attention_pictures.of_layer(record, name, known.quantizers, known.target)
         for name, known in mixed.items()
     ]
     layers = grid(small, small=True)
