@@ -37,7 +37,9 @@ def main() -> int:
     parser.add_argument("--dark", action="store_true")
     arguments = parser.parse_args()
     if find_browser() is None:
-        print("page_picture.py: there is no Chromium; name one in DQA_BROWSER", file=sys.stderr)
+        print(
+            "page_picture.py: there is no Chromium; name one in NNABLA_DQA_BROWSER", file=sys.stderr
+        )
         return 2
     with tempfile.TemporaryDirectory() as folder, browser(folder) as page:
         page.open(arguments.page, arguments.width, dark=arguments.dark)

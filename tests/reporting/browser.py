@@ -18,8 +18,8 @@ _OPTIONS = (
 
 
 def find_browser():
-    """The path of a Chromium; None if there is none on the PATH or in DQA_BROWSER."""
-    named = os.environ.get("DQA_BROWSER")
+    """The path of a Chromium; None if there is none on the PATH or in NNABLA_DQA_BROWSER."""
+    named = os.environ.get("NNABLA_DQA_BROWSER")
     return named or next((found for name in NAMES if (found := shutil.which(name))), None)
 
 

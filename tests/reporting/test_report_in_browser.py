@@ -14,7 +14,7 @@ pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
         find_browser() is None,
-        reason="no Chromium on the PATH (apt-get install chromium), nor in DQA_BROWSER",
+        reason="no Chromium on the PATH (apt-get install chromium), nor in NNABLA_DQA_BROWSER",
     ),
 ]
 LONG = "encoder/stage_with_a_name_that_does_not_end/block_17/convolution_of_three_by_three/conv"

@@ -12,10 +12,12 @@ import pytest
 
 import nnabla_dqa as dqa
 from nnabla_dqa.cli import main
+from nnabla_dqa.export.tensor import DeployedTensor
 from nnabla_dqa.nnp.summary import summarize
 from nnabla_dqa.reporting import write_report
 from nnabla_dqa.reporting.page.comparison import groups_of
 from nnabla_dqa.reporting.page.html import Markup, element, escape, table
+from nnabla_dqa.reporting.page.network_view import float_weights
 from nnabla_dqa.reporting.page.run_record import RunRecord
 from nnabla_dqa.reporting.page.svg import ReportError
 from nnabla_dqa.training.checkpoint import read_checkpoint
@@ -110,7 +112,7 @@ def test_a_run_that_ended_in_nan(tmp_path):
     changes = {"result": False, "records": records, "start": {"failure": FAILURE}}
     page = report(tmp_path, write_run(tmp_path / "run", **changes))
     assert "stopped by NaN or infinity" in page.words
-    assert f"Epoch 3, step 23: {FAILURE['error']}" in page.words
+    assert f"Epoch 3, after 23 steps: {FAILURE['error']}" in page.words
     assert "The loss is no finite number in epoch 2." in page.words
     rows = page.tables["Loss by epoch"]
     assert rows[-3:] == [["step 21", "1"], ["step 22", "5"], ["step 23", "inf"]]
@@ -135,6 +137,28 @@ def test_an_older_run_without_attention_is_told(tmp_path):
     page = report(tmp_path, write_run(tmp_path / "run", records=records))
     assert "The records of this run hold no attention" in page.words
     assert "Loss by epoch" in page.tables
+
+
+def test_a_run_whose_files_are_gone_shows_what_is_left(tmp_path):
+    run = write_run(tmp_path / "run")
+    (run / "deployed.nnp").rename(tmp_path / "kept.nnp")
+    page = report(tmp_path, run)
+    assert "There is no deployed file in its folder" in page.words
+    assert len(page.tables["Weights of fc0/affine"]) == 5
+    (tmp_path / "kept.nnp").rename(run / "deployed.nnp")
+    (run / "checkpoint").unlink()
+    page = report(tmp_path, run)
+    assert "its float weights are not shown" in page.words
+    assert {row[4] for row in page.tables["Weights of fc0/affine"][1:]} == {"-"}
+
+
+def test_weights_with_channels_last_are_those_that_were_deployed():
+    w = np.arange(48, dtype=np.float32).reshape(2, 2, 3, 4)
+    tensor = DeployedTensor.of(
+        "c/W", "Convolution", dqa.FullPrecision(), {}, (1.0,), w.transpose(0, 3, 1, 2), None
+    )
+    np.testing.assert_array_equal(float_weights({"c/W": w}, tensor), tensor.array)
+    assert float_weights({"c/W": w[:1]}, tensor) is None
 
 
 def test_a_float_run_mixes_nothing(tmp_path):
@@ -259,7 +283,17 @@ def test_what_the_command_refuses(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "report.html").read_text() == "mine"
     (run / "result.json").write_text('{"epochs": [{"loss": "high", "epoch": 1}]}')
     assert "result.json: its epochs cannot be read" in refused(run, "--force")
+    (run / "result.json").write_text('{"epochs": [], "score": "high"}')
+    assert "result.json: key 'score' must be a number" in refused(run, "--force")
     (run / "result.json").unlink()
+    starts = (run / "run.json").read_text()
+    (run / "run.json").write_text('{"starts": [{"failure": {"step": 3}}]}')
+    assert "run.json: its failure cannot be read: key 'losses' is missing" in refused(
+        run, "--force"
+    )
+    (run / "run.json").write_text('{"starts": 3}')
+    assert "run.json: key 'starts' is no list" in refused(run, "--force")
+    (run / "run.json").write_text(starts)
     assert main(["report", str(run), "--force"]) == 0
     assert capsys.readouterr().out.startswith("report.html: ")
     assert [path.name for path in tmp_path.glob(".*.part")] == []

@@ -169,7 +169,7 @@ def _runs_table(groups: Sequence[Group]) -> Markup:
     rows = []
     for group in groups:
         for run in group.runs:
-            elsewhere = (run.result or {}).get("off_target")
+            elsewhere = run.number("off_target")
             rows.append(
                 (
                     run.name,
@@ -178,7 +178,7 @@ def _runs_table(groups: Sequence[Group]) -> Markup:
                     state(run),
                     f"{len(run.epochs)} of {run.recipe.epochs}",
                     score_text(run.metric, run.score),
-                    "-" if elsewhere is None else f"{elsewhere} layers",
+                    "-" if elsewhere is None else f"{elsewhere:g} layers",
                 )
             )
     return table("All runs", head, rows)
@@ -190,8 +190,7 @@ def _counted(group: Group) -> str:
 
 
 def _mean_of(group: Group, key: str, form: str) -> str:
-    found = [(run.result or {}).get(key) for run in group.runs]
-    values = [float(v) for v in found if isinstance(v, (int, float))]
+    values = [value for run in group.runs if (value := run.number(key)) is not None]
     return form.format(statistics.fmean(values)) if values else "-"
 
 

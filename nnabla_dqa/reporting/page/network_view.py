@@ -105,16 +105,28 @@ def view_of_run(record: RunRecord, max_bytes: Optional[int] = None) -> NetworkVi
     checkpoint = record.checkpoint
     arrays = {} if checkpoint is None else checkpoint.arrays
     if path is None:
-        return _of_checkpoint(arrays)
+        note = "The run has deployed nothing yet: weights are those of its last checkpoint."
+        if record.result is not None:
+            note = "There is no deployed file in its folder: weights are those of its checkpoint."
+        return _of_checkpoint(arrays, note)
     view = view_of_file(path, max_bytes)
     weights = [
-        w._replace(before=arrays.get(w.after.name)) if w.after is not None else w
+        w._replace(before=float_weights(arrays, w.after)) if w.after is not None else w
         for w in view.weights
     ]
     notes = list(view.notes)
     if checkpoint is None:
         notes.append("The run has no checkpoint any more, so its float weights are not shown.")
     return dataclasses.replace(view, weights=tuple(weights), notes=tuple(notes))
+
+
+def float_weights(arrays: Mapping[str, np.ndarray], after: DeployedTensor) -> Optional[np.ndarray]:
+    """The float weights that a tensor was made from, in its shape; None if they are not known."""
+    array = arrays.get(after.name)
+    if array is not None and array.ndim == 4 and array.shape != after.shape:
+        # A model that was trained with channels last is deployed with channels first.
+        array = array.transpose(0, 3, 1, 2)
+    return array if array is not None and array.shape == after.shape else None
 
 
 def _as_deployed(file: NetworkFile, notes: List[str]) -> Optional[Deployed]:
@@ -148,7 +160,7 @@ def _described(mixture: Mapping[str, Any]) -> Mixed:
     return Mixed(names, target if target in range(len(names)) else 0)
 
 
-def _of_checkpoint(arrays: Mapping[str, np.ndarray]) -> NetworkView:
+def _of_checkpoint(arrays: Mapping[str, np.ndarray], note: str) -> NetworkView:
     scope: Any = OrderedDict()
     with nn.parameter_scope("", scope):
         for name, array in arrays.items():
@@ -163,7 +175,6 @@ def _of_checkpoint(arrays: Mapping[str, np.ndarray]) -> NetworkView:
             if name.endswith("/W") and array.ndim > 1
         ]
     mixed = {t.name: Mixed(short_names(t.mixture), t.mixture.target) for t in tensors}
-    note = "The run has deployed nothing yet: weights are those of its last checkpoint."
     return NetworkView(None, tuple(weights), (), mixed, (note,) if arrays else ())
 
 

@@ -20,6 +20,28 @@ FINISHED, FAILED, UNFINISHED = "finished", "failed", "not finished"
 
 
 @dataclasses.dataclass(frozen=True)
+class Failure:
+    """Where NaN or infinity ended a run, as :meth:`~nnabla_dqa.training.loop.Loop.failure` says."""
+
+    error: str
+    step: int
+    epoch: int
+    steps_per_epoch: int
+    losses: Tuple[float, ...]
+
+    @classmethod
+    def read(cls, values: Any, where: Path) -> Failure:
+        """The failure that ``run.json`` tells of; raises RunError if it cannot be read."""
+        try:
+            losses = tuple(float(loss) for loss in values["losses"])
+            counts = [int(values[key]) for key in ("step", "epoch", "steps_per_epoch")]
+            return cls(str(values["error"]), counts[0], counts[1], max(1, counts[2]), losses)
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
+            what = f"key {error} is missing" if isinstance(error, KeyError) else one_line(error)
+            raise RunError(f"{where}: its failure cannot be read: {what}") from None
+
+
+@dataclasses.dataclass(frozen=True)
 class RunRecord:
     """A run, finished or not.
 
@@ -29,8 +51,7 @@ class RunRecord:
         epochs: Those that ended, from ``result.json`` or else the checkpoint.
         starts: What ``run.json`` says of each start.
         result: ``result.json``; None before the end.
-        failure: Where NaN or infinity ended it
-            (:meth:`~nnabla_dqa.training.run_folder.RunFolder.note_failure`); None if they did not.
+        failure: Where NaN or infinity ended it; None if they did not.
     """
 
     place: RunFolder
@@ -38,7 +59,7 @@ class RunRecord:
     epochs: Tuple[Epoch, ...]
     starts: Tuple[Mapping[str, Any], ...]
     result: Optional[Mapping[str, Any]]
-    failure: Optional[Mapping[str, Any]]
+    failure: Optional[Failure]
 
     @classmethod
     def read(cls, folder: PathLike) -> RunRecord:
@@ -49,14 +70,18 @@ class RunRecord:
         """
         place = RunFolder(folder)
         recipe, result = place.read_recipe(), place.results()
-        starts = [start for start in place.starts() if isinstance(start, dict)]
+        starts = place.starts()
+        if not isinstance(starts, list) or not all(isinstance(start, dict) for start in starts):
+            raise RunError(f"{place.run}: key 'starts' is no list of starts")
         checkpoint = None
         if result is None and place.checkpoint.exists():
             checkpoint = read_checkpoint(place.checkpoint)
         where = place.checkpoint if result is None else place.result
         source = result if checkpoint is None else checkpoint.notes
         epochs = _epochs((source or {}).get("epochs", []), where)
-        failure = None if result is not None or not starts else starts[-1].get("failure")
+        failure = None
+        if result is None and starts and "failure" in starts[-1]:
+            failure = Failure.read(starts[-1]["failure"], place.run)
         record = cls(place, recipe, epochs, tuple(starts), result, failure)
         if checkpoint is not None:
             record.__dict__["checkpoint"] = checkpoint
@@ -99,11 +124,21 @@ class RunRecord:
         last = self.epochs[-1].metric if self.epochs else ""
         return str((self.result or {}).get("metric") or last)
 
+    def number(self, key: str) -> Optional[float]:
+        """A number of ``result.json``; None before the end, or if it is not known.
+
+        Raises:
+            RunError: It is something else.
+        """
+        found = (self.result or {}).get(key)
+        if found is not None and (isinstance(found, bool) or not isinstance(found, (int, float))):
+            raise RunError(f"{self.place.result}: key {key!r} must be a number; got {found!r}")
+        return found
+
     @property
     def score(self) -> Optional[float]:
         """Of the deployed network; None before the end, or if nothing measures it."""
-        found = (self.result or {}).get("score")
-        return float(found) if isinstance(found, (int, float)) else None
+        return self.number("score")
 
     @property
     def attention(self) -> Dict[str, List[Optional[Tuple[float, ...]]]]:
@@ -126,7 +161,7 @@ class RunRecord:
             **self.recipe.decisive(),
             "network": self.network,
             "half": any(_is_half(start) for start in self.starts),
-            "images": dict((self.result or {}).get("data") or {}),
+            "images": (self.result or {}).get("data"),
         }
         del values["seed"]
         return dict(flattened(values))
@@ -176,6 +211,7 @@ def _epochs(values: Any, where: Path) -> Tuple[Epoch, ...]:
             attention = {
                 str(name): tuple(float(a) for a in shares)
                 for name, shares in (known.pop("attention", None) or {}).items()
+                if shares
             }
             made.append(Epoch(**{**missing, **known, "attention": attention}))
             float(made[-1].loss), int(made[-1].epoch)

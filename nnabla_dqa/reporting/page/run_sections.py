@@ -67,15 +67,16 @@ def result(record: RunRecord, view: NetworkView) -> Markup:
         ("Seed", record.recipe.seed),
         ("Hard phase", hard_phase(record)),
     ]
-    result = record.result or {}
-    if "bits_per_weight" in result:
-        told.append(("Bits per weight", f"{float(result['bits_per_weight']):.3g}"))
+    bits, elsewhere = record.number("bits_per_weight"), record.number("off_target")
+    if bits is not None:
+        told.append(("Bits per weight", f"{bits:.3g}"))
     if view.summary is not None:
         small, large = view.summary.file_bytes, view.summary.float_bytes
         told.append(("Deployed file", f"{small:,} bytes; parameters as float32: {large:,}"))
-    if result.get("off_target") is not None:
-        told.append(("Layers whose attention ended elsewhere", result["off_target"]))
-    return join([facts(told), failure(record), messages(result.get("messages", []))])
+    if elsewhere is not None:
+        told.append(("Layers whose attention ended elsewhere", f"{elsewhere:g}"))
+    noted = (record.result or {}).get("messages", [])
+    return join([facts(told), failure(record), messages(noted)])
 
 
 def state(record: RunRecord) -> str:
@@ -87,8 +88,8 @@ def failure(record: RunRecord) -> Markup:
     """Where NaN or infinity ended the run; empty if they did not."""
     if record.failure is None:
         return Markup("")
-    where = f"Epoch {record.failure.get('epoch')}, step {record.failure.get('step')}: "
-    return element("p", where, str(record.failure.get("error")), class_="bad")
+    where = f"Epoch {record.failure.epoch}, after {record.failure.step} steps: "
+    return element("p", where, record.failure.error, class_="bad")
 
 
 def messages(texts: Any) -> Markup:

@@ -7,7 +7,7 @@ from typing import Any, List, Optional, Tuple
 
 from nnabla_dqa.reporting.page.curves import ends, frame, gaps, has_any, line, number, plain_log
 from nnabla_dqa.reporting.page.html import Markup, figure, table
-from nnabla_dqa.reporting.page.run_record import RunRecord
+from nnabla_dqa.reporting.page.run_record import Failure, RunRecord
 from nnabla_dqa.reporting.page.svg import BAD, DASHES, SERIES, drawing, embedded, legend
 
 
@@ -26,7 +26,7 @@ def losses(record: RunRecord) -> Markup:
         svg = embedded(drawn, title, about)
     rows: List[Tuple[object, str]] = [(e, number(v)) for e, v in zip(epochs, values)]
     if record.failure is not None:
-        rows += [(f"step {step}", number(v)) for step, _, v in _last_steps(record)]
+        rows += [(f"step {step}", number(v)) for step, _, v in _last_steps(record.failure)]
     names = ["mean of the epoch", *(["last steps"] if record.failure is not None else [])]
     numbers = table("Loss by epoch", ("epoch", "loss"), rows)
     return figure(title, svg, numbers, legend=legend(names) if len(names) > 1 else "")
@@ -66,8 +66,8 @@ def scores(record: RunRecord) -> Optional[Markup]:
 
 def _failing(axis: Any, record: RunRecord) -> str:
     """Draw the last steps before the loss was no number; returns the words for it."""
-    failure, steps = record.failure, _last_steps(record)
-    assert failure is not None
+    assert record.failure is not None
+    steps = _last_steps(record.failure)
     if steps:
         x = [place for _, place, _ in steps]
         marker = "o" if len(x) < 3 else None
@@ -93,16 +93,13 @@ def _failing(axis: Any, record: RunRecord) -> str:
     if known and max(known) > 50 * min(known):
         axis.set_yscale("log")
         plain_log(axis.yaxis)
-    return f" It was stopped after {failure.get('step')} steps by NaN or infinity."
+    return f" It was stopped after {record.failure.step} steps by NaN or infinity."
 
 
-def _last_steps(record: RunRecord) -> List[Tuple[int, float, float]]:
+def _last_steps(failure: Failure) -> List[Tuple[int, float, float]]:
     """Step, place in epochs, and loss of those before the failure."""
-    failure = record.failure or {}
-    found = [float(v) for v in failure.get("losses", [])]
-    step, per_epoch = int(failure.get("step", 0)), max(1, int(failure.get("steps_per_epoch", 1)))
-    numbers = range(step - len(found) + 1, step + 1)
-    return [(n, n / per_epoch, value) for n, value in zip(numbers, found)]
+    numbers = range(failure.step - len(failure.losses) + 1, failure.step + 1)
+    return [(n, n / failure.steps_per_epoch, loss) for n, loss in zip(numbers, failure.losses)]
 
 
 def _times(value: Optional[float], factor: float) -> Optional[float]:
