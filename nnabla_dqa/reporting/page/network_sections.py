@@ -124,7 +124,7 @@ def _weights(view: NetworkView) -> List[Markup]:
     if before:
         text = (
             "Above: the float weights that were trained, with the levels as dotted lines. Below: "
-            "the share of the weights on each level, as deployed."
+            "the share of the weights on each level of what is deployed."
         )
     label = f"Each of {len(pictures)} layers"
     return [
