@@ -84,7 +84,7 @@ ROOMS = (
     *("nnp_format", "export", "export/onnx", "export/onnx/functions", "graph", "onednn", "nnp"),
     *("data", "data/cifar", "data/nnabla_csv", "data/photos", "distributed", "models"),
     *("recipes", "training", "training/tasks"),
-    *("reporting", "commands"),
+    *("reporting", "reporting/page", "commands"),
 )
 
 
