@@ -229,6 +229,9 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/export.md", "onnx", export_tables.onnx_files(load("onnx.json"))
     yield "docs/export.md", "accuracy", export_tables.onnx_accuracy(load("onnx_accuracy.json"))
     yield "docs/export.md", "nnb", export_tables.nnb(load("nnb.json"))
+    packed = ROOT / "results" / "nnp_packed.json"
+    known = export_tables.nnp_packed(load(packed.name)) if packed.exists() else "Unmeasured."
+    yield "docs/export.md", "nnp_packed", known
     for name, file, make in (
         ("neighbours_cifar", "neighbours_cifar.json", narrow),
         ("neighbours_activations", "neighbours_activations.json", narrow),

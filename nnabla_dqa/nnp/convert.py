@@ -8,7 +8,7 @@ from typing import Any, List, Mapping, Optional, Set, Tuple
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.tables import format_table
-from nnabla_dqa.export.metadata import DEPLOYED
+from nnabla_dqa.export.metadata import DEPLOYED, PACKED
 from nnabla_dqa.layers.report import short_name
 from nnabla_dqa.layers.rules import Assignment, Rules, RulesLike
 from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
@@ -100,9 +100,9 @@ def convert_file(
             f"{source}: is converted already (layer {file.quantized[0].name} has "
             f"{file.mixtures[file.quantized[0].name]}); convert the file it came from"
         )
-    if file.kind == DEPLOYED:
+    if file.kind in (DEPLOYED, PACKED):
         raise NNPError(
-            f"{source}: is a deployed file, whose weights are quantized for good; convert the "
+            f"{source}: is a {file.kind} file, whose weights are quantized for good; convert the "
             f"file it came from"
         )
     if not file.layers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import List, Tuple
 
-from nnabla_dqa.export.metadata import DEPLOYED
+from nnabla_dqa.export.metadata import DEPLOYED, PACKED
 from nnabla_dqa.nnp.file import CONVERTED, FLOAT
 from nnabla_dqa.nnp.summary import FileSummary
 from nnabla_dqa.reporting.page.html import (
@@ -35,6 +35,8 @@ _KINDS = {
     "those of each target quantizer, as deploying would make them now.",
     DEPLOYED: "A deployed file: its weights lie on their levels. Float weights are not in it; the "
     "report of the run that made it shows both.",
+    PACKED: "A packed file: the network unpacks its weights from codes. The deployed file that it "
+    "was made of shows them.",
 }
 
 
