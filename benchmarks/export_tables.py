@@ -1,4 +1,4 @@
-"""Tables of docs/export.md, made of results/onnx.json, onnx_accuracy.json, nnb.json, nnp_packed.json."""
+"""Tables of docs/export.md, made of results/: onnx, onnx_accuracy, nnb, nnp_packed."""
 
 from __future__ import annotations
 

@@ -42,8 +42,12 @@ class _Found(NamedTuple):
 
     @property
     def reads(self) -> FrozenSet[Any]:
-        """What enters its functions, and whether the layer is trained."""
-        return frozenset((f.inputs[0], f.inputs[WEIGHT_INPUT].need_grad) for f in self.functions)
+        """Its own name: in a live graph no two layers share what quantizes their inputs.
+
+        Which layer comes first depends on the graph's outputs, and another graph of the same
+        parameters, for evaluation or of one branch, may not have it.
+        """
+        return frozenset({self.name})
 
     @property
     def name(self) -> str:

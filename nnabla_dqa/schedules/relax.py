@@ -65,10 +65,12 @@ class RelaxSchedule:
             steps, steps_per_epoch: As of the class.
             hard_fraction: The second phase.
             rho: Growth an epoch. None: from 1.04 to what the original's 150 epochs come to,
-                1.04^150 = 359, over the epochs there are: the same as 1.04 for 150 of them.
+                1.04^150 = 359, over the epochs there are, in 150 parts if these are fewer.
         """
         if rho is None:
-            return cls.reaching(steps, steps_per_epoch, 1.04**150, hard_fraction, 1.04)
+            soft = cls(steps, steps_per_epoch, hard_fraction=hard_fraction).soft_steps
+            part = min(steps_per_epoch, max(1, soft // 150))
+            return cls.reaching(steps, part, 1.04**150, hard_fraction, 1.04)
         return cls(steps, steps_per_epoch, start=rho, rho=rho, hard_fraction=hard_fraction)
 
     @classmethod

@@ -10,6 +10,9 @@ from nnabla_dqa._util.checks import is_number
 from nnabla_dqa._util.registry import to_json
 from nnabla_dqa.schedules.base import check_steps, soft_steps_of
 
+_PARTS = 55
+"""The epochs of the paper, and in how many parts a shorter training goes its way."""
+
 
 @dataclasses.dataclass(frozen=True)
 class SharpeningSchedule:
@@ -50,16 +53,17 @@ class SharpeningSchedule:
     def reaching(
         cls, steps: int, steps_per_epoch: int, end: float = 275.0, hard_fraction: float = 0.1
     ) -> SharpeningSchedule:
-        """A schedule whose T is ``end`` in its last soft epoch.
+        """A schedule whose T is ``end`` at its last soft step.
 
         275 is what 55 epochs of 5 come to, so that a short training ends as sharp as the
-        paper's long one.
+        paper's long one. One of fewer epochs takes 55 steps to it as well, within its epochs.
         """
         if not is_number(end) or end <= 0:
             raise ValueError(f"SharpeningSchedule: end={end!r} is not a number above 0")
         probe = cls(steps, steps_per_epoch, hard_fraction=hard_fraction)
-        epochs = math.ceil(probe.soft_steps / probe.steps_per_epoch)
-        return cls(steps, steps_per_epoch, end / epochs, max(end, 2000.0), hard_fraction)
+        part = min(steps_per_epoch, math.ceil(probe.soft_steps / _PARTS))
+        parts = math.ceil(probe.soft_steps / part)
+        return cls(steps, part, end / parts, max(end, 2000.0), hard_fraction)
 
     @property
     def soft_steps(self) -> int:

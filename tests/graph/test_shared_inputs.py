@@ -1,8 +1,9 @@
-"""A tensor that several layers read is quantized once, with one state, where they want the same."""
+"""Layers of a live graph that read one tensor: each has quantizers of its own.
+
+In files they share them (tests/nnp).
+"""
 
 from __future__ import annotations
-
-import functools
 
 import nnabla as nn
 import nnabla.functions as F
@@ -12,7 +13,6 @@ import pytest
 
 import nnabla_dqa as dqa
 from nnabla_dqa.backends.fused_activations import NAME
-from nnabla_dqa.models import build
 from nnabla_dqa.onednn import library
 
 quiet = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
@@ -71,40 +71,6 @@ def count(y):
     return found.count(NAME)
 
 
-def test_it_is_named_after_the_first_layer_and_computed_once():
-    _, y, evaluated = built()
-    assert entering() == ["conv1/conv:input", "fc/affine:input"]
-    inputs = {}
-    y.visit(lambda f: inputs.setdefault(f.info.type_name, []).append(f.inputs[0]))
-    _, first, shortcut = inputs["Convolution"]
-    assert first == shortcut
-    assert count(y) in (0, 2)
-    assert count(evaluated) == count(y)
-
-
-@pytest.mark.parametrize("notation", ["pact:2", "pact:2,4,8"])
-def test_the_gradient_is_the_sum_of_those_of_each_layer(notation):
-    found, loss = {}, {}
-    for name in ("shared", "apart"):
-        make = block if name == "shared" else functools.partial(block, apart=True)
-        _, y, _ = built(dqa.Rules("minmax:2", activations=notation), make)
-        parameters = nn.get_parameters()
-        for path, v in parameters.items():
-            v.grad.zero()
-            if path.endswith("clip"):
-                v.d = 0.5
-        y.forward()
-        y.backward(1.0)
-        loss[name], found[name] = y.d.copy(), {path: v.g for path, v in parameters.items()}
-    np.testing.assert_array_equal(loss["shared"], loss["apart"])
-    clip = "dqa/activation/pact/clip"
-    assert f"shortcut/conv/{clip}" not in found["shared"]
-    total = sum(found["apart"][f"{name}/conv/{clip}"] for name in ("conv1", "shortcut"))
-    np.testing.assert_allclose(found["shared"][f"conv1/conv/{clip}"], total, rtol=1e-5)
-    for path in ("stem/conv/W", "conv1/conv/W", "fc/affine/W"):
-        np.testing.assert_allclose(found["shared"][path], found["apart"][path], 1e-4, 1e-6)
-
-
 @pytest.mark.parametrize(
     "rule",
     [
@@ -143,33 +109,6 @@ def test_layers_of_which_one_is_frozen_have_their_own():
 
 
 @quiet
-@pytest.mark.parametrize("notation", ["pact:2,3", "emaminmax:2,4,8", "lsq:2,4,8,signed=false"])
-@pytest.mark.parametrize("hard", [True, False])
-def test_what_is_deployed_equals_the_hard_graph(notation, hard, tmp_path):
-    rules = dqa.Rules("minmax:2", activations=notation, mixing=PLAIN)
-    x, y, evaluated = built(rules)
-    train(y)
-    graph = evaluated
-    if not hard:
-        graph = dqa.convert(
-            block(x, train=False), dqa.Rules("minmax:2", activations=notation, mixing=PLAIN)
-        )
-    result = dqa.deploy(tmp_path / "d.nnp", {"x": x}, {"y": graph})
-    assert [row.name for row in result.activations] == ["conv1/conv/input", "fc/affine/input"]
-    evaluated.forward()
-    deployed = nn.graph_def.load(str(tmp_path / "d.nnp"))(x)
-    deployed.forward()
-    np.testing.assert_array_equal(deployed.d, evaluated.d)
-    found = dqa.check_activations(tmp_path / "d.nnp", {"x": images(1)})
-    assert found.ok
-    rows = {row.layer: row for row in dqa.summarize(tmp_path / "d.nnp").layers}
-    assert rows["shortcut/conv"].activation_bits == 2
-    assert rows["shortcut/conv"].input_of == "conv1/conv"
-    assert rows["conv1/conv"].input_of == ""
-    assert rows["stem/conv"].activations == ()
-
-
-@quiet
 def test_layers_on_onednn_compute_the_same():
     found = []
     for layers in ("nnabla", "onednn"):
@@ -190,14 +129,26 @@ def test_layers_on_onednn_compute_the_same():
         np.testing.assert_allclose(found[1][name], gradient, 1e-3, 1e-4 * size, err_msg=name)
 
 
-def test_models_of_the_package_share_what_enters_a_block_and_its_shortcut():
-    x = nn.Variable((1, 3, 32, 32))
+def branches(x):
+    h = F.relu(NPF.convolution(x, 4, (3, 3), name="a"))
+    return [NPF.convolution(h, 4, (3, 3), name=name) for name in ("b1", "b2")]
+
+
+@quiet
+def test_a_branch_alone_computes_what_it_computes_in_the_whole_graph(tmp_path):
+    nn.clear_parameters()
+    rules = dqa.Rules("minmax:2,4", activations="pact:2,4", mixing=PLAIN)
+    x = nn.Variable.from_numpy_array(images())
     with nn.auto_forward(False):
-        y = build("resnet18_32", F.mul_scalar(x, 1.0), 10, True, width=0.0625)
-        dqa.convert(y, dqa.Rules("minmax:2", activations="pact:2"))
-    names = {t.name for t in dqa.find_quantized() if not t.is_weight}
-    shortcuts = [n for n in nn.get_parameters(grad_only=False) if n.endswith("shortcut/conv/W")]
-    assert shortcuts
-    for name in shortcuts:
-        assert name.replace("/W", ":input") not in names
-        assert name.replace("shortcut/conv/W", "conv1/conv:input") in names
+        both = dqa.convert(branches(x), rules)
+        train(F.add2(*both))
+        with dqa.hard():
+            _, expected = dqa.convert(branches(x), rules)
+            alone = dqa.convert(branches(x)[1], rules)
+    nn.forward_all([expected, alone])
+    np.testing.assert_array_equal(alone.d, expected.d)
+    result = dqa.deploy(tmp_path / "d.nnp", {"x": x}, {"y": both[1]})
+    assert [row.name for row in result.activations] == ["b2/conv/input"]
+    deployed = nn.graph_def.load(str(tmp_path / "d.nnp"))(x)
+    deployed.forward()
+    np.testing.assert_array_equal(deployed.d, expected.d)
