@@ -199,3 +199,21 @@ def test_a_saved_graph_has_the_same_values_and_gradients(tmp_path):
 def test_wrong_arguments_are_named(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize("ternary", [True, False])
+def test_levels_of_millions_of_weights_are_those_of_least_error(ternary):
+    """Sums of so many float32 numbers are not; against prefix sums in float64."""
+    w = np.random.RandomState(0).randn(1_500_000, 1).astype(np.float32)
+    found = np.unique(np.abs(dqa.LSBQ(2, ternary=ternary).quantize(w)))
+    ordered = np.sort(np.abs(w.astype(np.float64).ravel()))[::-1]
+    sums, counts = np.cumsum(ordered), np.arange(1, ordered.size + 1)
+    if ternary:
+        best = np.argmax(sums * sums / counts)
+        expected = [0, sums[best] / counts[best]]
+    else:
+        high = sums[:-1] / counts[:-1]
+        low = (sums[-1] - sums[:-1]) / (ordered.size - counts[:-1])
+        best = np.argmax(sums[:-1] * high + (sums[-1] - sums[:-1]) * low)
+        expected = [low[best], high[best]]
+    np.testing.assert_allclose(found, expected, rtol=2e-3)
