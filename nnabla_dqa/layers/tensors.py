@@ -195,7 +195,8 @@ class QuantizedTensor:
         if not self.is_weight or not any(map(fitted_names, mixture.quantizers)):
             return
         for q, state in zip(mixture.quantizers, mixture.quantizer_states(self.state)):
-            if fitted_names(q) and not all(state[name].d.all() for name in unset_names(q)):
+            # Rows of zeros may stay unset for ever: one row that has learned tells.
+            if fitted_names(q) and not any(state[name].d.any() for name in unset_names(q)):
                 yield state, fitted_values(q, self.weight.d, {k: v.d for k, v in state.items()})
 
     @cached_property

@@ -93,7 +93,7 @@ class QNActivation(Quantizer):
         return sharpening(steps, steps_per_epoch, hard_fraction, **options)
 
     def initial_state(self, statistics: Statistics) -> Dict[str, Variable]:
-        return first_factors(statistics, self._steps)
+        return first_factors(statistics.peak, self._steps)
 
     def observe(self, statistics: Statistics) -> Dict[str, Variable]:
         x = detach(statistics.w)

@@ -30,6 +30,7 @@ from nnabla_dqa.quantization.qn.steps import (
     level_by_sigmoids,
     level_by_steps,
     number_of_steps,
+    peak_or,
     position,
     sharpening,
 )
@@ -58,7 +59,7 @@ class QN(Quantizer):
 
     alpha and beta are learned, as ``dqa/0/alpha`` and ``dqa/0/beta`` of shape (C, 1), without
     weight decay, and start as ``beta = (5 p / 4) / max|w|``, ``p = max|Y|``, and
-    ``alpha = 1 / beta``. T is ``dqa/0/temperature``, moved by
+    ``alpha = 1 / beta``; a channel of zeros takes the whole tensor's ``max|w|``. T is ``dqa/0/temperature``, moved by
     :class:`~nnabla_dqa.SharpeningSchedule`; ``dqa/0/hard`` is 1 from the hard phase on, in which
     training uses the steps with the gradients of the soft form at its last T.
 
@@ -149,7 +150,7 @@ class QN(Quantizer):
         return sharpening(steps, steps_per_epoch, hard_fraction, **options)
 
     def initial_state(self, statistics: Statistics) -> Dict[str, Variable]:
-        return first_factors(statistics, self._p)
+        return first_factors(peak_or(statistics, self._p), self._p)
 
     def fit(self, rows: np.ndarray, state: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
         if self._constant:
