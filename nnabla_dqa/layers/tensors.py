@@ -195,7 +195,8 @@ class QuantizedTensor:
         if not self.is_weight or not any(map(fitted_names, mixture.quantizers)):
             return
         for q, state in zip(mixture.quantizers, mixture.quantizer_states(self.state)):
-            if fitted_names(q) and not all(state[name].d.all() for name in unset_names(q)):
+            # Rows of zeros may stay unset for ever: one row that has learned tells.
+            if fitted_names(q) and not any(state[name].d.any() for name in unset_names(q)):
                 yield state, fitted_values(q, self.weight.d, {k: v.d for k, v in state.items()})
 
     @cached_property
@@ -229,10 +230,13 @@ class QuantizedTensor:
         index, _, name = path.partition("/")
         if name != FIRST:
             return
+        q = self.mixture.quantizers[int(index)]
         state = self.mixture.quantizer_states(self.state)[int(index)]
-        for i, unset in enumerate(unset_names(self.mixture.quantizers[int(index)])):
+        first = state[FIRST].d
+        means = {unset: first[:, i : i + 1] for i, unset in enumerate(unset_names(q))}
+        for unset, value in q.first_values(means).items():
             array = state[unset].d
-            state[unset].d = np.where(array == 0, state[FIRST].d[:, i : i + 1], array)
+            state[unset].d = np.where(array == 0, value, array)
 
     def _fit_to_sample(self) -> None:
         for q, state in zip(self.mixture.quantizers, self.mixture.quantizer_states(self.state)):

@@ -133,6 +133,9 @@ class Quantizer(abc.ABC):
     named_widths: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """Words in place of a bit width in a notation, ``qn:ternary``, and the fields they mean."""
 
+    width_name: ClassVar[str] = ""
+    """The one of :attr:`named_widths` with which a notation asked for it; tells no two apart."""
+
     schedule_options: ClassVar[Tuple[str, ...]] = ()
     """What a recipe may say of :meth:`default_schedule`, as key ``sharpening``."""
 
@@ -182,6 +185,15 @@ class Quantizer(abc.ABC):
         loaded before or after a layer is built.
         """
         return {}
+
+    def first_values(self, means: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """First values of learned arrays at a layer's input, from their means.
+
+        Args:
+            means: Each array of :meth:`initial_state`, averaged over the mini-batches and
+                processes that the first update saw.
+        """
+        return means
 
     def fit(self, rows: np.ndarray, state: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
         """First values of the ``fitted`` arrays of :meth:`state`, for what takes more than a graph.

@@ -127,7 +127,7 @@ def _kind(text: str) -> List[Quantizer]:
         raise ValueError(f"bit widths are written as in {name}:2,4")
     if not widths:
         return [QUANTIZERS.make(cls, fields)]
-    return [QUANTIZERS.make(cls, {**_width(cls, width), **fields}) for width in widths]
+    return [_of_width(cls, width, fields) for width in widths]
 
 
 def _from_mapping(value: Mapping[Any, Any]) -> QuantizerSet:
@@ -157,6 +157,14 @@ def _class(name: Any) -> Type[Quantizer]:
 
 def _has_bits(cls: Type[Quantizer]) -> bool:
     return any(f.name == "bits" and f.init for f in dataclasses.fields(cls))  # type: ignore[arg-type]
+
+
+def _of_width(cls: Type[Quantizer], width: str, fields: Mapping[str, Any]) -> Quantizer:
+    made = QUANTIZERS.make(cls, {**_width(cls, width), **fields})
+    if width in cls.named_widths:
+        # Of activations the same bits may mean other levels than the word says.
+        object.__setattr__(made, "width_name", width)
+    return made
 
 
 def _width(cls: Type[Quantizer], width: str) -> Mapping[str, Any]:

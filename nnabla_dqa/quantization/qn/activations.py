@@ -93,7 +93,13 @@ class QNActivation(Quantizer):
         return sharpening(steps, steps_per_epoch, hard_fraction, **options)
 
     def initial_state(self, statistics: Statistics) -> Dict[str, Variable]:
-        return first_factors(statistics, self._steps)
+        return first_factors(statistics.peak, self._steps)
+
+    def first_values(self, means: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        # The mean of inverses is not the inverse of the mean.
+        alpha = means["alpha"].astype(np.float32)
+        beta = np.divide(1, alpha, out=np.zeros_like(alpha), where=alpha > 0)
+        return {"alpha": alpha, "beta": beta}
 
     def observe(self, statistics: Statistics) -> Dict[str, Variable]:
         x = detach(statistics.w)
