@@ -261,7 +261,7 @@ def test_files_do_not_say_how_many_channels_enter(tmp_path):
 
 def test_channels_last_are_refused():
     x = nn.Variable((2, 6, 6, 3))
-    with pytest.raises(ValueError, match="layer c/conv:input: .*channels on axis 1"):
+    with pytest.raises(ValueError, match=r"layer c/conv:input: .*channels on axis 1"):
         PF.dqa_convolution(
             F.relu(x), 4, (3, 3), name="c", channel_last=True,
             quantizers=[dqa.SAWB(2)], activations=[dqa.SqueezeThreshold(2)],
