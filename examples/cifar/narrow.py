@@ -103,11 +103,11 @@ def shown(words: List[str]) -> List[str]:
     for name, value in (("--data", "CIFAR"), ("--work", "WORK"), ("-o", "JSON")):
         if name in result:
             result[result.index(name) + 1] = value
-    return result
+    return ["teacher=FLOAT.nnp" if word.startswith("teacher=") else word for word in result]
 
 
 def folder_of(row: str, seed: int, arguments: argparse.Namespace) -> Path:
-    changes = "".join(f"-{change}" for change in arguments.changes)
+    changes = "".join(f"-{change}" for change in arguments.changes).replace(os.sep, "_")
     holdout = f"-holdout{arguments.holdout:g}" if arguments.holdout else ""
     return Path(arguments.work) / f"{row}{holdout}{changes}-{seed}"
 
