@@ -62,6 +62,8 @@ LOSSES = (
     "huber",
     DISTILLATION,
 )
+STATISTICS_SAMPLES = 10000
+"""From how many samples statistics of batch normalization are computed anew by default."""
 LR_SCHEDULES = ("late_cosine", "cosine", "step", "constant")
 _RATES = ("lr", "alpha", "eta")
 """What NNabla's solvers call the learning rate."""
@@ -165,8 +167,11 @@ class Recipe:
         output: Of an NNP, the output the loss is taken on; default: the first of the executor.
         train_network: The network inside the NNP to train; default: its
             training network for its own loss, else the one its executor runs.
-        update_normalization: Samples from which running statistics of batch
-            normalization are computed anew at the end; 0 leaves them.
+        bn_statistics: When running statistics of batch normalization are computed anew from
+            training samples, with the target quantizers alone: ``hard``, as the hard phase
+            begins; ``deploy``, at the end; ``both``; ``off``. Default: ``deploy`` with
+            ``update_normalization``, else ``off``.
+        update_normalization: From how many samples; 0: 10,000, where ``bn_statistics`` asks for it.
         sync_normalization: Batch statistics of a model over all processes
             rather than each one's own part of the mini-batch.
         seed: Of initial weights, data order, dropout and augmentation.
@@ -204,6 +209,7 @@ class Recipe:
     distillation_temperature: float = option(number(above=0), 2.0)
     output: Optional[str] = option(text, None)
     train_network: Optional[str] = option(text, None)
+    bn_statistics: Optional[str] = option(one_of("off", "hard", "deploy", "both"), None)
     update_normalization: int = option(whole(0), 0)
     sync_normalization: bool = option(flag, False)
     seed: int = option(whole(0, 2**32 - 1), 0)
@@ -267,6 +273,12 @@ class Recipe:
             return 0.0
         weight = self.distillation_weight
         return DISTILLATION_WEIGHT if weight is None else weight
+
+    def statistics_at(self, when: str) -> int:
+        """From how many samples statistics are computed anew ``"hard"`` or ``"deploy"``; 0: not."""
+        chosen = self.bn_statistics or ("deploy" if self.update_normalization else "off")
+        count = self.update_normalization or STATISTICS_SAMPLES
+        return count if chosen in (when, "both") else 0
 
     @property
     def quantization(self) -> Optional[Rules]:

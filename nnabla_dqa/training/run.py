@@ -172,8 +172,8 @@ def _finish(
 ) -> Training:
     """Write the networks and the result; evaluate what was deployed."""
     comm, epochs = task.communicator, list(loop.at.history)
-    if task.recipe.update_normalization:
-        task.estimate_statistics(task.recipe.update_normalization)
+    if task.recipe.statistics_at("deploy"):
+        task.estimate_statistics(task.recipe.statistics_at("deploy"))
         scores = task.evaluate()
         epochs[-1] = dataclasses.replace(
             epochs[-1], score=scores.hard, soft_score=scores.soft, top5=scores.top5

@@ -265,6 +265,7 @@ FULL = {
     "teacher": "t.nnp",
     "distillation_weight": 0.25,
     "distillation_temperature": 4.0,
+    "bn_statistics": "both",
     "update_normalization": 5,
     "sync_normalization": True,
     "paper": {"table": 1, "accuracy": 94.5, "top5": 99, "epochs": 300, "seeds": 5},

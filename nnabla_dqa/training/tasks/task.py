@@ -241,6 +241,11 @@ class Task(Trainable):
             found[0].top5 if top5 else None,
         )
 
+    def begin_hard(self) -> None:
+        samples = self.recipe.statistics_at("hard")
+        if samples:
+            self.estimate_statistics(samples)
+
     def estimate_statistics(self, samples: int, augmented: bool = True) -> None:
         """Running statistics as the network with the target quantizers sees the training data.
 
@@ -253,9 +258,9 @@ class Task(Trainable):
         size = min(self.recipe.batch_size, len(self.data))
         count = max(1, min(samples, len(self.data)) // size)
         rows = batches_of(len(self.data), size, self.recipe.seed, 0)[:count]
-        with nn.parameter_scope("", self.scope), nn.auto_forward(False):
+        with nn.parameter_scope("", self.scope), nn.auto_forward(False), in_float32():
             feeds, output = self.network.to_estimate(self.data.shapes, size)
-        computed = fast([output], trains=False)[0]
+            computed = fast([output], trains=False)[0]
 
         def filled() -> Iterator[None]:
             with Prefetcher(data.batch, rows, self.workers) as batches:
