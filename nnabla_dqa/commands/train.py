@@ -35,8 +35,7 @@ mnist.yaml (docs/experiments.md lists all keys):
   batch_size: 64
   learning_rate: 0.001
 
-From labels and a float network, or with no labels at all towards the outputs of the float weights:
-  teacher: lenet.nnp
+With no labels at all, towards the outputs of the float network:
   loss: distillation
 
 A recipe may name what it trains (network: lenet.nnp, or model: resnet20_32) and its quantizers:
