@@ -7,6 +7,7 @@ import dataclasses
 
 import nnabla as nn
 import nnabla.functions as F
+import nnabla.parametric_functions as NPF
 import nnabla.solvers as S
 import numpy as np
 import onnx
@@ -18,6 +19,9 @@ from nnabla_dqa.export.errors import ExportError
 from nnabla_dqa.export.nnp import read_nnp, write_nnp
 from nnabla_dqa.export.onnx.write import write_onnx
 from nnabla_dqa.graph.deploy import deploy_graph
+from nnabla_dqa.graph.save import save_network
+from nnabla_dqa.nnp.file import NetworkFile
+from nnabla_dqa.nnp.live import Program
 from tests.export.onnx.engines import in_nnabla, run, session
 
 SHAPE = (2, 8, 8)
@@ -110,26 +114,32 @@ def test_the_same_outputs(tmp_path, weights, activations):
 def test_a_tensor_that_two_layers_share_is_quantized_once(tmp_path, activations):
     """By one QuantizeLinear, for the convolution of a block and its shortcut."""
     nn.random.prng.seed(0)
-    x = nn.Variable.from_numpy_array(images(4)["x"])
+    x = nn.Variable((4, *SHAPE))
+    h = F.leaky_relu(NPF.convolution(x, 4, (3, 3), name="c0"))
+    g = NPF.convolution(h, 5, (3, 3), pad=(1, 1), name="c1")
+    g = F.relu(NPF.batch_normalization(g, batch_stat=False, name="bn"))
+    h = F.relu(F.add2(g, NPF.convolution(h, 5, (1, 1), name="c2")))
+    save_network(tmp_path / "n.nnp", {"x": x}, {"y": NPF.affine(F.average_pooling(h, (2, 2)), 3)})
+    nn.clear_parameters()
     rules = dqa.Rules("minmax:2", [dqa.Rule("c0*", "float")], activations=activations)
+    dqa.convert_file(tmp_path / "n.nnp", tmp_path / "c.nnp", rules)
 
-    def model(train):
-        h = F.leaky_relu(PF.convolution(x, 4, (3, 3), name="c0"))
-        g = PF.convolution(h, 5, (3, 3), pad=(1, 1), name="c1")
-        g = F.relu(PF.batch_normalization(g, batch_stat=train, name="bn"))
-        h = F.relu(F.add2(g, PF.convolution(h, 5, (1, 1), name="c2")))
-        return dqa.convert(PF.affine(F.average_pooling(h, (2, 2)), 3, name="f"), rules)
-
-    loss = F.mean(F.pow_scalar(F.add_scalar(model(True), -1.0), 2.0))
-    solver = dqa.attach(S.Sgd(0.01))
-    solver.set_parameters(nn.get_parameters())
+    file = NetworkFile.read(tmp_path / "c.nnp")
+    program = Program(file)
+    (y,) = program.build("main", 4, {"x": x}, batch_stat=True).outputs.values()
+    x.d = images(4)["x"]
+    loss = F.mean(F.pow_scalar(F.add_scalar(y, -1.0), 2.0))
+    with nn.parameter_scope("", program.scope):
+        solver = dqa.attach(S.Sgd(0.01))
+        solver.set_parameters(nn.get_parameters())
     for _ in range(3):
         loss.forward()
         solver.zero_grad()
         loss.backward()
         solver.update()
-    made = deploy_graph({"x": x}, {"y": model(False)}, allow_untrained=True)
-    write_nnp(made, tmp_path / "d.nnp")
+    file.with_parameters(program.arrays()).save(tmp_path / "t.nnp")
+    dqa.deploy_file(tmp_path / "t.nnp", tmp_path / "d.nnp", allow_untrained=True)
+
     wanted = in_nnabla(tmp_path / "d.nnp", "main", images(), ["y"])
     write_onnx(read_nnp(tmp_path / "d.nnp"), tmp_path / "d.onnx")
     assert_equal_but_for_a_level(run(tmp_path / "d.onnx", images()), wanted)
