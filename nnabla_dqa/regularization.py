@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import nnabla as nn
 import nnabla.functions as F
@@ -13,6 +13,10 @@ from nnabla.core.graph_def import current_graph_builder
 from nnabla_dqa._util.checks import is_number
 from nnabla_dqa._util.devices import in_float32
 from nnabla_dqa._util.warn import warn
+from nnabla_dqa.budget.pull import pull
+from nnabla_dqa.budget.sizes import bytes_of_choices, float_bytes
+from nnabla_dqa.budget.state import budget_of, forget_budget, set_budget
+from nnabla_dqa.budget.units import byte_size
 from nnabla_dqa.layers.built import built_coefficients
 from nnabla_dqa.layers.tensors import AttentionWarning, QuantizedTensor, find_quantized
 from nnabla_dqa.quantization.graph_ops import Variable, lift
@@ -22,7 +26,10 @@ _WEIGHTINGS = ("network", "layer", "none")
 
 
 def regularizer(
-    strength: float, penalty: str = "powers_of_4", weighting: str = "network"
+    strength: float,
+    penalty: str = "powers_of_4",
+    weighting: str = "network",
+    budget: Optional[Union[int, str]] = None,
 ) -> Variable:
     """``strength * sum_l g^T a_l / S`` over the DQA layers of the current scope.
 
@@ -35,6 +42,13 @@ def regularizer(
         penalty: ``"powers_of_4"``, or ``"squared_bits"``: ``g_k = (bits_k / bits_1)^2``.
         weighting: ``"network"``: divide by S, as printed; ``"layer"``: multiply
             by the layer's part of the weights, M_l / S; ``"none"``: neither.
+        budget: What the deployed network may weigh: bytes, or text such as ``"100kB"``. Counted
+            is column ``packed`` of ``nnabla-dqa summary``: quantized weights and their ranges,
+            and all other parameters as float32. Attention is then drawn to it by
+            ``mu (B(a) / budget - 1)``, ``B(a)`` the size expected by attention, ``mu`` moved by
+            the attached solver, and each layer ends on the quantizer that the budget chooses for
+            it instead of its target (docs/method.md). It is state of the scope; a regularizer
+            without one takes it away. With a budget ``strength`` can be 0.
 
     It uses the coefficients that the layers' graphs compute, so it costs some ten
     functions for the whole network; where there are none (or in auto-forward mode) it
@@ -53,6 +67,8 @@ def regularizer(
     Raises:
         ValueError: An argument is not allowed, or the current scope has no DQA
             layer (build the model first).
+        BudgetError: The budget is no size or less than the least possible, or there
+            is no attention that could follow it.
     """
     if not is_number(strength) or strength < 0:
         raise ValueError(f"regularizer: strength={strength!r} is not a finite number >= 0")
@@ -67,8 +83,41 @@ def regularizer(
         raise ValueError(
             "regularizer: the current parameter scope has no DQA layer; build the model first"
         )
+    scope = nn.parameter.get_current_parameter_scope()
+    if budget is None:
+        if budget_of(scope) is not None:
+            forget_budget(scope)
+        with in_float32():
+            return _penalty(layers, float(strength), penalty, weighting)
+    set_budget(scope, byte_size(budget))
     with in_float32():
-        return _penalty(layers, float(strength), penalty, weighting)
+        drawn = pull(scope, _expected(scope, layers), _recorded())
+        if not strength:
+            return drawn
+        return F.add2(_penalty(layers, float(strength), penalty, weighting), drawn)
+
+
+def _expected(scope: Any, layers: List[QuantizedTensor]) -> Variable:
+    """``B(a) / budget``, shape (): the part of its budget that a network takes by attention.
+
+    ``B(a) = sum_l (M_l sum_k a_lk bits_k / 8 + 8 C_l)``, and 4 bytes for each number that
+    stays float32.
+    """
+    size = float(budget_of(scope) or 0)
+    weights = [layer for layer in layers if layer.is_weight]
+    constant = float(float_bytes(scope, weights))
+    groups: Dict[Tuple[float, ...], List[Tuple[Variable, float]]] = {}
+    for layer in weights:
+        sizes, bits = bytes_of_choices(layer), [q.bits for q in layer.mixture.quantizers]
+        # What bits do not explain is ranges, equal for all of a layer, and rounding to bytes.
+        constant += sizes[0] - layer.weight.size * bits[0] / 8
+        if layer.mixture.is_mixed:
+            g = tuple(n / 8 for n in bits)
+            groups.setdefault(g, []).append((_coefficients(layer), layer.weight.size / size))
+        else:
+            constant += layer.weight.size * bits[0] / 8
+    terms = [_penalised(g, members) for g, members in groups.items()]
+    return F.add_scalar(reduce(F.add2, terms), constant / size)
 
 
 def _penalty(
@@ -139,10 +188,15 @@ def _coefficients(layer: QuantizedTensor) -> Variable:
     built = built_coefficients(layer)
     if built is not None:
         return built
-    # A graph definition is being recorded if something has been put into it.
-    like = nn.ProtoVariable((1,)) if current_graph_builder().is_dirty() else None
+    like = _recorded()
     state = {
         path: lift(v.get_unlinked_variable(need_grad=v.need_grad), like)
         for path, v in layer.state.items()
     }
     return layer.mixture.coefficients(state)
+
+
+def _recorded() -> Optional[Variable]:
+    """A variable of the graph definition that is being recorded, None if none is."""
+    # It is one if something has been put into it.
+    return nn.ProtoVariable((1,)) if current_graph_builder().is_dirty() else None

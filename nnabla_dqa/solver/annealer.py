@@ -19,6 +19,7 @@ from nnabla_dqa.layers.tensors import (
 )
 from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.schedules import Schedule
+from nnabla_dqa.solver.by_budget import begin_budget, follow_budget
 from nnabla_dqa.solver.finite_check import Guard
 from nnabla_dqa.solver.known_layers import KnownLayers
 from nnabla_dqa.solver.untrained import warn_untrained
@@ -70,6 +71,8 @@ class Annealer:
         self._guard = Guard(gradients=False)
         self._driven: List[Tuple[str, Any]] = []
         self._written: Tuple[Any, bool] = (None, False)
+        self.targets: Tuple[int, ...] = ()
+        """What remains of each layer, since the hard phase began or before."""
         self._counted = 0
         self._check_schedules()
         self._check_layers()
@@ -86,6 +89,7 @@ class Annealer:
         self._check_finished(restart)
         if self.step == 0:
             warn_untrained(self.scope, self.layers)
+            begin_budget(self.scope)
         for layer in self.layers:
             layer.fit()
             _DRIVERS[id(layer.scope)] = weakref.ref(self)
@@ -173,6 +177,7 @@ class Annealer:
                     layer.mixture.mixing.after_update(layer.state)
         step += 1
         self._step_parameter.d = self._counted = step
+        follow_budget(self.scope, step, self.soft_steps)
         self._write(layers, step)
         if step == self.steps + 1:
             warn(
@@ -209,7 +214,8 @@ class Annealer:
             v.data.fill(values[glob])
         if known is not layers or is_hard != was_hard:
             for layer in layers:
-                layer.set_hard(layer.mixture.target if is_hard else None)
+                layer.set_hard(layer.target if is_hard else None)
+            self.targets = tuple(layer.target for layer in layers)
         self._written = (layers, is_hard)
 
     def _check_alone(self, layers: List[QuantizedTensor]) -> None:

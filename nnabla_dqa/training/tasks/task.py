@@ -9,11 +9,14 @@ import nnabla.functions as F
 import numpy as np
 
 from nnabla_dqa._util.devices import float_context, in_float32
+from nnabla_dqa.budget.state import forget_budget
+from nnabla_dqa.budget.units import BudgetError
 from nnabla_dqa.data import DataError
 from nnabla_dqa.data.sampler import batches_of
 from nnabla_dqa.distributed import Communicator, given_or_single
 from nnabla_dqa.graph.bn_statistics import estimate, moving
 from nnabla_dqa.graph.traverse import LiveGraph
+from nnabla_dqa.layers.scopes import choosing
 from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.quantization.graph_ops import Variable
@@ -72,7 +75,10 @@ class Task(Trainable):
         self._check_sizes()
         # Initial weights and dropout draw from here, augmentation and order do not.
         nn.seed(recipe.seed)
-        with nn.parameter_scope("", self.scope), nn.auto_forward(False):
+        # That of an earlier training of the file.
+        forget_budget(self.scope)
+        own = choosing(recipe.budget is not None)
+        with nn.parameter_scope("", self.scope), nn.auto_forward(False), own:
             self.objective = network.objective(
                 self.data.shapes,
                 recipe.batch_size // self.communicator.size,
@@ -129,9 +135,14 @@ class Task(Trainable):
                 )
 
     def _with_regularizer(self, loss: Variable) -> Variable:
+        strength, budget = self.recipe.strength, self.recipe.budget
+        if budget is not None:
+            try:
+                return F.add2(loss, regularizer(strength or 0.0, budget=budget))
+            except BudgetError as error:
+                raise RecipeError(f"key 'budget': {error}") from None
         if not any(mixture.mixing.penalised for mixture in self.mixed.values()):
             return loss
-        strength = self.recipe.strength
         strength = PULL * total_weights() if strength is None else strength
         return F.add2(loss, regularizer(strength)) if strength else loss
 
