@@ -137,6 +137,10 @@ class Task(Trainable):
     def _with_regularizer(self, loss: Variable) -> Variable:
         strength, budget = self.recipe.strength, self.recipe.budget
         if budget is not None:
+            if not self.network.mixtures:
+                raise RecipeError(
+                    "key 'budget' needs quantizers to choose from, such as minmax:2,3,4,8"
+                )
             try:
                 return F.add2(loss, regularizer(strength or 0.0, budget=budget))
             except BudgetError as error:
