@@ -19,7 +19,7 @@ from nnabla_dqa.budget.state import budget_of, forget_budget, set_budget
 from nnabla_dqa.budget.units import byte_size
 from nnabla_dqa.layers.built import built_coefficients
 from nnabla_dqa.layers.tensors import AttentionWarning, QuantizedTensor, find_quantized
-from nnabla_dqa.quantization.graph_ops import Variable, lift
+from nnabla_dqa.quantization.graph_ops import Variable, detach, lift
 
 _PENALTIES = ("powers_of_4", "squared_bits")
 _WEIGHTINGS = ("network", "layer", "none")
@@ -91,17 +91,18 @@ def regularizer(
             return _penalty(layers, float(strength), penalty, weighting)
     set_budget(scope, byte_size(budget))
     with in_float32():
-        drawn = pull(scope, _expected(scope, layers), _recorded())
+        drawn = pull(scope, *_sizes(scope, layers), _recorded())
         if not strength:
             return drawn
         return F.add2(_penalty(layers, float(strength), penalty, weighting), drawn)
 
 
-def _expected(scope: Any, layers: List[QuantizedTensor]) -> Variable:
-    """``B(a) / budget``, shape (): the part of its budget that a network takes by attention.
+def _sizes(scope: Any, layers: List[QuantizedTensor]) -> Tuple[Variable, Variable]:
+    """``B(a) / budget`` and ``B(e) / budget``, shape (): the parts of its budget a network takes.
 
     ``B(a) = sum_l (M_l sum_k a_lk bits_k / 8 + 8 C_l)``, and 4 bytes for each number that
-    stays float32.
+    stays float32. The second is that of each layer's quantizer with the largest attention alone,
+    without a gradient.
     """
     size = float(budget_of(scope) or 0)
     weights = [layer for layer in layers if layer.is_weight]
@@ -116,8 +117,21 @@ def _expected(scope: Any, layers: List[QuantizedTensor]) -> Variable:
             groups.setdefault(g, []).append((_coefficients(layer), layer.weight.size / size))
         else:
             constant += layer.weight.size * bits[0] / 8
-    terms = [_penalised(g, members) for g, members in groups.items()]
-    return F.add_scalar(reduce(F.add2, terms), constant / size)
+    heading = {g: [(_largest(a), part) for a, part in own] for g, own in groups.items()}
+    soft, hard = (
+        F.add_scalar(
+            reduce(F.add2, [_penalised(g, own) for g, own in parts.items()]), constant / size
+        )
+        for parts in (groups, heading)
+    )
+    return soft, hard
+
+
+def _largest(a: Variable) -> Variable:
+    """One-hot where ``a`` of shape (1, K) is largest; no gradient."""
+    index = F.max(detach(a), axis=1, keepdims=True, only_index=True)
+    index.need_grad = False
+    return F.one_hot(index, (a.shape[1],))
 
 
 def _penalty(

@@ -171,12 +171,12 @@ def test_the_penalty_is_that_of_the_page_and_its_price_follows():
     assert budget_of(scope) == 1200
     price_of(scope).d = [[0.75, 0.0]]
 
-    def above():
+    def above(hard=False):
         fixed = float_bytes(scope, layers)
-        expected = [
-            sum(a * n for a, n in zip(layer.attention().astype(np.float64), sizes))
-            for layer, sizes in ((layer, bytes_of_choices(layer)) for layer in layers)
-        ]
+        attention = [layer.attention().astype(np.float64) for layer in layers]
+        if hard:
+            attention = [np.eye(a.size)[a.argmax()] for a in attention]
+        expected = [a @ bytes_of_choices(layer) for a, layer in zip(attention, layers)]
         return (fixed + sum(expected)) / 1200 - 1
 
     penalty = dqa.regularizer(0.0, budget=1200)
@@ -193,14 +193,19 @@ def test_the_penalty_is_that_of_the_page_and_its_price_follows():
     nn.clear_parameters()
     training = Training("1.2kB", steps=20)
     layers, scope = weights_of(root()), root()
-    price_of(scope).d = [[0.75, 0.0]]
-    before = above()
-    training.step(0)
-    # Those of the graph: rounding to bytes is left out.
-    assert price_of(scope).d[0, 0] == pytest.approx(0.75 + RATE * before / 15, abs=2e-3)
-    price_of(scope).d = 0
-    set_budget(scope, 10**6)
-    Training("1MB").step(0)
+    for k, largest in enumerate((0, 3)):
+        for layer in layers:
+            if layer.mixture.is_mixed:
+                layer.state["alpha"].d = np.eye(4)[largest] + [0.0, 0.1, 0.2, 0.3]
+        price_of(scope).d = [[2.0, 0.0]]
+        before = above(hard=True)
+        assert (before > 0) == (largest == 3)
+        training.step(k)
+        # By what the network is heading for, up and down; rounding to bytes is left out.
+        assert price_of(scope).d[0, 0] == pytest.approx(2 + RATE * before / 15, abs=5e-3)
+    price_of(scope).d = [[1e-3, 0.0]]
+    layers[0].state["alpha"].d = layers[1].state["alpha"].d = [4.0, 3.0, 2.0, 1.0]
+    training.step(2)
     assert price_of(scope).d[0, 0] == 0
 
 
@@ -230,6 +235,9 @@ def test_loss_scale_and_several_backward_passes_leave_the_price(scale, passes):
     for options in ((1.0, 1), (scale, passes)):
         nn.clear_parameters()
         training = Training("1.2kB", solver=S.Sgd(0.0))
+        for layer in weights_of(root()):
+            if layer.mixture.is_mixed:
+                layer.state["alpha"].d = [1.0, 2.0, 3.0, 4.0]
         for i in range(3):
             training.step(i, *options)
         prices.append(price_of(root()).d.copy())
