@@ -34,3 +34,8 @@ def float_bytes(scope: Any, layers: Sequence[QuantizedTensor]) -> int:
         parameters = nn.get_parameters(grad_only=False)
     others = set(state_paths(parameters)) | {layer.weight_name for layer in layers}
     return _FLOAT * sum(int(v.size) for name, v in parameters.items() if name not in others)
+
+
+def bytes_taken(scope: Any, layers: Sequence[QuantizedTensor]) -> int:
+    """The bytes of a scope's deployed network: each layer by the quantizer that remains."""
+    return float_bytes(scope, layers) + sum(bytes_of_choices(own)[own.target] for own in layers)
