@@ -81,7 +81,8 @@ def first_line(path: Path) -> str:
 ROOMS = (
     *("_util", "quantization", "quantization/qn", "mixing", "backends", "backends/cuda"),
     *("layers", "solver"),
-    *("nnp_format", "export", "export/onnx", "export/onnx/functions", "graph", "onednn", "nnp"),
+    *("nnp_format", "export", "export/onnx", "export/onnx/functions", "export/packed"),
+    *("graph", "onednn", "nnp"),
     *("data", "data/cifar", "data/nnabla_csv", "data/photos", "distributed", "models"),
     *("recipes", "training", "training/tasks"),
     *("reporting", "commands"),

@@ -23,6 +23,8 @@ FORMAT = 2
 """Version of the metadata that is written; older ones are read."""
 FORMATS = (1, 2)
 DEPLOYED = "deployed"
+PACKED = "packed"
+"""Kinds of files: with weights on levels, and with packed weights that the networks unpack."""
 MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 """What reading the metadata of a tensor raises if somebody else has written it."""
 
@@ -35,6 +37,20 @@ def check_format(archive: Archive) -> None:
             f"{archive.path}: {METADATA} has format {found!r}; this version of nnabla_dqa reads "
             f"{' and '.join(map(str, FORMATS))}"
         )
+
+
+def packed_message(archive: Archive, verb: str) -> str:
+    """What an error says of a file with packed weights; '' if it is none.
+
+    ``verb`` is what can be done with the file it was made from instead.
+    """
+    metadata = archive.metadata or {}
+    if metadata.get("kind") != PACKED:
+        return ""
+    source = metadata.get("source")
+    name = source.get("file") if isinstance(source, Mapping) else None
+    which = f"{name}, the deployed file it was made from" if name else "the deployed file"
+    return f"{archive.path}: its weights are packed by nnabla-dqa export; {verb} {which}"
 
 
 def tensor_entries(archive: Archive) -> List[Any]:

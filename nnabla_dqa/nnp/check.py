@@ -15,6 +15,7 @@ from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.export.metadata import (
     DEPLOYED,
     MALFORMED,
+    packed_message,
     read_tensor,
     reason,
     tensor_entries,
@@ -23,6 +24,7 @@ from nnabla_dqa.export.metadata import (
 from nnabla_dqa.export.quantizer_info import QuantizerInfo, short_name
 from nnabla_dqa.nnp.layers import discover
 from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.quantization import quantizer_from_json
 
 _NOT_DEPLOYED = "not checked: nnabla-dqa has not deployed it; run deploy first"
@@ -104,6 +106,9 @@ def check_file(path: PathLike, max_bytes: Optional[int] = None) -> Check:
         OSError: It cannot be read.
     """
     archive = Archive.read(path, max_bytes)
+    packed = packed_message(archive, "check")
+    if packed:
+        raise NNPError(packed)
     faults = []
     layers = []
     if (archive.metadata or {}).get("kind") != DEPLOYED:

@@ -8,7 +8,7 @@ from typing import Any, List, Mapping, Optional, Set, Tuple
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.tables import format_table
-from nnabla_dqa.export.metadata import DEPLOYED
+from nnabla_dqa.export.metadata import DEPLOYED, packed_message
 from nnabla_dqa.layers.report import short_name
 from nnabla_dqa.layers.rules import Assignment, Rules, RulesLike
 from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
@@ -100,6 +100,9 @@ def convert_file(
             f"{source}: is converted already (layer {file.quantized[0].name} has "
             f"{file.mixtures[file.quantized[0].name]}); convert the file it came from"
         )
+    packed = packed_message(file.archive, "convert the float file, not")
+    if packed:
+        raise NNPError(packed)
     if file.kind == DEPLOYED:
         raise NNPError(
             f"{source}: is a deployed file, whose weights are quantized for good; convert the "

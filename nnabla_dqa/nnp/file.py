@@ -16,7 +16,7 @@ import numpy as np
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._version import __version__
-from nnabla_dqa.export.metadata import DEPLOYED, FORMAT, check_format
+from nnabla_dqa.export.metadata import DEPLOYED, FORMAT, PACKED, check_format
 from nnabla_dqa.export.nnp import deployed_of
 from nnabla_dqa.layers.config import ACTIVATION, CONFIG
 from nnabla_dqa.layers.rules import Assignment
@@ -94,7 +94,7 @@ class NetworkFile:
 
     @property
     def kind(self) -> str:
-        """``"float"``, ``"converted"`` or ``"deployed"``."""
+        """``"float"``, ``"converted"``, ``"deployed"`` or ``"packed"``."""
         return FLOAT if self.archive.metadata is None else str(self.archive.metadata["kind"])
 
     @property
@@ -295,14 +295,17 @@ def _configs(layer: FileLayer) -> str:
 
 
 def _assignments(archive: Archive) -> Dict[str, Assignment]:
-    """What the metadata of a converted file say, by the weights; empty for a deployed one."""
+    """What the metadata of a converted file say, by the weights; empty for other kinds."""
     metadata: Dict[str, Any] = archive.metadata or {}
     where = f"{archive.path}: {METADATA}"
     check_format(archive)
-    if metadata.get("kind") not in (CONVERTED, DEPLOYED):
+    if metadata.get("kind") not in (CONVERTED, DEPLOYED, PACKED):
         raise NNPError(
-            f"{where} has kind {metadata.get('kind')!r}, not {CONVERTED!r} or {DEPLOYED!r}"
+            f"{where} has kind {metadata.get('kind')!r}, not {CONVERTED!r}, {DEPLOYED!r} or "
+            f"{PACKED!r}"
         )
+    if metadata["kind"] == PACKED:
+        return {}
     if metadata["kind"] == DEPLOYED:
         deployed_of(archive)
         return {}

@@ -14,7 +14,7 @@ from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.renamed import renamed
 from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.export.deployed import Deployed
-from nnabla_dqa.export.metadata import DEPLOYED
+from nnabla_dqa.export.metadata import DEPLOYED, packed_message
 from nnabla_dqa.export.nnp import deployed_of
 from nnabla_dqa.export.quantizer_info import FLOAT_BITS
 from nnabla_dqa.export.tensor import DeployedTensor
@@ -25,6 +25,7 @@ from nnabla_dqa.layers.tensors import INPUT, STATE_SCOPE
 from nnabla_dqa.nnp.expand import state_path
 from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
 from nnabla_dqa.nnp.layers import FileLayer
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.quantization.encoding import RowLayout
 
 _RANGE_BYTES = 8
@@ -187,6 +188,9 @@ def summarize(path: PathLike, max_bytes: Optional[int] = None) -> FileSummary:
     """
     path = Path(path)
     file = NetworkFile.read(path, max_bytes)
+    packed = packed_message(file.archive, "see")
+    if packed:
+        raise NNPError(packed)
     total = sum(layer.size for layer in file.layers)
     deployed = deployed_of(file.archive) if file.kind == DEPLOYED else None
     tensors = {} if deployed is None else deployed.tensors
