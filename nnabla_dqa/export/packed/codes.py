@@ -12,7 +12,7 @@ division that is not by a power of two, by 3, is exact once it is rounded down a
 from __future__ import annotations
 
 import math
-from typing import List, NamedTuple
+from typing import List, NamedTuple, Tuple
 
 import nnabla.functions as F
 import numpy as np
@@ -39,6 +39,17 @@ class Form(NamedTuple):
             return cls(3, 1)
         bits = max(1, math.ceil(math.log2(levels)))
         return cls(4, bits // 2) if bits % 2 == 0 else cls(2, bits)
+
+    @classmethod
+    def all_of(cls, levels: int) -> Tuple[Form, ...]:
+        """That form, and one of a digit a code, which deflates better where some codes prevail."""
+        form, whole = cls.of(levels), cls(cls.of(levels).size, 1)
+        return (form, whole) if form != whole and whole.base < _HIGH else (form,)
+
+    @property
+    def size(self) -> int:
+        """Codes are below it."""
+        return int(self.base**self.digits)
 
     @property
     def low(self) -> int:

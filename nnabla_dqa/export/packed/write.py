@@ -11,9 +11,8 @@ import dataclasses
 import hashlib
 import math
 import zipfile
-import zlib
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
 
 import nnabla as nn
 import numpy as np
@@ -25,16 +24,14 @@ from nnabla_dqa._version import __version__
 from nnabla_dqa.export.deployed import Deployed
 from nnabla_dqa.export.errors import ExportError, check_ending, check_finite
 from nnabla_dqa.export.metadata import FORMAT, PACKED
-from nnabla_dqa.export.packed.codes import MOST_BITS, Form, pack
+from nnabla_dqa.export.packed.choose import codes_of, deflated, packable
+from nnabla_dqa.export.packed.codes import pack
 from nnabla_dqa.export.packed.functions import FLOAT32, Placed, constants, functions, unpacked
 from nnabla_dqa.export.tensor import DeployedTensor
 from nnabla_dqa.nnp_format.archive import Archive, keep_only
 from nnabla_dqa.nnp_format.parameters import Parameter
 
 SUFFIX = ".nnp"
-_TENSOR_BYTES, _FORM_BYTES = 100, 2000
-"""What the functions take in the deflated definition: of a tensor, and of a form of codes."""
-_SAMPLE = 2**16
 
 
 class Source(NamedTuple):
@@ -130,7 +127,7 @@ def write_packed(deployed: Deployed, path: PathLike, source: Optional[Source] = 
     target = check_ending(path, SUFFIX)
     for name, (array, _) in deployed.parameters.items():
         check_finite(name, array)
-    groups, messages = _groups(deployed)
+    groups, messages = packable(deployed)
     if not groups:
         reasons = "".join(f"; {message}" for message in messages)
         raise ExportError(f"packing makes no weights smaller; nothing was written{reasons}")
@@ -142,8 +139,8 @@ def write_packed(deployed: Deployed, path: PathLike, source: Optional[Source] = 
     weight_bytes = 0
     for form, tensors in groups.items():
         name = f"{scope}/{form.base}_{form.digits}"
-        numbers = pack(_codes(tensors), form)
-        weight_bytes += _deflated(numbers)
+        numbers = pack(codes_of(tensors), form)
+        weight_bytes += deflated(numbers)
         placed = Placed(name, form, tuple(tensors))
         _prove(placed, numbers)
         new = {f"{name}/codes": numbers, **constants(placed)}
@@ -166,68 +163,6 @@ def write_packed(deployed: Deployed, path: PathLike, source: Optional[Source] = 
         members[archive.definition_member],
         messages,
     )
-
-
-def _groups(deployed: Deployed) -> Tuple[Dict[Form, List[DeployedTensor]], Tuple[str, ...]]:
-    """The tensors that are packed, by form, and why others are not."""
-    groups: Dict[Form, List[DeployedTensor]] = {}
-    gains: Dict[Form, int] = {}
-    uneven, foreign, small = [], [], []
-    for name, tensor in deployed.tensors.items():
-        if tensor.quantizer.is_float or name not in deployed.parameters:
-            continue
-        fault = tensor.fault()
-        if fault:
-            raise ExportError(f"parameter {name} is not on the levels that are stated: {fault}")
-        if tensor.levels is not None or tensor.bits > MOST_BITS:
-            uneven.append(name)
-        elif not _is_plain(deployed.definition, name):
-            foreign.append(name)
-        else:
-            form = Form.of(tensor.quantizer.levels)
-            gain = _gain(tensor, form)
-            if gain <= 0:
-                small.append(name)
-                continue
-            groups.setdefault(form, []).append(tensor)
-            gains[form] = gains.get(form, 0) + gain
-    for form, gain in gains.items():
-        if gain <= _FORM_BYTES:
-            small += [tensor.name for tensor in groups.pop(form)]
-    reasons = {
-        f"not evenly spaced levels, or more than {MOST_BITS} bits": uneven,
-        "used in a loop": foreign,
-        "packing would not make the file smaller": small,
-    }
-    messages = [f"left float, {why}: {', '.join(names)}" for why, names in reasons.items() if names]
-    return groups, tuple(messages)
-
-
-def _gain(tensor: DeployedTensor, form: Form) -> int:
-    """About how many bytes packing saves, by the first weights: deflating floats is slow."""
-    codes = _codes([tensor])[:_SAMPLE]
-    saved = _deflated(tensor.array.ravel()[:_SAMPLE]) - _deflated(pack(codes, form))
-    ranges = sum(array.nbytes for array in _ranges(tensor))
-    return saved * tensor.weights // codes.size - _TENSOR_BYTES - ranges
-
-
-def _ranges(tensor: DeployedTensor) -> Iterator[np.ndarray]:
-    """The arrays of scales and offsets that a file needs beside the codes."""
-    if tensor.groups > 1:
-        assert tensor.scale is not None
-        assert tensor.offset is not None
-        yield from (tensor.scale, tensor.offset)
-
-
-def _codes(tensors: List[DeployedTensor]) -> np.ndarray:
-    codes = [tensor.codes for tensor in tensors]
-    return np.concatenate([c.ravel() for c in codes if c is not None])
-
-
-def _is_plain(definition: Any, name: str) -> bool:
-    """Whether the name is that of one parameter, not of one for each turn of a loop."""
-    declared = [v for network in definition.network for v in network.variable if v.name == name]
-    return all(v.type == "Parameter" and not v.repeat_id for v in declared)
 
 
 def _free_scope(deployed: Deployed) -> str:
@@ -278,10 +213,6 @@ def _insert(definition: Any, placed: Placed, parameters: List[str]) -> None:
                 executor.parameter_variable.add(variable_name=name)
     for section in (*definition.executor, *definition.optimizer):
         keep_only(section.parameter_variable, lambda listed: listed.variable_name not in names)
-
-
-def _deflated(array: np.ndarray) -> int:
-    return len(zlib.compress(array.astype("<f4").tobytes(), 9))
 
 
 def _metadata(

@@ -24,10 +24,28 @@ def test_forms(levels, base, digits, held):
     assert 32 * digits / held < 1.1 * np.log2(levels)
 
 
+def test_a_form_whose_digits_are_codes():
+    assert Form.all_of(16) == (Form(4, 2), Form(16, 1))
+    assert Form.all_of(7) == (Form(2, 3), Form(8, 1))
+    assert [len(Form.all_of(levels)) for levels in (1, 2, 3, 4, 64, 128, 256)] == [
+        1,
+        1,
+        1,
+        1,
+        2,
+        1,
+        1,
+    ]
+
+
 @pytest.mark.parametrize("levels", LEVELS)
 @pytest.mark.parametrize("count", [1, 14, 15, 19, 31, 1000])
 def test_there_and_back(levels, count):
-    form = Form.of(levels)
+    for form in Form.all_of(levels):
+        there_and_back(form, levels, count)
+
+
+def there_and_back(form, levels, count):
     codes = np.random.RandomState(count).randint(0, levels, count)
     codes[: min(count, 3)] = levels - 1
     packed = pack(codes, form)
@@ -38,7 +56,7 @@ def test_there_and_back(levels, count):
     np.testing.assert_array_equal(found.d, codes)
 
 
-@pytest.mark.parametrize("base", [2, 3, 4])
+@pytest.mark.parametrize("base", [2, 3, 4, 8, 16, 32, 64])
 def test_all_exponents_and_signs(base):
     """With the least and the largest mantissas; nothing is subnormal, infinite or NaN."""
     form = Form(base, 1)
