@@ -1,4 +1,4 @@
-"""Tables of docs/export.md, made of results/onnx.json, onnx_accuracy.json and nnb.json."""
+"""Tables of docs/export.md, made of results/onnx*.json, nnb.json and nnp_packed.json."""
 
 from __future__ import annotations
 
@@ -61,3 +61,26 @@ def nnb(content: Dict[str, Any]) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
     tail = f"`{content['command']}`: {content['net']}; {content['machine']}; {versions}."
     return f"{markdown(['1-bit LeNet', ''], rows)}\n\n{tail}"
+
+
+def nnp_packed(content: Dict[str, Any]) -> str:
+    """NNP files with packed weights beside the deployed ones."""
+    head = ["weights", "log2(levels)", "entropy of the codes", "bits a weight: packed, deflated"]
+    head += ["deployed file", "packed file", "loading", "one image"]
+    rows = []
+    for e in content["files"]:
+        both = (e["deployed"], e["packed"])
+        sizes = [f"{side['bytes']:,} ({side['bits']:.2f} bits)" for side in both]
+        times = [
+            " → ".join(f"{side[key]['median']:.0f}" for side in both) + " ms"
+            for key in ("load_ms", "run_ms")
+        ]
+        bits = [f"{e[key]:.2f}" for key in ("width", "entropy", "weight_bits")]
+        rows.append([e["quantizer"], *bits, *sizes, *times])
+    versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
+    tail = (
+        f"`{content['command']}`: {content['model']}, {e['weights']:,} weights, in brackets the "
+        f"whole file by these; medians of {e['packed']['run_ms']['runs']}, deployed → packed; "
+        f"{content['machine']}, load average {content['load']:g}; {versions}."
+    )
+    return f"{markdown(head, rows)}\n\n{tail}"

@@ -228,6 +228,7 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/export.md", "onnx", export_tables.onnx_files(load("onnx.json"))
     yield "docs/export.md", "accuracy", export_tables.onnx_accuracy(load("onnx_accuracy.json"))
     yield "docs/export.md", "nnb", export_tables.nnb(load("nnb.json"))
+    yield "docs/export.md", "packed", export_tables.nnp_packed(load("nnp_packed.json"))
     published = format_nnp(load("nnp.json"))
     yield "examples/nnp/README.md", "results", published
     yield "examples/nnp/README.md", "activations", format_nnp(load("nnp_w2a2.json"))

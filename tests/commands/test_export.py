@@ -223,6 +223,7 @@ def test_a_packed_nnp(packed, capsys):
             ["convert", "p.nnp", "-o", "q.nnp", "--quantizers", "minmax:2,4"],
             "packed by nnabla-dqa export; convert the float file, not d.nnp, the deployed file",
         ),
+        (["train", "p.nnp", "--recipe", "r.yaml", "-o", "q.nnp"], "p.nnp: is packed by export"),
         (["export", "d.nnp", "-o", "p.nnp"], "p.nnp: exists; give --force to overwrite it"),
         (["export", "d.nnp", "-o", "d.nnp", "--force"], "d.nnp: is an input, which is never"),
         (["export", "d.nnp", "-o", "q.nnp", "--arithmetic", "qdq"], "is for .onnx; NNP is float"),
@@ -232,6 +233,8 @@ def test_a_packed_nnp(packed, capsys):
 )
 def test_what_is_wrong_with_a_packed_nnp(packed, capsys, monkeypatch, arguments, message):
     monkeypatch.chdir(packed.parent)
+    np.savez("data.npz", x=np.zeros((4, *SHAPE), np.float32), y=np.zeros((4, 1), np.int64))
+    packed.with_name("r.yaml").write_text("data: {train: data.npz}\nepochs: 1\n")
     before = {path: path.read_bytes() for path in packed.parent.iterdir()}
     capsys.readouterr()
     assert main(arguments) == 2
