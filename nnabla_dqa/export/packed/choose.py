@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from typing import Any, Dict, List, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Sequence, Tuple
 
 import numpy as np
 
@@ -12,14 +12,29 @@ from nnabla_dqa.export.errors import ExportError
 from nnabla_dqa.export.packed.codes import MOST_BITS, Form, pack
 from nnabla_dqa.export.tensor import DeployedTensor
 
-_TENSOR_BYTES, _FORM_BYTES = 100, 2000
-"""What the functions take in the deflated definition: of a tensor, and of a form of codes."""
+_TENSOR_BYTES, _FORM_BYTES = 100, 1200
+"""About what the functions of a tensor, and of a form, take in the deflated definition."""
+NOT_SMALLER = "packing would not make the file smaller"
 _SAMPLE = 2**16
 """So many numbers say how well something deflates: all floats of a large net take a minute."""
 
 
-def packable(deployed: Deployed) -> Tuple[Dict[Form, List[DeployedTensor]], Tuple[str, ...]]:
-    """The tensors that are packed, by form, and lines that say why others are not.
+class Choice(NamedTuple):
+    """What is packed.
+
+    Attributes:
+        groups: The tensors, by form.
+        saved: About how many bytes of parameters that saves.
+        messages: Lines that say why others are not packed.
+    """
+
+    groups: Dict[Form, List[DeployedTensor]]
+    saved: int
+    messages: Tuple[str, ...]
+
+
+def choose(deployed: Deployed) -> Choice:
+    """The tensors that are packed so that the file gets smaller.
 
     Raises:
         ExportError: A tensor is not on its levels.
@@ -27,7 +42,7 @@ def packable(deployed: Deployed) -> Tuple[Dict[Form, List[DeployedTensor]], Tupl
     by_levels: Dict[int, List[DeployedTensor]] = {}
     uneven, elsewhere = [], []
     for name, tensor in deployed.tensors.items():
-        if tensor.quantizer.is_float or name not in deployed.parameters:
+        if tensor.quantizer.is_float or not tensor.weights or name not in deployed.parameters:
             continue
         fault = tensor.fault()
         if fault:
@@ -41,21 +56,24 @@ def packable(deployed: Deployed) -> Tuple[Dict[Form, List[DeployedTensor]], Tupl
     groups: Dict[Form, List[DeployedTensor]] = {}
     for levels, tensors in by_levels.items():
         groups.setdefault(_smallest(levels, tensors), []).extend(tensors)
-    small = []
-    for form in list(groups):
-        gains = {tensor.name: _gain(tensor, form) for tensor in groups[form]}
-        if sum(gain for gain in gains.values() if gain > 0) <= _FORM_BYTES:
-            small += [tensor.name for tensor in groups.pop(form)]
-            continue
-        small += [name for name, gain in gains.items() if gain <= 0]
-        groups[form] = [tensor for tensor in groups[form] if gains[tensor.name] > 0]
+    small: List[str] = []
+    total = 0
+    for form, tensors in list(groups.items()):
+        groups[form] = [t for t in tensors if _saved([t], form) > _TENSOR_BYTES]
+        saved = _saved(groups[form], form) if groups[form] else 0
+        if saved > _FORM_BYTES + _TENSOR_BYTES * len(groups[form]):
+            total += saved
+        else:
+            del groups[form]
+        kept = {t.name for t in groups.get(form, ())}
+        small += [t.name for t in tensors if t.name not in kept]
     reasons = {
         f"not evenly spaced levels, or more than {MOST_BITS} bits": uneven,
         "in a loop, or in no network": elsewhere,
-        "packing would not make the file smaller": small,
+        NOT_SMALLER: small,
     }
     lines = [f"left float, {why}: {', '.join(names)}" for why, names in reasons.items() if names]
-    return groups, tuple(lines)
+    return Choice(groups, total, tuple(lines))
 
 
 def codes_of(tensors: Sequence[DeployedTensor]) -> np.ndarray:
@@ -75,13 +93,17 @@ def _smallest(levels: int, tensors: Sequence[DeployedTensor]) -> Form:
     return min(Form.all_of(levels), key=lambda form: deflated(pack(sample, form)))
 
 
-def _gain(tensor: DeployedTensor, form: Form) -> int:
-    """About how many bytes packing saves."""
-    codes = codes_of([tensor])[:_SAMPLE]
-    saved = deflated(tensor.array.ravel()[:_SAMPLE]) - deflated(pack(codes, form))
+def _saved(tensors: Sequence[DeployedTensor], form: Form) -> int:
+    """About how many bytes of parameters packing saves."""
+    total = sum(tensor.weights for tensor in tensors)
+    parts = [slice(-(-_SAMPLE * tensor.weights // total)) for tensor in tensors]
+    floats = np.concatenate([t.array.ravel()[part] for t, part in zip(tensors, parts)])
+    codes = np.concatenate([codes_of([t])[part] for t, part in zip(tensors, parts)])
+    saved = deflated(floats) - deflated(pack(codes, form))
     # Scales and offsets of one set of levels stand in the definition.
-    ranges = 8 * tensor.groups if tensor.groups > 1 else 0
-    return saved * tensor.weights // codes.size - _TENSOR_BYTES - ranges
+    return saved * total // len(floats) - sum(
+        8 * tensor.groups for tensor in tensors if tensor.groups > 1
+    )
 
 
 def _is_one_parameter(definition: Any, name: str) -> bool:

@@ -4,9 +4,9 @@ A float32 number holds 31 bits that any deflater and any NNabla keep: 23 of the 
 exponent (64 to 191: no zero, infinity or subnormal number) and the sign. The lowest bit of the
 exponent and the mantissa make a whole number below 2^24, the other 7 bits one below 2^7; the
 digits of both to the base of the codes are the codes. All that unpacking does (comparisons with,
-and products by, powers of two; sums of whole numbers below 2^24) is exact in float32. The one
-division that is not by a power of two, by 3, is exact once it is rounded down and corrected
-(``tests/export/packed/test_codes.py`` goes through all cases).
+and products by, powers of two; sums of whole numbers below 2^24) is exact in float32. Divisions
+by a base that is no power of two are exact once they are rounded down and, where the numbers are
+large, corrected (``tests/export/packed/test_codes.py`` goes through all cases).
 """
 
 from __future__ import annotations
@@ -42,9 +42,14 @@ class Form(NamedTuple):
 
     @classmethod
     def all_of(cls, levels: int) -> Tuple[Form, ...]:
-        """That form, and one of a digit a code, which deflates better where some codes prevail."""
-        form, whole = cls.of(levels), cls(cls.of(levels).size, 1)
-        return (form, whole) if form != whole and whole.base < _HIGH else (form,)
+        """That form, and those of a digit a code.
+
+        They deflate better where some codes prevail, or waste less where the levels are not a
+        power of two.
+        """
+        form = cls.of(levels)
+        whole = [cls(base, 1) for base in (form.size, max(2, levels)) if base < _HIGH]
+        return tuple(dict.fromkeys([form, *whole]))
 
     @property
     def size(self) -> int:
@@ -125,15 +130,25 @@ def _whole_numbers(packed: Variable, form: Form) -> List[Variable]:
 
 def _quotients(number: Variable, base: int, digits: int) -> List[Variable]:
     """``number`` divided by 1, base, base^2, ..., base^digits, rounded down."""
+    reciprocal, error = _reciprocal(base)
     found = [number]
     for left in range(digits, 0, -1):
-        # float32(1 / 3) is above 1 / 3: products with numbers from 2^23 on may be one too large.
-        quotient = F.floor(F.mul_scalar(found[-1], float(np.float32(1 / base))))
-        if base == 3 and base**left > 2**23:
+        quotient = F.floor(F.mul_scalar(found[-1], reciprocal))
+        # The product is too large by a share of error, and 2^-24 for its rounding; the quotient
+        # by one, if that comes to 1 / base.
+        if error and base**left * (error + 2.0**-24) >= 1:
             rest = F.add2(found[-1], F.mul_scalar(quotient, -base))
             quotient = F.add2(quotient, F.mul_scalar(F.less_scalar(rest, 0), -1))
         found.append(quotient)
     return found
+
+
+def _reciprocal(base: int) -> Tuple[float, float]:
+    """The least float32 that is not below 1 / base, and by what share it is above."""
+    found = np.float32(1 / base)
+    if float(found) * base < 1:
+        found = np.nextafter(found, np.float32(1))
+    return float(found), float(found) * base - 1
 
 
 def _digits_below(limit: int, base: int) -> int:

@@ -11,11 +11,13 @@ import dataclasses
 import hashlib
 import math
 import zipfile
+import zlib
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Set, Tuple
 
 import nnabla as nn
 import numpy as np
+from google.protobuf import text_format
 from nnabla.utils import nnabla_pb2
 
 from nnabla_dqa._util.files import PathLike
@@ -24,7 +26,7 @@ from nnabla_dqa._version import __version__
 from nnabla_dqa.export.deployed import Deployed
 from nnabla_dqa.export.errors import ExportError, check_ending, check_finite
 from nnabla_dqa.export.metadata import FORMAT, PACKED, packed_to_json
-from nnabla_dqa.export.packed.choose import codes_of, deflated, packable
+from nnabla_dqa.export.packed.choose import NOT_SMALLER, choose, codes_of, deflated
 from nnabla_dqa.export.packed.codes import pack
 from nnabla_dqa.export.packed.functions import FLOAT32, Placed, constants, functions, unpacked
 from nnabla_dqa.export.tensor import DeployedTensor
@@ -121,16 +123,13 @@ def write_packed(deployed: Deployed, path: PathLike, source: Optional[Source] = 
 
     Raises:
         ExportError: ``path`` does not end in ``.nnp``, a parameter holds NaN or
-            infinity, a tensor is not on its levels, or packing makes nothing smaller.
+            infinity, a tensor is not on its levels, or the file would not get smaller.
         OSError: The file cannot be written.
     """
     target = check_ending(path, SUFFIX)
     for name, (array, _) in deployed.parameters.items():
         check_finite(name, array)
-    groups, messages = packable(deployed)
-    if not groups:
-        reasons = "".join(f"; {message}" for message in messages)
-        raise ExportError(f"packing makes no weights smaller; nothing was written{reasons}")
+    groups, saved, messages = choose(deployed)
     definition = nnabla_pb2.NNablaProtoBuf()
     definition.CopyFrom(deployed.definition)
     scope = _free_scope(deployed)
@@ -147,6 +146,9 @@ def write_packed(deployed: Deployed, path: PathLike, source: Optional[Source] = 
         _insert(definition, placed, list(new))
         made.update({key: Parameter(array, False) for key, array in new.items()})
         owner.update({tensor.name: name for tensor in tensors})
+    if saved <= _text_bytes(definition) - _text_bytes(deployed.definition):
+        others = "".join(f"; {message}" for message in messages if NOT_SMALLER not in message)
+        raise ExportError(f"{NOT_SMALLER}; nothing was written{others}")
     kept = {k: p for k, p in deployed.parameters.items() if k not in owner}
     metadata = _metadata(deployed, owner, source)
     archive = Archive(target, definition, {**kept, **made}, metadata, deployed.others)
@@ -163,6 +165,11 @@ def write_packed(deployed: Deployed, path: PathLike, source: Optional[Source] = 
         members[archive.definition_member],
         messages,
     )
+
+
+def _text_bytes(definition: Any) -> int:
+    """What a definition takes in a file, deflated."""
+    return len(zlib.compress(text_format.MessageToString(definition).encode(), 9))
 
 
 def _free_scope(deployed: Deployed) -> str:
@@ -192,27 +199,39 @@ def _prove(placed: Placed, numbers: np.ndarray) -> None:
 
 
 def _insert(definition: Any, placed: Placed, parameters: List[str]) -> None:
-    """Let the networks that use the tensors compute them first."""
+    """Let each network compute those of the tensors that it uses first, and no other.
+
+    A variable that nothing uses would be an output of the network to NNabla.
+    """
     names = {tensor.name for tensor in placed.tensors}
     part = functions(placed)
+    used: Dict[str, List[str]] = {}
     for network in definition.network:
-        declared = [v for v in network.variable if v.name in names]
-        if not declared:
-            continue
-        for v in declared:
-            v.type = "Buffer"
-            v.ClearField("initializer")
-        known = {v.name for v in declared}
-        network.variable.extend(v for v in part.variable if v.name not in known)
+        read = {name for function in network.function for name in function.input} & names
+        needed = _needed(part.function, read)
+        held = {name for function in needed for name in (*function.input, *function.output)}
+        keep_only(network.variable, lambda v: v.name not in names)
+        network.variable.extend(v for v in part.variable if v.name in held)
         rest = list(network.function)
         del network.function[:]
-        network.function.extend([*part.function, *rest])
+        network.function.extend([*needed, *rest])
+        used[network.name] = [name for name in parameters if name in held]
     for executor in definition.executor:
         if any(listed.variable_name in names for listed in executor.parameter_variable):
-            for name in parameters:
+            for name in used.get(executor.network_name, parameters):
                 executor.parameter_variable.add(variable_name=name)
     for section in (*definition.executor, *definition.optimizer):
         keep_only(section.parameter_variable, lambda listed: listed.variable_name not in names)
+
+
+def _needed(part: Sequence[Any], names: Set[str]) -> List[Any]:
+    """The functions, each behind those it reads from, without which ``names`` are not computed."""
+    wanted, found = set(names), []
+    for function in reversed(part):
+        if wanted.intersection(function.output):
+            wanted.update(function.input)
+            found.append(function)
+    return found[::-1]
 
 
 def _metadata(

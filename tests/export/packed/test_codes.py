@@ -9,7 +9,7 @@ import pytest
 
 from nnabla_dqa.export.packed.codes import Form, _quotients, _whole_numbers, pack, unpack
 
-LEVELS = (1, 2, 3, 4, 7, 8, 15, 16, 32, 255, 256, 2**16)
+LEVELS = (1, 2, 3, 4, 5, 6, 7, 8, 10, 15, 16, 32, 100, 127, 255, 256, 2**16)
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,8 @@ def test_forms(levels, base, digits, held):
 
 def test_a_form_whose_digits_are_codes():
     assert Form.all_of(16) == (Form(4, 2), Form(16, 1))
-    assert Form.all_of(7) == (Form(2, 3), Form(8, 1))
+    assert Form.all_of(7) == (Form(2, 3), Form(8, 1), Form(7, 1))
+    assert Form.all_of(100) == (Form(2, 7), Form(100, 1))
     for levels in (1, 2, 3, 4, 128, 256):
         assert Form.all_of(levels) == (Form.of(levels),)
 
@@ -49,7 +50,7 @@ def there_and_back(form, levels, count):
     np.testing.assert_array_equal(found.d, codes)
 
 
-@pytest.mark.parametrize("base", [2, 3, 4, 8, 16, 32, 64])
+@pytest.mark.parametrize("base", [2, 3, 4, 5, 6, 7, 8, 10, 15, 16, 32, 64, 100, 127])
 def test_all_exponents_and_signs(base):
     """With the least and the largest mantissas; nothing is subnormal, infinite or NaN."""
     form = Form(base, 1)
@@ -68,12 +69,24 @@ def test_all_exponents_and_signs(base):
     np.testing.assert_array_equal(found[1].d, high)
 
 
+def exact_quotients(base, digits):
+    numbers = np.arange(base**digits)
+    x = nn.Variable.from_numpy_array(numbers.astype(np.float32))
+    np.testing.assert_array_equal(x.d, numbers)
+    found = _quotients(x, base, digits)[1]
+    found.forward()
+    np.testing.assert_array_equal(found.d, numbers // base)
+
+
 @pytest.mark.parametrize("digits", [14, 15])
 def test_division_by_three_is_exact(digits):
     """Of all numbers that occur, those that are corrected and those that are not."""
-    numbers = np.arange(3**digits)
-    x = nn.Variable.from_numpy_array(numbers.astype(np.float32))
-    np.testing.assert_array_equal(x.d, numbers)
-    found = _quotients(x, 3, digits)[1]
-    found.forward()
-    np.testing.assert_array_equal(found.d, numbers // 3)
+    exact_quotients(3, digits)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("base", [5, 6, 7, 9, 10, 11, 13, 15, 25, 60, 100, 127])
+def test_every_division_is_exact(base):
+    """Of all numbers that occur; a correction is left out only where none is needed."""
+    exact_quotients(base, Form(base, 1).low)
+    exact_quotients(base, Form(base, 1).low - 1)

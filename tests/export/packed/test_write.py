@@ -13,7 +13,8 @@ from nnabla.utils.nnp_graph import NnpLoader
 
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
-from nnabla_dqa.export.nnp import read_nnp
+from nnabla_dqa.export.nnp import read_nnp, write_nnp
+from nnabla_dqa.export.packed.choose import choose
 from nnabla_dqa.export.packed.write import Source, write_packed
 from nnabla_dqa.nnp.inspect import running_networks
 from nnabla_dqa.nnp_format.archive import Archive
@@ -161,10 +162,35 @@ def test_what_stays_float(deployed):
 
 def test_nothing_to_gain(deployed):
     source = deployed(width=2)
-    with pytest.raises(dqa.ExportError, match=r"d\.nnp: packing makes no weights smaller") as error:
+    with pytest.raises(dqa.ExportError) as error:
         dqa.export_file(source, source.with_name("p.nnp"))
-    assert "c1/conv/W, c2/conv/W, f/affine/W" in str(error.value)
+    assert str(error.value) == (
+        f"{source}: packing would not make the file smaller; nothing was written"
+    )
     assert not source.with_name("p.nnp").exists()
+
+
+def test_no_levels_that_can_be_packed(deployed):
+    source = deployed()
+    made = read_nnp(source)
+    for name, tensor in made.tensors.items():
+        values = (np.unique(tensor.array),)
+        listed = dataclasses.replace(tensor, scale=None, offset=None, levels=values)
+        made.tensors[name] = listed
+    with pytest.raises(dqa.ExportError, match="; left float, not evenly spaced levels, or more"):
+        write_packed(made, source.with_name("p.nnp"))
+
+
+@pytest.mark.parametrize("shape", [(0, 30), (1, 1)])
+def test_a_tensor_of_no_or_one_weight_is_left(shape, deployed):
+    made = read_nnp(deployed())
+    tensor = made.tensors["f/affine/W"]
+    array = np.broadcast_to(tensor.offset.ravel(), shape).astype(np.float32)
+    made.tensors["f/affine/W"] = dataclasses.replace(tensor, array=array)
+    groups, _, messages = choose(made)
+    (tensors,) = groups.values()
+    assert [tensor.name for tensor in tensors] == ["c1/conv/W", "c2/conv/W"]
+    assert len(messages) == array.size
 
 
 def test_weights_off_their_levels(deployed):
@@ -211,6 +237,70 @@ def test_several_networks_names_that_are_taken_and_training_sections(deployed):
     wanted = outputs(source, ["y"])["y"]
     for network in ("main", "second"):
         assert outputs(archive.path, ["y"], network=network)["y"].tobytes() == wanted.tobytes()
+
+
+def without(network, weight):
+    """Leave out the function that uses a weight, and what only that reads."""
+    kept = [f for f in network.function if weight not in f.input]
+    names = {name for f in kept for name in (*f.input, *f.output)}
+    variables = [v for v in network.variable if v.name in names]
+    for field, messages in ((network.function, kept), (network.variable, variables)):
+        del field[:]
+        field.extend(messages)
+
+
+def test_a_network_that_uses_some_of_the_weights(deployed):
+    """It computes only these: what nothing uses would be one more output to NNabla."""
+    source = deployed(dqa.SAWB(2, channel_axis=0))
+    made = read_nnp(source)
+    second = made.definition.network.add()
+    second.CopyFrom(made.definition.network[0])
+    second.name = "second"
+    without(second, "f/affine/W")
+    # A parameter that is declared and not used.
+    second.variable.add(name="f/affine/W", type="Parameter").shape.dim.extend(
+        made.tensors["f/affine/W"].shape
+    )
+    executor = made.definition.executor.add(name="second", network_name="second")
+    for name in ("c1/conv/W", "c2/conv/W"):
+        executor.parameter_variable.add(variable_name=name)
+    write_nnp(made, source)
+    made = write_packed(read_nnp(source), source.with_name("p.nnp"))
+    assert len(made.packed) == 3
+    networks = {}
+    for path in (source, made.path):
+        nn.clear_parameters()
+        graph = nn.graph_def.load(str(path), batch_size=2)
+        networks[path] = {k: list(net.outputs) for k, net in graph.networks.items()}
+    assert networks[source] == networks[made.path]
+    (name,) = networks[source]["second"]
+    wanted = outputs(source, [name], network="second")[name]
+    assert outputs(made.path, [name], network="second")[name].tobytes() == wanted.tobytes()
+    listed = Archive.read(made.path).definition.executor[1].parameter_variable
+    scope = "unpack/4_1"
+    numbers = [f"{scope}/{name}_{i}" for i in (0, 1) for name in ("scale", "offset")]
+    assert {p.variable_name for p in listed} == {f"{scope}/codes", *numbers}
+
+
+@pytest.mark.parametrize("levels", [5, 6, 9, 10])
+def test_levels_that_are_no_power_of_two(levels, deployed):
+    """Of a quantizer that somebody else has registered: packed to their own base."""
+    source = deployed(dqa.MinMax(8), width=90)
+    made = read_nnp(source)
+    info = made.tensors["c2/conv/W"].quantizer._replace(bits=8, levels=levels)
+    rng = np.random.RandomState(0)
+    for name, tensor in made.tensors.items():
+        scale, offset = tensor.scale, tensor.offset
+        codes = rng.randint(0, levels, tensor.shape)
+        array = codes.astype(np.float32) * scale + offset
+        made.tensors[name] = dataclasses.replace(tensor, quantizer=info, array=array)
+        made.parameters[name] = made.parameters[name]._replace(array=array)
+    result = write_packed(made, source.with_name("p.nnp"))
+    write_nnp(made, source)
+    assert f"unpack/{levels}_1/codes" in Archive.read(result.path).parameters
+    assert result.bits_per_weight < 1.15 * np.log2(levels)
+    wanted, found = outputs(source, ["y"]), outputs(result.path, ["y"])
+    assert found["y"].tobytes() == wanted["y"].tobytes()
 
 
 @pytest.mark.parametrize("path", shared_files("01", "20"))
