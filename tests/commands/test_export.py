@@ -224,6 +224,9 @@ def test_what_is_known_of_a_packed_nnp(packed, capsys):
     assert "not quantized, float" not in out
     assert "fault" not in out
     assert err == ""
+    page = packed.with_name("page.html")
+    assert main(["report", str(packed), "-o", str(page)]) == 0
+    assert "A packed file: the network unpacks its weights" in page.read_text("utf-8")
 
 
 def test_a_packed_nnp_that_somebody_else_has_written(packed):
