@@ -24,7 +24,7 @@ ONNX = ["onnx>=1.14,<1.18", "onnxruntime>=1.16,<2"]
 # The first that allows NNabla's protobuf; it needs no TensorFlow.
 MONITOR = ["tensorboardX>=2.6.2.2,<3"]
 # Runs examples/lesson.ipynb.
-NOTEBOOK = ["nbclient>=0.8,<1", "nbformat>=5.7,<6", "ipykernel>=6.20,<8"]
+NOTEBOOK = ["nbclient>=0.8,<1", "nbformat>=5.7,<6", "ipykernel>=6.21,<8"]
 TEST = ["pytest>=7.4,<10", "pytest-xdist>=3,<4", "hypothesis>=6.90,<7"]
 LINT = ["ruff>=0.4,<1", "mypy>=1.8,<3"]
 NNABLA = ">=1.39,<1.40"

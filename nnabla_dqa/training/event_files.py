@@ -82,6 +82,7 @@ class EventFiles:
         self._trainable = trainable
         self._interval = math.ceil(trainable.steps / POINTS)
         self._attention = Attention([layer for layer in trainable.layers if layer.mixture.is_mixed])
+        self._tags = [_tags(layer) for layer in self._attention.layers]
         with nn.parameter_scope("", trainable.scope):
             self._penalty = PenaltyValue(trainable.strength) if trainable.strength else None
         schedule = trainable.schedule if self._attention.layers else None
@@ -93,7 +94,9 @@ class EventFiles:
         # Within an epoch the last update's values can be written again. At its end those of
         # the epoch belong to the same step, and stay.
         within = bool(at.losses)
-        self._writer.begin(at.step if within else at.step + 1, self._attention.layers)
+        self._writer.begin(at.step if within else at.step + 1)
+        if self._tags:
+            self._writer.chart("attention", self._attention.layers, self._tags)
         for epoch in [] if others else at.history:
             learned = [np.array(epoch.attention[k.name]) for k in self._attention.layers]
             step = epoch.epoch * trainable.steps_per_epoch
@@ -151,9 +154,7 @@ class EventFiles:
         self, learned: Sequence[np.ndarray], temperature: Optional[float]
     ) -> Dict[str, float]:
         values = {
-            tag: float(a)
-            for layer, row in zip(self._attention.layers, learned)
-            for tag, a in zip(_tags(layer), row)
+            tag: float(a) for tags, row in zip(self._tags, learned) for tag, a in zip(tags, row)
         }
         if temperature is not None:
             values["training/temperature"] = temperature
@@ -187,12 +188,13 @@ class Attention:
 
     def values(self) -> Tuple[List[np.ndarray], List[np.ndarray]]:
         """Of each layer what it has learned, and what it uses: one-hot once hard; shape (K,)."""
+        # Reading alone: on a GPU the parameters stay where they are.
         for copy, parameter in self._copies:
-            copy.d = parameter.d
+            copy.d = parameter.data.get_data("r")
         with nn.context_scope(self._context):
             nn.forward_all(self._outputs)
         learned = [output.d.reshape(-1).copy() for output in self._outputs]
-        hard = [layer.state["hard"].d for layer in self.layers]
+        hard = [layer.state["hard"].data.get_data("r") for layer in self.layers]
         return learned, [h.copy() if h.any() else a for h, a in zip(hard, learned)]
 
 
@@ -221,20 +223,25 @@ class _Writer:
         )
         self._flushed = 0.0
 
-    def begin(self, step: int, layers: Sequence[QuantizedTensor]) -> None:
-        """Say that everything from ``step`` on is superseded, and what belongs into one picture."""
+    def begin(self, step: int) -> None:
+        """Say that whatever other files have from ``step`` on is superseded."""
         from tensorboardX.proto.event_pb2 import SessionLog
-        from tensorboardX.summary import custom_scalars
 
         self._add(file_version="brain.Event:2")
         self._add(step=step, session_log=SessionLog(status=SessionLog.START))
-        if layers:
-            charts = {
-                layer.name: ["Multiline", [f"^{re.escape(tag)}$" for tag in _tags(layer)]]
-                for layer in layers
-            }
-            self._add(step=step, summary=custom_scalars({"attention": charts}))
         self.flush()
+
+    def chart(
+        self, title: str, layers: Sequence[QuantizedTensor], tags: Sequence[Sequence[str]]
+    ) -> None:
+        """Ask for one chart a layer, of all its tags."""
+        from tensorboardX.summary import custom_scalars
+
+        charts = {
+            layer.name: ["Multiline", [f"^{re.escape(tag)}$" for tag in own]]
+            for layer, own in zip(layers, tags)
+        }
+        self._add(summary=custom_scalars({title: charts}))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         """Add values of one step, by their tags."""
@@ -264,4 +271,4 @@ def _tags(layer: QuantizedTensor) -> List[str]:
 
 def _temperature(layers: Sequence[QuantizedTensor]) -> Optional[float]:
     state = next((k.state for k in layers if "temperature" in k.state), None)
-    return None if state is None else float(state["temperature"].d[0])
+    return None if state is None else float(state["temperature"].data.get_data("r")[0])

@@ -254,7 +254,7 @@ def test_a_point_costs_little(tmp_path):
             start = time.perf_counter()
             files.update(Progress(step=step, losses=[1.0] * step))
             seconds.append(time.perf_counter() - start)
-    assert min(seconds) < 0.005
+    assert min(seconds) < 0.01
 
 
 def test_without_tensorboardx_one_line_names_the_extra(tmp_path, monkeypatch, capsys):
