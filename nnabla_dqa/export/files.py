@@ -122,6 +122,5 @@ def check_export_output(path: PathLike, arithmetic: str = AUTO) -> Path:
             f"{', '.join(_ENDINGS)}"
         )
     if suffix != ONNX and arithmetic not in (AUTO, FLOAT):
-        name = suffix[1:].upper()
-        raise ExportError(f"{path}: arithmetic {arithmetic!r} is for .onnx; {name} is float")
+        raise ExportError(f"{path}: arithmetic {arithmetic!r} is for .onnx; {suffix} is float")
     return check_target(path)

@@ -255,7 +255,7 @@ def test_a_packed_nnp_that_somebody_else_has_written(packed):
         ),
         (["export", "d.nnp", "-o", "p.nnp"], "p.nnp: exists; give --force to overwrite it"),
         (["export", "d.nnp", "-o", "d.nnp", "--force"], "d.nnp: is an input, which is never"),
-        (["export", "d.nnp", "-o", "q.nnp", "--arithmetic", "qdq"], "is for .onnx; NNP is float"),
+        (["export", "d.nnp", "-o", "q.nnp", "--arithmetic", "qdq"], "is for .onnx; .nnp is float"),
         (["export", "d.nnp", "-o", "q.nnp", "--verify", "x.npz"], "--verify runs .onnx files, not"),
         (["export", "d.nnp", "-o", "q.nnp", "--network", "no"], "an .nnp keeps all networks"),
     ],
