@@ -141,14 +141,15 @@ class Task(Trainable):
                 raise RecipeError(
                     "key 'budget' needs quantizers to choose from, such as minmax:2,3,4,8"
                 )
+            self.strength = strength or 0.0
             try:
-                return F.add2(loss, regularizer(strength or 0.0, budget=budget))
+                return F.add2(loss, regularizer(self.strength, budget=budget))
             except BudgetError as error:
                 raise RecipeError(f"key 'budget': {error}") from None
         if not any(mixture.mixing.penalised for mixture in self.mixed.values()):
             return loss
-        strength = PULL * total_weights() if strength is None else strength
-        return F.add2(loss, regularizer(strength)) if strength else loss
+        self.strength = PULL * total_weights() if strength is None else strength
+        return F.add2(loss, regularizer(self.strength)) if self.strength else loss
 
     def _solver(self) -> Any:
         solver = self.recipe.make_solver()
