@@ -23,6 +23,7 @@ from nnabla_dqa.quantization.graph_ops import Variable, detach, lift
 
 _PENALTIES = ("powers_of_4", "squared_bits")
 _WEIGHTINGS = ("network", "layer", "none")
+_FAR = 1e30
 
 
 def regularizer(
@@ -47,8 +48,9 @@ def regularizer(
             and all other parameters as float32. Attention is then drawn to it by
             ``mu (B(a) / budget - 1)``, ``B(a)`` the size expected by attention, ``mu`` moved by
             the attached solver, and each layer ends on the quantizer that the budget chooses for
-            it instead of its target (docs/method.md). It is state of the scope; a regularizer
-            without one takes it away. With a budget ``strength`` can be 0.
+            it instead of its target (docs/method.md). ``strength`` then counts for quantized
+            activations alone, which the budget does not choose for. It is state of the scope; a
+            regularizer without one takes it away.
 
     It uses the coefficients that the layers' graphs compute, so it costs some ten
     functions for the whole network; where there are none (or in auto-forward mode) it
@@ -92,9 +94,11 @@ def regularizer(
     set_budget(scope, byte_size(budget))
     with in_float32():
         drawn = pull(scope, *_sizes(scope, layers), _recorded())
-        if not strength:
+        # The price says what bits of weights cost.
+        entering = [layer for layer in layers if not layer.is_weight]
+        if not strength or not entering:
             return drawn
-        return F.add2(_penalty(layers, float(strength), penalty, weighting), drawn)
+        return F.add2(_penalty(entering, float(strength), penalty, weighting), drawn)
 
 
 def _sizes(scope: Any, layers: List[QuantizedTensor]) -> Tuple[Variable, Variable]:
@@ -128,10 +132,13 @@ def _sizes(scope: Any, layers: List[QuantizedTensor]) -> Tuple[Variable, Variabl
 
 
 def _largest(a: Variable) -> Variable:
-    """One-hot where ``a`` of shape (1, K) is largest; no gradient."""
-    index = F.max(detach(a), axis=1, keepdims=True, only_index=True)
-    index.need_grad = False
-    return F.one_hot(index, (a.shape[1],))
+    """One-hot where ``a`` of shape (1, K) is largest, equal parts of several; no gradient."""
+    a = detach(a)
+    gap = F.sub2(a, F.max(a, axis=1, keepdims=True))
+    # 1 for a gap of 0, and 0 for any other that float32 has near the largest of K coefficients.
+    # F.one_hot would not let a graph that was saved and loaded go backward.
+    found = F.maximum_scalar(F.add_scalar(F.mul_scalar(gap, _FAR), 1.0), 0.0)
+    return F.div2(found, F.sum(found, axis=1, keepdims=True))
 
 
 def _penalty(
@@ -186,6 +193,11 @@ class PenaltyValue:
         mixed = [layer for layer in layers if layer.mixture.is_mixed]
         self._constant = float(len(layers) - len(mixed))
         self._costs = [np.array(penalty_vector(layer, _PENALTIES[0])) for layer in mixed]
+        if budget_of(nn.parameter.get_current_parameter_scope()) is not None:
+            # As in the regularizer: the weights have their price instead.
+            entering = [not layer.is_weight for layer in mixed]
+            self._costs = [g * counts for g, counts in zip(self._costs, entering)]
+            self._constant = float(sum(not k.is_weight for k in layers) - sum(entering))
 
     def of(self, coefficients: Sequence[np.ndarray]) -> float:
         """The penalty.

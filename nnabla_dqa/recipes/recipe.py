@@ -160,7 +160,7 @@ class Recipe:
         budget: What the deployed network may weigh, such as ``100kB`` (1,000 bytes each),
             ``100KiB`` (1,024 each), or bytes: column ``packed`` of ``nnabla-dqa summary``.
             Attention chooses the bits of each layer for it, in place of the target.
-            ``lambda`` is 0 then unless it is given.
+            ``lambda`` counts for quantized activations alone then.
         loss: One of :data:`LOSSES`; default: the NNP's own training network
             and loss if it has one, else the key is needed; softmax cross
             entropy for a model. ``distillation`` needs no labels.

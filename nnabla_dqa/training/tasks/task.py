@@ -17,6 +17,7 @@ from nnabla_dqa.distributed import Communicator, given_or_single
 from nnabla_dqa.graph.bn_statistics import estimate, moving
 from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.layers.scopes import choosing
+from nnabla_dqa.layers.tensors import INPUT
 from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.quantization.graph_ops import Variable
@@ -141,7 +142,10 @@ class Task(Trainable):
                 raise RecipeError(
                     "key 'budget' needs quantizers to choose from, such as minmax:2,3,4,8"
                 )
-            self.strength = strength or 0.0
+            # The penalty is for activations then, which a budget does not choose for.
+            entering = any(name.endswith(INPUT) for name in self.mixed)
+            self.strength = PULL * total_weights() if strength is None else strength
+            self.strength *= entering
             try:
                 return F.add2(loss, regularizer(self.strength, budget=budget))
             except BudgetError as error:
@@ -199,6 +203,8 @@ class Task(Trainable):
             unused += ["teacher", "distillation_temperature"]
         if not any(mixture.mixing.penalised for mixture in self.mixed.values()):
             unused += ["temperature", "lambda", "attention_lr"]
+        elif self.recipe.budget is not None and not self.strength:
+            unused.append("lambda")
         mixtures = self.network.mixtures.values()
         known = {name for m in mixtures for q in m.quantizers for name in q.schedule_options}
         if not set(self.recipe.sharpening) <= known:
