@@ -136,7 +136,7 @@ def test_processes_hold_the_same_price_and_choice(tmp_path, monkeypatch):
     """The price's gradient is averaged with those of what is trained."""
     seen = []
     job, loop = loop_with(
-        tmp_path, lambda _, arrays: seen.append(len(arrays)), quantizers=SET, budget="6kB"
+        tmp_path, lambda _, arrays: seen.append(len(arrays)), quantizers=SET, budget="3.6kB"
     )
     from nnabla_dqa.budget.state import price_of
 
