@@ -46,6 +46,7 @@ WRONG = {
     "attention_lr": (NUMBER, "a number >= 0"),
     "lambda": ([v for v in NUMBER if v is not None], "a number >= 0"),
     "hard_fraction": ([*NUMBER, 1, 2], "a number >= 0 and below 1"),
+    "order_from": ([v for v in NUMBER if v is not None] + [1, 2], "a number >= 0 and below 1"),
     "lr_schedule": (TEXTS, "one of late_cosine, cosine, step, constant"),
     "loss": (["hinge", 3, []], f"one of {', '.join(LOSSES)}"),
     "mixing": (["x", 3, []], "mixing"),

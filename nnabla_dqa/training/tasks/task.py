@@ -182,7 +182,7 @@ class Task(Trainable):
         if self.recipe.loss != DISTILLATION:
             unused += ["teacher", "distillation_temperature"]
         if not any(mixture.mixing.penalised for mixture in self.mixed.values()):
-            unused += ["temperature", "lambda", "attention_lr"]
+            unused += ["temperature", "order_from", "lambda", "attention_lr"]
         mixtures = self.network.mixtures.values()
         known = {name for m in mixtures for q in m.quantizers for name in q.schedule_options}
         if not set(self.recipe.sharpening) <= known:
