@@ -254,6 +254,7 @@ FULL = {
     "weight_decay": 0.25,
     "temperature": {"start": 10, "end": 1e-3},
     "hard_fraction": 0.25,
+    "order_from": 0.25,
     "lambda": 0.5,
     "attention_lr": 0.125,
     "seed": 2**32 - 1,
