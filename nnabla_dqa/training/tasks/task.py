@@ -18,7 +18,7 @@ from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import DISTILLATION, Recipe, RecipeError
-from nnabla_dqa.regularization import regularizer, total_weights
+from nnabla_dqa.regularization import PULL, regularizer, total_weights
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.solver.attached import attach
 from nnabla_dqa.training.tasks.evaluation import evaluate
@@ -29,8 +29,6 @@ from nnabla_dqa.training.tasks.nnp import FileNetwork
 from nnabla_dqa.training.tasks.sources import dataset_checksum, open_sources
 from nnabla_dqa.training.trainable import Scores, Trainable
 
-PULL = 0.02
-"""The default strength of the regularizer: this times the number of weights."""
 MANY_CLASSES = 100
 """From so many classes on, top-5 accuracy is measured too."""
 
