@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures as futures
+import functools
 import json
 import os
 import subprocess
@@ -145,10 +146,12 @@ def shown(words: List[str]) -> List[str]:
     return result
 
 
-def classes_of(arguments: argparse.Namespace) -> Dict[str, Any]:
+@functools.cache
+def classes_of(data: str) -> Dict[str, Any]:
     """What a recipe for CIFAR-100 has beside those for CIFAR-10."""
-    count = len(open_data(arguments.data, "validation").classes)
-    return {} if count == 10 else {"model.classes": count}
+    images = open_data(data, "validation")
+    highest = images.batch(np.arange(len(images)))["y"].max()
+    return {} if highest < 10 else {"model.classes": 100}
 
 
 def init_of(row: str, seed: int, arguments: argparse.Namespace) -> Dict[str, Any]:
@@ -184,7 +187,7 @@ def train(row: str, seed: int, arguments: argparse.Namespace) -> None:
     else:
         command += ["--recipe", str(HERE / "narrow" / f"{row}.yaml"), "--data", arguments.data]
         command += ["--seed", str(seed), "--set", f"data.holdout={arguments.holdout}"]
-        changes = {**classes_of(arguments), **init_of(row, seed, arguments)}
+        changes = {**classes_of(arguments.data), **init_of(row, seed, arguments)}
         own = [f"{key}={value}" for key, value in changes.items()]
         command += [word for change in own + arguments.changes for word in ("--set", change)]
     # One thread each: with two runs at a time more would only be in each other's way.
@@ -203,7 +206,7 @@ def check_recipe(row: str, seed: int, arguments: argparse.Namespace) -> None:
     """Refuse a finished run of another recipe."""
     changes = {"seed": seed, "data": {"train": "-", "holdout": arguments.holdout}}
     changes.update(init_of(row, seed, arguments))
-    classes = [f"{key}={value}" for key, value in classes_of(arguments).items()]
+    classes = [f"{key}={value}" for key, value in classes_of(arguments.data).items()]
     for change in classes + arguments.changes:
         key, _, value = change.partition("=")
         *above, last = key.split(".")
