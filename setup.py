@@ -22,6 +22,9 @@ ONEDNN = [f"onednn-cpu-gomp>=2023.2,<2024; {LINUX}"]
 # The last before protobuf 4, which NNabla does not allow; any runtime since opset 18.
 ONNX = ["onnx>=1.14,<1.18", "onnxruntime>=1.16,<2"]
 TEST = ["pytest>=7.4,<10", "pytest-xdist>=3,<4", "hypothesis>=6.90,<7"]
+# pymdown-extensions 11 and later change what mkdocstrings builds on.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"]
+DOCS += ["pymdown-extensions>=10.7,<11"]
 LINT = ["ruff>=0.4,<1", "mypy>=1.8,<3"]
 NNABLA = ">=1.39,<1.40"
 CUDA = {f"cuda{v}": [f"nnabla-ext-cuda{v}{NNABLA}"] for v in ("110", "116", "120")}
@@ -119,12 +122,13 @@ setup(
     ],
     extras_require={
         "demo": DEMO,
+        "docs": DOCS,
         "mpi": MPI,
         "onednn": ONEDNN,
         "onnx": ONNX,
         "photos": PHOTOS,
         "report": REPORT,
-        "test": DEMO + MPI + ONEDNN + ONNX + PHOTOS + TEST + LINT,
+        "test": DEMO + MPI + ONEDNN + ONNX + PHOTOS + TEST + LINT + DOCS,
         **CUDA,
     },
     classifiers=[

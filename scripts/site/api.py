@@ -55,6 +55,12 @@ PAGES = {
 }
 """Title, introduction and names by page."""
 
+ALONE = (
+    "MinMax SAWB BWN TWN LSQ QN LSBQ PARQ MeanTernary FullPrecision EMAMinMax PACT Sign "
+    "QNActivation SqueezeThreshold Attention BinaryRelax BinaryRelaxOriginal Single"
+)
+"""Classes whose methods are those of their base, which stands on the same page."""
+
 LAYERS = "affine convolution depthwise_convolution deconvolution depthwise_deconvolution embed"
 
 _NAME = re.compile(r"(?<!\[)`dqa\.(\w+)(?:\([^`\n]*\))?`(?!\])")
@@ -100,11 +106,16 @@ def with_links(markdown: str, public: set[str]) -> str:
 def page_of(stem: str) -> str:
     """The Markdown of a page of the reference."""
     title, about, names = PAGES[stem]
-    entries = [f"nnabla_dqa.{name}" for name in names.split()]
+    entries = [_entry(f"nnabla_dqa.{name}", name in ALONE.split()) for name in names.split()]
     if stem == "layers":
-        layers = [f"nnabla_dqa.parametric_functions.dqa_{name}" for name in LAYERS.split()]
+        layers = [_entry(f"nnabla_dqa.parametric_functions.dqa_{n}") for n in LAYERS.split()]
         entries = [*entries[:2], *layers, *entries[2:]]
-    return "\n\n".join([f"# {title}", about, *(f"::: {entry}" for entry in entries)]) + "\n"
+    return "\n\n".join([f"# {title}", about, *entries]) + "\n"
+
+
+def _entry(name: str, alone: bool = False) -> str:
+    """What mkdocstrings replaces by the docstring of ``name``, ``alone``: without its methods'."""
+    return f"::: {name}" + ("\n    options: {members: false}" if alone else "")
 
 
 def public_names(root: Path) -> List[str]:

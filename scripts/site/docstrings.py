@@ -53,7 +53,8 @@ def linked(text: str, public: set[str]) -> str:
             return f"[`{name}`][nnabla_dqa.{name}]"
         return f"`{name if path.startswith('nnabla_dqa') else path}`"
 
-    return _ROLE.sub(link, text)
+    # What introduces an indented block ends with two colons for Sphinx.
+    return re.sub(r"::(?=\n)", ":", _ROLE.sub(link, text))
 
 
 def _function(layer: Any, module: Any) -> griffe.Function:
@@ -66,11 +67,14 @@ def _function(layer: Any, module: Any) -> griffe.Function:
         )
         for p in inspect.signature(layer).parameters.values()
     ]
+    # NNabla adds a list of parameters in Sphinx's notation; what it calls them is in the text.
+    text = (inspect.getdoc(layer) or "").partition("\nParameters to be registered")[0]
+    text = text.replace("~nnabla.Variable: ", "").replace("*kernel", "\\*kernel")
     made = griffe.Function(
         layer.__name__,
         parameters=griffe.Parameters(*parameters),
         returns="Variable",
-        docstring=griffe.Docstring(inspect.getdoc(layer) or "", parser=griffe.Parser.google),
+        docstring=griffe.Docstring(text, parser=griffe.Parser.google),
         parent=module,
     )
     made.docstring.parent = made
