@@ -44,7 +44,8 @@ PAGES = {
         "(../nnp.md) and [Export](../export.md).",
         "convert_file Conversion NothingToConvertError deploy deploy_file Deployment check_file "
         "Check check_activations ActivationCheck summarize FileSummary evaluate_file Score "
-        "export_file export_graph verify_export Verification OnnxFile NnbFile ExportError NNPError",
+        "export_file export_graph verify_export Verification OnnxFile NnbFile PackedFile "
+        "ExportError NNPError",
     ),
     "backends": (
         "What computes",
@@ -63,8 +64,12 @@ ALONE = (
 
 LAYERS = "affine convolution depthwise_convolution deconvolution depthwise_deconvolution embed"
 
-_NAME = re.compile(r"(?<!\[)`dqa\.(\w+)(?:\([^`\n]*\))?`(?!\])")
-_FENCE = re.compile(r"(^```.*?^```[ \t]*$)", re.M | re.S)
+_NAME = re.compile(
+    r"^(`{3,}).*?^\1[ \t]*$"  # A fenced block,
+    r"|^(?:#|    )[^\n]*$"  # a heading and an indented block stay as they are.
+    r"|(?<!\[)`dqa\.(\w+)(?:\([^`\n]*\))?`(?!\])",
+    re.M | re.S,
+)
 
 
 def on_files(files: Files, config: Any) -> Files:
@@ -91,16 +96,9 @@ def with_links(markdown: str, public: set[str]) -> str:
     """``markdown`` with links from ```dqa.name``` to the reference, but in headings and code."""
 
     def link(found: re.Match[str]) -> str:
-        return f"[{found[0]}][nnabla_dqa.{found[1]}]" if found[1] in public else found[0]
+        return f"[{found[0]}][nnabla_dqa.{found[2]}]" if found[2] in public else found[0]
 
-    parts = _FENCE.split(markdown)
-    for index in range(0, len(parts), 2):
-        lines = parts[index].split("\n")
-        plain = (line.startswith(("#", "    ")) for line in lines)
-        parts[index] = "\n".join(
-            line if skipped else _NAME.sub(link, line) for line, skipped in zip(lines, plain)
-        )
-    return "".join(parts)
+    return _NAME.sub(link, markdown)
 
 
 def page_of(stem: str) -> str:

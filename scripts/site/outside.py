@@ -2,11 +2,13 @@
 
 The pages link relatively, as a code host shows them. A Markdown file outside docs/ becomes a page,
 another text file a page that shows it, a picture stays a picture, each under ``repository/`` and
-its path; so do the files that those link to in turn. Links are rewritten accordingly.
+its path, a notebook its cells; so do the files that those link to in turn. Links are rewritten
+accordingly.
 """
 
 from __future__ import annotations
 
+import json
 import posixpath
 import re
 from pathlib import Path
@@ -17,7 +19,7 @@ from mkdocs.structure.files import File, Files, InclusionLevel
 
 FOLDER = "repository"
 PICTURES = (".png", ".svg", ".jpg")
-LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json"}
+LANGUAGES = {".py": "python", ".yaml": "yaml", ".json": "json", ".ipynb": "python"}
 
 _LINK = re.compile(r"\]\(([^)\s]+)((?:\s+\"[^\"]*\")?\))")
 _CODE = re.compile(r"^(`{3,}|~{3,}).*?^\1[ \t]*$|`[^`\n]+`", re.M | re.S)
@@ -40,8 +42,9 @@ def on_files(files: Files, config: Any) -> Files:
             if not (root / target).is_file():
                 raise PluginError(f"{path}: there is no file {target} to link to")
             files.append(_added(config, root, target, target in in_nav))
-            if target.endswith(".md"):
+            if target.endswith((".md", ".ipynb")):
                 text = (root / target).read_text("utf-8")
+                text = _cells(text) if target.endswith(".ipynb") else text
                 waiting.append((target, linked(target, text)))
     return files
 
@@ -116,8 +119,22 @@ def _added(config: Any, root: Path, path: str, in_nav: bool) -> File:
         known = ", ".join([".md", *PICTURES, *LANGUAGES])
         raise PluginError(f"{path}: a page links to it, but the site can show {known} only")
     text = (root / path).read_text("utf-8")
-    content = f"# {path}\n\n````{LANGUAGES[suffix]}\n{text}````\n"
+    if suffix == ".ipynb":
+        head, _, rest = _cells(text).partition("\n\n")
+        content = f"{head}\n\n*The notebook `{path}`, to read. In a clone it runs.*\n\n{rest}"
+    else:
+        content = f"# {path}\n\n````{LANGUAGES[suffix]}\n{text}````\n"
     return File.generated(config, where, content=content, inclusion=inclusion)
+
+
+def _cells(notebook: str) -> str:
+    """The Markdown of a notebook: its text and its code, without outputs."""
+    cells = []
+    for cell in json.loads(notebook)["cells"]:
+        text = "".join(cell["source"])
+        cells.append(text if cell["cell_type"] == "markdown" else f"````python\n{text}\n````")
+    # Markdown within an element is read as such where the element says so.
+    return "\n\n".join(cells).replace("<details>", '<details markdown="1">') + "\n"
 
 
 def _paths(nav: Any) -> Iterator[str]:

@@ -26,7 +26,8 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     begun = time.monotonic()
     done = subprocess.run(
-        [sys.executable, "-m", "mkdocs", "build", "--quiet", "--site-dir", str(folder)],
+        # Not --quiet: it would hide warnings from the strict mode too.
+        [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(folder)],
         cwd=ROOT,
         env={**os.environ, "NO_MKDOCS_2_WARNING": "1"},
         capture_output=True,

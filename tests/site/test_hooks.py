@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -16,6 +17,7 @@ from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[2]
+LINK = "[`dqa.deploy`][nnabla_dqa.deploy]"
 
 
 def hook(name):
@@ -67,14 +69,23 @@ def site(tmp_path):
 def test_what_pages_link_to_becomes_part_of_the_site(site, tmp_path):
     (tmp_path / "A.md").write_text("[b](b.py) [page](docs/page.md) [self](A.md)")
     (tmp_path / "b.py").write_text("print()\n")
+    cells = [("markdown", ["# N\n", "\n", "[d](docs/page.md)"]), ("code", ["1\n", "2"])]
+    notebook = {"cells": [{"cell_type": kind, "source": source} for kind, source in cells]}
+    (tmp_path / "n.ipynb").write_text(json.dumps(notebook))
     (tmp_path / "p.png").write_bytes(b"")
     (tmp_path / "C.md").write_text("in the nav alone")
-    files, config = site([{"C": "repository/C.md"}], page="[a](../A.md#x) ![p](../p.png)")
+    files, config = site(
+        [{"C": "repository/C.md"}], page="[a](../A.md#x) ![p](../p.png) [n](../n.ipynb)"
+    )
     found = {f.src_uri: f for f in hook("outside").on_files(files, config)}
     assert set(found) == {"page.md"} | {
-        f"repository/{name}" for name in ("A.md", "C.md", "b.py.md", "p.png")
+        f"repository/{name}" for name in ("A.md", "C.md", "b.py.md", "n.ipynb.md", "p.png")
     }
     assert found["repository/b.py.md"].content_string == "# b.py\n\n````python\nprint()\n````\n"
+    assert found["repository/n.ipynb.md"].content_string == (
+        "# N\n\n*The notebook `n.ipynb`, to read. In a clone it runs.*\n\n[d](docs/page.md)\n\n"
+        "````python\n1\n2\n````\n"
+    )
     assert found["repository/C.md"].inclusion.is_in_nav()
     assert found["repository/A.md"].inclusion.is_not_in_nav()
 
@@ -96,14 +107,15 @@ def test_what_cannot_be_shown_is_named(site, tmp_path, link, message):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("use `dqa.deploy`", "use [`dqa.deploy`][nnabla_dqa.deploy]"),
+        ("use `dqa.deploy`", f"use {LINK}"),
         ("`dqa.deploy(path, x)`", "[`dqa.deploy(path, x)`][nnabla_dqa.deploy]"),
-        ("| `dqa.deploy` |", "| [`dqa.deploy`][nnabla_dqa.deploy] |"),
+        ("| `dqa.deploy` |", f"| {LINK} |"),
         ("`dqa.other`, `x.deploy`", "`dqa.other`, `x.deploy`"),
         ("[`dqa.deploy`](a.md)", "[`dqa.deploy`](a.md)"),
         ("# `dqa.deploy`", "# `dqa.deploy`"),
         ("    print(`dqa.deploy`)", "    print(`dqa.deploy`)"),
         ("```python\n`dqa.deploy`\n```\n", "```python\n`dqa.deploy`\n```\n"),
+        ("````\n`dqa.deploy`\n````\n`dqa.deploy`", "````\n`dqa.deploy`\n````\n" + LINK),
     ],
 )
 def test_public_names_become_links(text, expected):
