@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "nnp")]
 
 from run import format_results as format_nnp  # noqa: E402
 
-from benchmarks import export_tables  # noqa: E402
+from benchmarks import export_tables, question_tables  # noqa: E402
 from benchmarks.bench import tables  # noqa: E402
 from benchmarks.bench.tables import markdown  # noqa: E402
 from benchmarks.peers import as_table  # noqa: E402
@@ -238,6 +238,7 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     ):
         known = make(load(file)) if (ROOT / "results" / file).exists() else "Unmeasured."
         yield "docs/neighbours.md", name, known
+    yield from _questions()
     published = format_nnp(load("nnp.json"))
     yield "examples/nnp/README.md", "results", published
     yield "examples/nnp/README.md", "activations", format_nnp(load("nnp_w2a2.json"))
@@ -247,6 +248,15 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     measured = [load(path.name) for path in sorted((ROOT / "results").glob("bench-*.json"))]
     for name in tables.TABLES:
         yield "docs/performance.md", name, tables.page_part(name, measured)
+
+
+def _questions() -> Iterator[Tuple[str, str, str]]:
+    digits, nnp = load("digits.json"), load("nnp.json")["rows"]
+    cifar, tuned = (load(name)["rows"] for name in ("cifar_narrow.json", "neighbours_cifar.json"))
+    page = "docs/questions.md"
+    yield page, "lost", question_tables.lost(digits, cifar, tuned, nnp)
+    yield page, "elsewhere", question_tables.elsewhere(load("digits_validation.json"))
+    yield page, "sizes", question_tables.sizes(digits, nnp, load("onnx.json")["files"])
 
 
 def main(argv: Optional[List[str]] = None) -> int:

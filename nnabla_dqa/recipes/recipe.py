@@ -167,6 +167,12 @@ class Recipe:
 
     Raises:
         RecipeError: Names the key and what is allowed.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> recipe = dqa.Recipe("mnist", network="lenet.nnp", quantizers="sawb:2,4,8", epochs=10)
+        >>> recipe.data.train, recipe.batch_size, recipe.hard_fraction
+        ('mnist', 64, 0.5)
     """
 
     data: DataRecipe = option(part(DataRecipe, "train"))
