@@ -31,7 +31,7 @@ from nnabla_dqa.training.tasks.task import Task
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from narrow import shown  # noqa: E402
+from narrow import nested, shown  # noqa: E402
 from runner import environment  # noqa: E402
 
 ROWS = ("minmax-dqa", "minmax-plain", "sawb-dqa")
@@ -77,17 +77,18 @@ class Averages:
         return self._sums
 
 
-def measure(row: str, seed: int, data: str, progress: Callable[[str], None]) -> Dict[str, float]:
+def measure(row: str, changes: List[str], progress: Callable[[str], None]) -> Dict[str, float]:
     """Accuracy in percent of each variant of one run."""
-    changes = {"seed": seed, "data": {"train": data, "holdout": 0.1}}
-    task = Task(Recipe.from_yaml(HERE / "narrow" / f"{row}.yaml", changes))
+    task = Task(Recipe.from_yaml(HERE / "narrow" / f"{row}.yaml", nested(changes)))
     averages = Averages(task, round(task.steps * (1 - task.recipe.hard_fraction)))
     with tempfile.TemporaryDirectory() as folder:
         started = time.perf_counter()
         loop = Loop(task, Path(folder) / "checkpoint")
         loop.run(on_step=lambda _, step: averages.add(step))
         averages.add(task.steps)
-        progress(f"{row}, seed {seed}: trained in {time.perf_counter() - started:.0f} s")
+        progress(
+            f"{row}, seed {task.recipe.seed}: trained in {time.perf_counter() - started:.0f} s"
+        )
     parameters = task.parameters()
     kept = {name: v.d.copy() for name, v in parameters.items()}
     found: Dict[str, float] = {}
@@ -128,11 +129,13 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="folder or archive of CIFAR-10")
     parser.add_argument("--rows", nargs="+", default=list(ROWS), help="recipes of narrow/")
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     parser.add_argument("-o", "--output", help="JSON to write")
     arguments = parser.parse_args()
+    fixed = [f"data.train={arguments.data}", "data.holdout=0.1", *arguments.changes]
     rows: List[Dict[str, Any]] = []
     for row in arguments.rows:
-        runs = [measure(row, seed, arguments.data, print) for seed in range(arguments.seeds)]
+        runs = [measure(row, [*fixed, f"seed={i}"], print) for i in range(arguments.seeds)]
         for label in runs[0]:
             values = [run[label] for run in runs]
             gains = [run[label] - run["as trained"] for run in runs]
@@ -143,17 +146,17 @@ def main() -> None:
         meta = {
             "command": " ".join(["python examples/cifar/hard_end.py", *shown(sys.argv[1:])]),
             "measured_on": "5,000 training images held out",
-            "seconds_for_statistics": seconds(arguments.data),
+            "seconds_for_statistics": seconds(fixed),
             **environment(),
         }
         text = json.dumps({"meta": meta, "rows": rows}, indent=1) + "\n"
         Path(arguments.output).write_text(text, "utf-8")
 
 
-def seconds(data: str) -> Dict[str, float]:
+def seconds(changes: List[str]) -> Dict[str, float]:
     """How long statistics of 10,000 images take, medians of 3, on oneDNN and by NNabla."""
     found: Dict[str, List[float]] = {"onednn": [], "nnabla": []}
-    recipe = Recipe.from_yaml(HERE / "narrow" / f"{ROWS[0]}.yaml", {"data": {"train": data}})
+    recipe = Recipe.from_yaml(HERE / "narrow" / f"{ROWS[0]}.yaml", nested(changes))
     task = Task(recipe)
     for _ in range(3):
         for layers, times in found.items():

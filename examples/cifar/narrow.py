@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures as futures
+import hashlib
 import json
 import os
 import subprocess
@@ -50,6 +51,8 @@ W2A2_ROWS = tuple(
     for method in ("plain", "binary-relax", "dqa")
 )
 """Weights and activations: not among those that run by default."""
+LONGEST = 200
+"""Letters of a folder's name; file systems allow 255."""
 
 
 def main() -> None:
@@ -109,7 +112,10 @@ def shown(words: List[str]) -> List[str]:
 def folder_of(row: str, seed: int, arguments: argparse.Namespace) -> Path:
     changes = "".join(f"-{change}" for change in arguments.changes).replace(os.sep, "_")
     holdout = f"-holdout{arguments.holdout:g}" if arguments.holdout else ""
-    return Path(arguments.work) / f"{row}{holdout}{changes}-{seed}"
+    name = f"{row}{holdout}{changes}-{seed}"
+    if len(name) > LONGEST:
+        name = f"{name[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return Path(arguments.work) / name
 
 
 def result_of(row: str, seed: int, arguments: argparse.Namespace) -> Dict[str, Any]:
@@ -145,14 +151,8 @@ def train(row: str, seed: int, arguments: argparse.Namespace) -> None:
 
 def check_recipe(row: str, seed: int, arguments: argparse.Namespace) -> None:
     """Refuse a finished run of another recipe."""
-    changes = {"seed": seed, "data": {"train": "-", "holdout": arguments.holdout}}
-    for change in arguments.changes:
-        key, _, value = change.partition("=")
-        *above, last = key.split(".")
-        place = changes
-        for name in above:
-            place = place.setdefault(name, {})
-        place[last] = yaml.safe_load(value)
+    data = ["data.train=there", f"data.holdout={arguments.holdout}"]
+    changes = nested([f"seed={seed}", *data, *arguments.changes])
     wanted = Recipe.from_yaml(HERE / "narrow" / f"{row}.yaml", changes).decisive()
     found = Recipe.from_mapping(result_of(row, seed, arguments)["recipe"]).decisive()
     for recipe in (wanted, found):
@@ -160,6 +160,19 @@ def check_recipe(row: str, seed: int, arguments: argparse.Namespace) -> None:
     if found != wanted:
         folder = folder_of(row, seed, arguments)
         raise RuntimeError(f"{folder}: is a run of another recipe; remove it, or name other --work")
+
+
+def nested(changes: List[str]) -> Dict[str, Any]:
+    """Words such as ``data.limit=100`` as the mapping that they change in a recipe."""
+    result: Dict[str, Any] = {}
+    for change in changes:
+        key, _, value = change.partition("=")
+        *above, last = key.split(".")
+        place = result
+        for name in above:
+            place = place.setdefault(name, {})
+        place[last] = yaml.safe_load(value)
+    return result
 
 
 def measured(

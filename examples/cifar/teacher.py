@@ -65,7 +65,7 @@ def run(row: str, seeds: int, changes: List[str], given: argparse.Namespace) -> 
 
 def changed(given: argparse.Namespace, changes: List[str]) -> argparse.Namespace:
     arguments = copy.copy(given)
-    arguments.changes = changes
+    arguments.changes = [*given.changes, *changes]
     return arguments
 
 
@@ -86,6 +86,7 @@ def main() -> None:
     parser.add_argument("--rows", nargs="+", default=list(ROWS), help="recipes of narrow/")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--work", default="runs/narrow", help="where the runs are kept")
+    parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     parser.add_argument("-o", "--output", help="JSON to write")
     arguments = parser.parse_args()
     arguments.holdout = HOLDOUT

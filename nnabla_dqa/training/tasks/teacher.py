@@ -61,7 +61,7 @@ class FileTeacher(Teacher):
     def __init__(self, program: Program) -> None:
         self._program = program
         self.path = program.file.archive.path
-        self.checksum = _fixed(program.parameters())
+        self.checksum = _checksum(program.parameters())
 
     def outputs(
         self, student: Mapping[str, Logits], inputs: Mapping[str, Variable], batch_size: int
@@ -84,7 +84,6 @@ class FileTeacher(Teacher):
                 f"{', '.join(names)}, wanted are {_shown(takes)} and {', '.join(student)}"
             )
         built = self._program.build(run.network, batch_size, given, batch_stat=False, dropout=False)
-        _fixed(self._program.parameters())
         found = []
         for own, name in zip(student.values(), names):
             logits = logits_of(built, proto, name)
@@ -131,7 +130,7 @@ class ModelTeacher(Teacher):
                     f"{v.shape} it has {found}"
                 )
             v.d = arrays[name]
-        self.checksum = _fixed(parameters)
+        self.checksum = _checksum(parameters)
 
     def outputs(
         self, student: Mapping[str, Logits], inputs: Mapping[str, Variable], batch_size: int
@@ -145,8 +144,6 @@ class ModelTeacher(Teacher):
             )
         with nn.auto_forward(False):
             logits = self._logits(next(iter(inputs.values())))
-        with nn.parameter_scope("", self._scope):
-            _fixed(nn.get_parameters(grad_only=False))
         own = next(iter(student.values()))
         return [Logits(logits, own.activation)]
 
@@ -237,14 +234,22 @@ def _read(path: Path, max_bytes: Optional[int]) -> Dict[str, np.ndarray]:
     return {name: parameter.array for name, parameter in found.items()}
 
 
-def _fixed(parameters: Mapping[str, Variable]) -> str:
-    """Keep parameters from getting gradients; their checksum."""
+def _checksum(parameters: Mapping[str, Variable]) -> str:
     total = hashlib.sha256()
     for name in sorted(parameters):
-        parameters[name].need_grad = False
         total.update(f"{name} {parameters[name].shape}".encode())
         total.update(np.ascontiguousarray(parameters[name].d).tobytes())
     return total.hexdigest()[:16]
+
+
+def _without_gradients(output: Variable) -> None:
+    """Let nothing above ``output`` get a gradient, so that nothing is kept for one."""
+
+    def cut(function: Any) -> None:
+        for v in (*function.inputs, *function.outputs):
+            v.need_grad = False
+
+    output.visit(cut)
 
 
 def distance(
@@ -269,6 +274,7 @@ def distance(
     goals = teacher.outputs(student, inputs, batch_size)
     distances = []
     for (name, own), goal in zip(student.items(), goals):
+        _without_gradients(goal.variable)
         if own.variable.shape != goal.variable.shape:
             raise NNPError(
                 f"{teacher.path}: is no teacher for this network: its output has shape "

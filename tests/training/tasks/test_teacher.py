@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import nnabla_dqa as dqa
+from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
 from nnabla_dqa.nnp_format.members import NNPError
@@ -136,6 +137,14 @@ def test_the_teacher_stays_as_it_is_and_outside(taught, tmp_path):
     start = json.loads((tmp_path / "a" / "run.json").read_text())["starts"][0]
     assert start["teacher"]["file"] == keys["teacher"]
     assert result_of(tmp_path / "a")["recipe"]["teacher"] == keys["teacher"]
+
+
+@pytest.mark.parametrize("name", ["float/network.nnp", "float/checkpoint", "float.h5"])
+def test_nothing_of_the_teacher_gets_a_gradient(taught, name):
+    task = Task(experiment(taught, quantizers="minmax:2,4", teacher=str(taught / name)))
+    leaves = LiveGraph.of({"loss": task.loss}).leaves
+    learned = {v.data for v in leaves.values() if v.need_grad}
+    assert learned == {v.data for v in task.solver.get_parameters().values()}
 
 
 @pytest.mark.parametrize("name", ["float/network.nnp", "float/checkpoint"])
