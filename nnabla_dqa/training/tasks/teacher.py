@@ -220,6 +220,9 @@ def _own_weights(student: Optional[NetworkFile]) -> Teacher:
 def _of_model(path: Path, recipe: Recipe, arrays: Mapping[str, np.ndarray]) -> Teacher:
     if any("/dqa/" in name for name in arrays):
         raise RecipeError(f"key 'teacher': {path}: has quantized layers; {_QUANTIZED}")
+    if recipe.model is not None and recipe.model.channel_last:
+        # Kernels (out, *kernel, in) and normalization (1, 1, 1, C) alike.
+        arrays = {n: a.transpose(0, 3, 1, 2) if a.ndim == 4 else a for n, a in arrays.items()}
     return ModelTeacher(path, recipe, arrays)
 
 

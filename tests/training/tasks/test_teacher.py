@@ -7,6 +7,7 @@ import json
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.parametric_functions as PF
+import nnabla.solvers as S
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
 from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.recipes.recipe import DISTILLATION_WEIGHT, Recipe, RecipeError
-from nnabla_dqa.training.checkpoint import CheckpointError, read_checkpoint
+from nnabla_dqa.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from nnabla_dqa.training.run import train
 from nnabla_dqa.training.tasks.task import Task
 from tests.training.experiments import (
@@ -118,6 +119,21 @@ def test_a_teacher_of_another_width_by_its_checkpoint(taught):
     file = str(taught / "wide/network.nnp")
     expected = Task(experiment(taught, quantizers="minmax:2", teacher=file))
     assert loss_of(task, batch) == pytest.approx(loss_of(expected, batch), rel=1e-5)
+
+
+def test_a_checkpoint_whose_channels_are_last(taught, tmp_path):
+    """As a GPU trains it, which this machine may not have."""
+    found = read_checkpoint(taught / "float" / "checkpoint")
+    turned = {n: a.transpose(0, 2, 3, 1) if a.ndim == 4 else a for n, a in found.arrays.items()}
+    found.notes["recipe"]["model"]["channel_last"] = True
+    write_checkpoint(tmp_path / "last", turned, S.Sgd(), found.notes)
+    tasks = [
+        Task(experiment(taught, quantizers="minmax:2", teacher=str(path)))
+        for path in (taught / "float" / "checkpoint", tmp_path / "last")
+    ]
+    batch = tasks[0].data.batch(np.arange(16))
+    assert loss_of(tasks[0], batch) == loss_of(tasks[1], batch)
+    assert tasks[0].teacher["sum"] == tasks[1].teacher["sum"]
 
 
 def test_the_teacher_stays_as_it_is_and_outside(taught, tmp_path):
