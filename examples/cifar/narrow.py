@@ -127,7 +127,7 @@ def shown(words: List[str]) -> List[str]:
     for name, value in (("--data", "CIFAR"), ("--work", "WORK"), ("-o", "JSON")):
         if name in result:
             result[result.index(name) + 1] = value
-    return result
+    return ["teacher=FLOAT.nnp" if word.startswith("teacher=") else word for word in result]
 
 
 def init_of(row: str, seed: int, arguments: argparse.Namespace) -> Dict[str, Any]:
@@ -139,7 +139,7 @@ def init_of(row: str, seed: int, arguments: argparse.Namespace) -> Dict[str, Any
 
 
 def folder_of(row: str, seed: int, arguments: argparse.Namespace) -> Path:
-    changes = "".join(f"-{change}" for change in arguments.changes)
+    changes = "".join(f"-{change}" for change in arguments.changes).replace(os.sep, "_")
     holdout = f"-holdout{arguments.holdout:g}" if arguments.holdout else ""
     start = "-from-float" if arguments.from_float and row != "float" else ""
     return Path(arguments.work) / f"{row}{start}{holdout}{changes}-{seed}"

@@ -147,6 +147,7 @@ def one_of(*words: str) -> Check:
     return must_be(f"one of {', '.join(words)}", lambda v: isinstance(v, str) and v in words)
 
 
+share = must_be("a number from 0 to 1", lambda v: is_finite(v) and 0 <= v <= 1, float)
 text = must_be("text", lambda value: isinstance(value, (str, Path)), str)
 flag = must_be("true or false", lambda value: isinstance(value, bool))
 

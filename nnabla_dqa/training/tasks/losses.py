@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, NamedTuple, Tuple
+from typing import Any, Dict, NamedTuple, Sequence, Tuple
 
 import nnabla as nn
 import nnabla.functions as F
 
-from nnabla_dqa.nnp.inspect import producer
+from nnabla_dqa.nnp.inspect import predictions, producer
 from nnabla_dqa.nnp.live import Built
 from nnabla_dqa.quantization.graph_ops import Variable
 
@@ -15,6 +15,8 @@ _CLASSES = {
     "CategoricalCrossEntropy": "categorical_cross_entropy_param",
     "SoftmaxCrossEntropy": "softmax_cross_entropy_param",
 }
+_IMPLIED = {"SoftmaxCrossEntropy": "softmax", "SigmoidCrossEntropy": "sigmoid"}
+"""Losses that apply an activation themselves."""
 _ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
 
 
@@ -35,6 +37,25 @@ def logits_of(built: Built, network: Any, output: str) -> Logits:
     return Logits(built.variables[function.input[0]], activation)
 
 
+def taught_outputs(built: Built, network: Any, outputs: Sequence[str]) -> Dict[str, Logits]:
+    """What of a network with losses of its own is compared with a teacher.
+
+    Args:
+        built: The network.
+        network: Its definition.
+        outputs: Those of the network that is run, if this one computes them too; otherwise
+            what its losses compare with targets.
+    """
+    made = {name for function in network.function for name in function.output}
+    names = list(outputs) if made.issuperset(outputs) else predictions(network)
+    implied = {f.input[0]: _IMPLIED[f.type] for f in network.function if f.type in _IMPLIED}
+    found = {name: logits_of(built, network, name) for name in names}
+    return {
+        name: Logits(own.variable, own.activation or implied.get(name, ""))
+        for name, own in found.items()
+    }
+
+
 def class_counts(built: Built, network: Any) -> Dict[str, int]:
     """For each input that holds class numbers: how many classes its loss knows."""
     counts = {}
@@ -44,6 +65,14 @@ def class_counts(built: Built, network: Any) -> Dict[str, int]:
             scores = built.variables[function.input[0]]
             counts[function.input[1]] = int(scores.shape[axis])
     return counts
+
+
+def scored(kind: str, logits: Logits, output: Variable) -> Logits:
+    """What :func:`named_loss` is taken on, before the activation that the loss implies."""
+    implied = {"softmax_cross_entropy": "softmax", "sigmoid_cross_entropy": "sigmoid"}.get(kind, "")
+    # A softmax over nothing but logits may be missing; that of a sigmoid's output is one of it.
+    inside = logits.activation == implied or (implied == "softmax" and not logits.activation)
+    return Logits(logits.variable if implied and inside else output, implied)
 
 
 def named_loss(kind: str, logits: Logits, output: Variable) -> Tuple[Variable, Variable]:
@@ -59,13 +88,12 @@ def named_loss(kind: str, logits: Logits, output: Variable) -> Tuple[Variable, V
         logits: Of the output.
         output: The output itself.
     """
+    scores = scored(kind, logits, output).variable
     if kind == "softmax_cross_entropy":
-        scores = logits.variable if logits.activation in ("softmax", "") else output
         target = nn.Variable((scores.shape[0], 1, *scores.shape[2:]))
         return F.mean(F.softmax_cross_entropy(scores, target, axis=1)), target
     target = nn.Variable(output.shape)
     if kind == "sigmoid_cross_entropy":
-        scores = logits.variable if logits.activation == "sigmoid" else output
         return _binary_cross_entropy(scores, target), target
     if kind == "huber":
         return F.mean(F.huber_loss(output, target, delta=1.0)), target
@@ -78,22 +106,23 @@ def _binary_cross_entropy(scores: Variable, target: Variable) -> Variable:
 
 
 def distillation(student: Logits, teacher: Logits, temperature: float) -> Variable:
-    """A scalar that is least where the student's output equals the teacher's.
+    """A scalar that is 0 where the student's output equals the teacher's, and above elsewhere.
 
-    For a final softmax ``T^2 * CE(softmax(teacher / T), softmax(student / T))``
-    (Hinton et al., arXiv 1503.02531), for a sigmoid the cross entropy with
-    the teacher's probability, for anything else the squared error.
+    For a final softmax ``T^2 * KL(softmax(teacher / T) || softmax(student / T))``
+    (Hinton et al., arXiv 1503.02531, whose cross entropy has the same gradient), for a sigmoid
+    the divergence of the two probabilities, for anything else the squared error. The teacher
+    gets no gradient.
     """
-    goal = teacher.variable
-    if student.activation == "softmax":
-        goal = F.softmax(F.mul_scalar(goal, 1 / temperature), axis=1)
-        goal.need_grad = False
-        scores = F.log_softmax(F.mul_scalar(student.variable, 1 / temperature), axis=1)
-        entropy = F.mul_scalar(F.sum(F.mul2(goal, scores), axis=1), -(temperature**2))
-        return F.mean(entropy)
-    if student.activation == "sigmoid":
-        goal = F.sigmoid(goal)
-        goal.need_grad = False
-        return _binary_cross_entropy(student.variable, goal)
+    share = 1 / temperature if student.activation == "softmax" else 1.0
+    goal = F.mul_scalar(teacher.variable, share)
     goal.need_grad = False
+    if student.activation == "softmax":
+        scores = F.log_softmax(F.mul_scalar(student.variable, share), axis=1)
+        log_goal = F.log_softmax(goal, axis=1)
+        terms = F.mul2(F.softmax(goal, axis=1), F.sub2(log_goal, scores))
+        return F.mul_scalar(F.mean(F.sum(terms, axis=1)), temperature**2)
+    if student.activation == "sigmoid":
+        probability = F.sigmoid(goal)
+        own = _binary_cross_entropy(goal, probability)
+        return F.sub2(_binary_cross_entropy(student.variable, probability), own)
     return F.mean(F.squared_error(student.variable, goal))
