@@ -12,7 +12,8 @@ from setuptools.command.build_ext import build_ext
 HERE = pathlib.Path(__file__).parent
 VERSION = runpy.run_path(str(HERE / "nnabla_dqa" / "_version.py"))["__version__"]
 
-DEMO = ["scikit-learn>=1.3,<2", "matplotlib>=3.7,<4"]
+REPORT = ["matplotlib>=3.7,<4"]
+DEMO = ["scikit-learn>=1.3,<2", *REPORT]
 LINUX = "sys_platform == 'linux' and platform_machine == 'x86_64'"
 MPI = [f"mpi4py>=4.1,<5; {LINUX}", f"mpich>=5,<6; {LINUX}"]
 # The last version before NumPy 2 was required; the first that decodes to RGB. 50 MB.
@@ -122,6 +123,7 @@ setup(
         "onednn": ONEDNN,
         "onnx": ONNX,
         "photos": PHOTOS,
+        "report": REPORT,
         "test": DEMO + MPI + ONEDNN + ONNX + PHOTOS + TEST + LINT,
         **CUDA,
     },

@@ -1,4 +1,4 @@
-"""Tables of docs/export.md, made of results/onnx.json, onnx_accuracy.json and nnb.json."""
+"""Tables of docs/export.md, made of results/: onnx, onnx_accuracy, nnb, nnp_packed."""
 
 from __future__ import annotations
 
@@ -42,6 +42,32 @@ def onnx_accuracy(content: Dict[str, Any]) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
     epochs = "1 epoch" if content["epochs"] == 1 else f"{content['epochs']} epochs"
     tail = f"`{content['command']}`: {content['net']} and a ResNet-8, {epochs}; {versions}."
+    return f"{markdown(head, rows)}\n\n{tail}"
+
+
+def nnp_packed(content: Dict[str, Any]) -> str:
+    """Packed .nnp files of a ResNet-18 beside the deployed ones."""
+    head = ["weights", "entropy", "bits a weight, deployed", "packed", "packed file"]
+    head += ["one image, deployed", "packed", "opening, deployed", "packed"]
+    rows = []
+    for e in content["files"]:
+        rows.append(
+            [
+                e["quantizer"],
+                f"{e['entropy']:.2f}",
+                f"{e['deployed_bits']:.2f}",
+                f"{e['packed_bits']:.2f}",
+                f"{e['packed_bytes']:,}",
+                *(f"{e[f'{name}_ms']['median']:.0f} ms" for name in ("deployed", "packed")),
+                *(f"{e[f'{name}_load_s']:.1f} s" for name in ("deployed", "packed")),
+            ]
+        )
+    versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
+    tail = (
+        f"`{content['command']}`: {content['model']}, untrained weights; bits of the whole file "
+        f"without what is float32 in it; medians of {content['files'][0]['packed_ms']['runs']} "
+        f"images in NNabla; {content['machine']}, load average {content['load']:g}; {versions}."
+    )
     return f"{markdown(head, rows)}\n\n{tail}"
 
 

@@ -26,6 +26,7 @@ from nnabla_dqa.layers.tensors import AttentionWarning, QuantizedTensor, find_qu
 from nnabla_dqa.mixing import (
     Attention,
     BinaryRelax,
+    BinaryRelaxOriginal,
     MixingRule,
     Mixture,
     Single,
@@ -34,18 +35,22 @@ from nnabla_dqa.mixing import (
 from nnabla_dqa.parametric_functions import install
 from nnabla_dqa.quantization import (
     BWN,
+    LSBQ,
     LSQ,
     PACT,
+    PARQ,
     QN,
     SAWB,
     TWN,
     EMAMinMax,
     Encoded,
     FullPrecision,
+    MeanTernary,
     MinMax,
     QNActivation,
     Quantizer,
     Sign,
+    SqueezeThreshold,
     register_quantizer,
 )
 
@@ -74,7 +79,9 @@ if TYPE_CHECKING:
     from nnabla_dqa.schedules import (
         RelaxSchedule,
         SharpeningSchedule,
+        SlopeSchedule,
         TemperatureSchedule,
+        inverse_slope,
         temperature,
     )
     from nnabla_dqa.solver import Annealer, AttachedSolver, NonFiniteError, attach, check_finite
@@ -109,7 +116,8 @@ _LATER = {
         "onednn.rebuild": "Accelerated",
         "recipes.recipe": "DataRecipe Recipe RecipeError",
         "regularization": "regularizer",
-        "schedules": "RelaxSchedule SharpeningSchedule TemperatureSchedule temperature",
+        "schedules": "RelaxSchedule SharpeningSchedule SlopeSchedule TemperatureSchedule "
+        "inverse_slope temperature",
         "solver": "Annealer AttachedSolver NonFiniteError attach check_finite",
         "training.result": "Epoch Training TrainingStopped",
         "training.run": "train",
@@ -150,8 +158,10 @@ def __dir__() -> List[str]:
 
 __all__ = [
     "BWN",
+    "LSBQ",
     "LSQ",
     "PACT",
+    "PARQ",
     "QN",
     "SAWB",
     "TWN",
@@ -164,6 +174,7 @@ __all__ = [
     "BackendError",
     "BackendWarning",
     "BinaryRelax",
+    "BinaryRelaxOriginal",
     "Check",
     "Conversion",
     "DataRecipe",
@@ -174,6 +185,7 @@ __all__ = [
     "ExportError",
     "FileSummary",
     "FullPrecision",
+    "MeanTernary",
     "MinMax",
     "MixingRule",
     "Mixture",
@@ -196,6 +208,8 @@ __all__ = [
     "SharpeningSchedule",
     "Sign",
     "Single",
+    "SlopeSchedule",
+    "SqueezeThreshold",
     "TemperatureSchedule",
     "Training",
     "TrainingStopped",
@@ -217,6 +231,7 @@ __all__ = [
     "export_graph",
     "find_quantized",
     "hard",
+    "inverse_slope",
     "load_weights",
     "make_mixture",
     "quantizers",

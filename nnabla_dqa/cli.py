@@ -10,7 +10,17 @@ import warnings
 from typing import Any, List, Optional, Sequence
 
 from nnabla_dqa._version import __version__
-from nnabla_dqa.commands import backends, check, convert, deploy, evaluate, export, summary, train
+from nnabla_dqa.commands import (
+    backends,
+    check,
+    convert,
+    deploy,
+    evaluate,
+    export,
+    report,
+    summary,
+    train,
+)
 from nnabla_dqa.distributed import ParallelError
 from nnabla_dqa.distributed.launcher import detect_rank
 
@@ -22,6 +32,7 @@ _COMMANDS = {
     "check": check,
     "evaluate": evaluate,
     "export": export,
+    "report": report,
     "backends": backends,
 }
 _EPILOG = """the usual way:

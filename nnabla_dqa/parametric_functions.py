@@ -106,7 +106,10 @@ def _layer(base: str, what: str, weights: str) -> Callable[..., Variable]:
         added = {name: given.pop(name) for name in _ADDED}
         fixed, before = given["fix_parameters"], given.get("apply_w")
         activations = added.pop("activations")
-        given["inp"] = quantize_input(function, given["inp"], activations, added["mixing"], fixed)
+        last = given.get("channel_last", False)
+        given["inp"] = quantize_input(
+            function, given["inp"], activations, added["mixing"], fixed, last
+        )
         apply = mixer(function, given["inp"], **added, fix_parameters=fixed, apply_w=before)
         if "apply_w" not in given:
             return _depthwise(base, apply, given)

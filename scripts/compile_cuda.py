@@ -43,6 +43,7 @@ HEADERS = {
 #define INFINITY __int_as_float(0x7f800000)
 """,
     "stdint.h": """
+typedef unsigned char uint8_t;
 typedef int int32_t;
 typedef unsigned int uint32_t;
 typedef long long int64_t;

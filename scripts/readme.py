@@ -79,12 +79,12 @@ def first_line(path: Path) -> str:
 
 
 ROOMS = (
-    *("_util", "quantization", "quantization/qn", "mixing", "backends", "backends/cuda"),
-    *("layers", "solver"),
+    *("_util", "schedules", "quantization", "quantization/activations", "quantization/qn"),
+    *("quantization/neighbours", "mixing", "backends", "backends/cuda", "layers", "solver"),
     *("nnp_format", "export", "export/onnx", "export/onnx/functions", "graph", "onednn", "nnp"),
     *("data", "data/cifar", "data/nnabla_csv", "data/photos", "distributed", "models"),
     *("recipes", "training", "training/tasks"),
-    *("reporting", "commands"),
+    *("reporting", "reporting/page", "commands"),
 )
 
 
@@ -127,7 +127,9 @@ def narrow(content: Dict[str, Any]) -> str:
     rows = []
     for e in content["rows"]:
         mixed = e["method"] in ("DQA", "Binary-Relax")
-        layers = e["layers"] * len(e["off_target"])
+        # What enters each layer but the first has attention of its own.
+        mixtures = 2 * e["layers"] - 1 if e.get("activations") else e["layers"]
+        layers = mixtures * len(e["off_target"])
         rows.append(
             [
                 e["method"],
@@ -227,6 +229,16 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/export.md", "onnx", export_tables.onnx_files(load("onnx.json"))
     yield "docs/export.md", "accuracy", export_tables.onnx_accuracy(load("onnx_accuracy.json"))
     yield "docs/export.md", "nnb", export_tables.nnb(load("nnb.json"))
+    packed = ROOT / "results" / "nnp_packed.json"
+    known = export_tables.nnp_packed(load(packed.name)) if packed.exists() else "Unmeasured."
+    yield "docs/export.md", "nnp_packed", known
+    for name, file, make in (
+        ("neighbours_cifar", "neighbours_cifar.json", narrow),
+        ("neighbours_activations", "neighbours_activations.json", narrow),
+        ("neighbours", "neighbours.json", format_nnp),
+    ):
+        known = make(load(file)) if (ROOT / "results" / file).exists() else "Unmeasured."
+        yield "docs/neighbours.md", name, known
     published = format_nnp(load("nnp.json"))
     yield "examples/nnp/README.md", "results", published
     yield "examples/nnp/README.md", "activations", format_nnp(load("nnp_w2a2.json"))

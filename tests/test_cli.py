@@ -31,7 +31,7 @@ from nnabla_dqa.training.result import Epoch
 
 pytestmark = pytest.mark.slow
 
-COMMANDS = ("convert", "train", "summary", "deploy", "check", "evaluate")
+COMMANDS = ("convert", "train", "summary", "deploy", "check", "evaluate", "report")
 COMMAND = [sys.executable, "-c", "import nnabla_dqa_command as c, sys; sys.exit(c.main())"]
 RECIPE = "data: data.npz\nepochs: 2\nbatch_size: 16\nloss: softmax_cross_entropy\n"
 

@@ -9,7 +9,6 @@ import re
 import resource
 import runpy
 import shutil
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -104,12 +103,12 @@ def cpu_seconds(statement, bytecode):
 
 @pytest.mark.slow
 def test_import_takes_at_most_50_ms_more_than_nnabla(tmp_path):
-    """With bytecode that is there; medians, so that one disturbed process counts for nothing."""
+    """With bytecode that is there; the least disturbed processes, as a busy machine adds time."""
     pairs = [
         [cpu_seconds(f"import {name}", tmp_path) for name in ("nnabla_dqa", "nnabla")]
         for _ in range(12)
     ]
-    ours, nnablas = (statistics.median(column) for column in zip(*pairs[1:]))
+    ours, nnablas = (min(column) for column in zip(*pairs[1:]))
     assert ours - nnablas < 0.05
 
 

@@ -87,6 +87,20 @@ QUANTIZATION_NETWORKS = {
     "w3-up-to-2": ("qn:3,largest=2", None, 0.1, (16, 100), 92.0),
     "w1a2": ("qn:1", "qn:2", 0.01, (7, 35), 56.5),
 }
+# PARQ on ResNet-20 (arXiv 2503.15748, Table 1): method, levels, accuracy; means of 3 runs.
+LEVELS = {"w1": "lsbq:1", "ternary": "lsbq:ternary,greedy=true", "w2": "lsbq:2,greedy=true"}
+PARQ = {
+    "float": ("Full precision", None, 91.82),
+    **{
+        f"{prefix}{level}": (method, quantizers.format(LEVELS[level]), accuracy)
+        for prefix, method, quantizers, accuracies in (
+            ("plain-", "Plain", "{}", (89.56, 90.94, 91.22)),
+            ("br-", "Binary-Relax (original)", "{}/float", (89.98, 91.25, 91.57)),
+            ("", "PARQ", "{}", (90.48, 91.45, 91.71)),
+        )
+        for level, accuracy in zip(LEVELS, accuracies)
+    },
+}
 FOLDERS_OF_ACTIVATIONS = {
     "cifar10": "cifar/recipes/cifar10-activations",
     "cifar100": "cifar/recipes/cifar100-activations",
@@ -199,6 +213,47 @@ def test_narrow_rows_with_activations_are_recipes():
         assert recipe.activations.startswith(f"{kind}:2")
 
 
+def test_parq():
+    found = recipes("cifar/recipes/cifar10-parq")
+    assert {
+        name: (
+            recipe.method,
+            recipe.quantizers and recipe.quantizers.replace("parq", "lsbq"),
+            recipe.paper["accuracy"],
+        )
+        for name, recipe in found.items()
+    } == PARQ
+    for name, recipe in found.items():
+        assert (recipe.model.name, recipe.rules) == ("resnet20_32", None)
+        assert (recipe.epochs, recipe.batch_size, recipe.weight_decay) == (200, 128, 2e-4)
+        drops = [100, 150] if name == "float" else [80, 120, 150]
+        assert [round(200 * drop, 6) for drop in recipe.lr_drops] == drops
+        if recipe.method == "PARQ":
+            schedule = recipe.make_sharpening(recipe.mixture().target_quantizer, 2000, 10)
+            assert schedule == dqa.SlopeSchedule(2000, 100, hard_fraction=0.25)
+            assert schedule.soft_steps == 1500
+        if name.startswith("br"):
+            schedule = recipe.make_schedule(recipe.mixture(), 2000, 10)
+            assert schedule.state(1500)["omega"] == pytest.approx(1.04**150)
+
+
+def test_narrow_rows_of_neighbours_are_recipes():
+    narrow = example("cifar/narrow.py")
+    found = recipes("cifar/narrow")
+    assert set(found) == {"base", *narrow.ROWS, *narrow.W2A2_ROWS, *narrow.NEIGHBOURS}
+    for name in narrow.NEIGHBOURS:
+        recipe = found[name]
+        kinds = {
+            "parq": "PARQ",
+            "qn": "Quantization Networks",
+            "binary-relax-original": "Binary-Relax (original)",
+            "binary-relax": "Binary-Relax",
+            "dqa": "DQA",
+        }
+        assert recipe.method == next((kinds[kind] for kind in kinds if kind in name), "Plain")
+        assert (recipe.activations or "").startswith(name.split("-a")[0]) or "-a" not in name
+
+
 def test_quantization_networks():
     found = recipes("cifar/recipes/cifar10-qn")
     assert {
@@ -217,7 +272,7 @@ def test_quantization_networks():
             assert recipe.init is None
             continue
         assert Path(recipe.init).name == ("checkpoint" if "a2" in name else "network.nnp")
-        schedule = recipe.make_sharpening(200 * 195, 195)
+        schedule = recipe.make_sharpening(recipe.mixture().target_quantizer, 200 * 195, 195)
         assert schedule.soft_steps == schedule.steps
         temperatures = [schedule.state(195 * e + 1)["*/temperature"] for e in range(200)]
         assert temperatures == pytest.approx([5.0 * (e + 1) for e in range(200)])
@@ -288,7 +343,7 @@ def test_rows_are_listed(name):
     )
     assert (done.returncode, done.stderr) == (0, "")
     both = sum((row[0] == "imagenet") == (name == "imagenet") for row in WITH_ACTIVATIONS)
-    both += len(QUANTIZATION_NETWORKS) if name == "cifar" else 0
+    both += len(QUANTIZATION_NETWORKS) + len(PARQ) if name == "cifar" else 0
     count = both + (2 + 2 * len(TABLE_1) if name == "cifar" else 2 + len(TABLE_2) + 1)
     assert len(done.stdout.splitlines()) == count
     assert ("76.4" if name == "cifar" else "77.1") in done.stdout

@@ -11,7 +11,7 @@ import nnabla_dqa
 PACKAGE = Path(nnabla_dqa.__file__).parent
 # Bottom to top: a room imports from those before it. The package's own __init__ is above all.
 ROOMS = (
-    *("_version", "_util", "quantization", "schedules", "mixing", "backends", "layers"),
+    *("_version", "_util", "schedules", "quantization", "mixing", "backends", "layers"),
     *("parametric_functions", "regularization", "solver"),
     *("nnp_format", "export", "graph", "onednn", "nnp", "data", "distributed"),
     *("models", "recipes", "training", "reporting", "commands", "cli", "__main__"),

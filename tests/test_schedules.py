@@ -7,7 +7,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnabla_dqa import RelaxSchedule, SharpeningSchedule, TemperatureSchedule, temperature
+from nnabla_dqa import (
+    RelaxSchedule,
+    SharpeningSchedule,
+    SlopeSchedule,
+    TemperatureSchedule,
+    inverse_slope,
+    temperature,
+)
 from nnabla_dqa.schedules import schedule_from_json
 from tests import reference
 
@@ -65,9 +72,36 @@ def test_sharpening_rises_once_an_epoch_from_its_first_value():
     assert schedule_from_json(short.to_json()) == short
 
 
+@given(st.floats(0, 1), st.floats(0.01, 200), st.floats(0, 1))
+def test_inverse_slope_is_the_normalized_mirror_sigmoid(progress, steepness, center):
+    """(g(f) - g(1)) / (g(0) - g(1)), g the falling logistic function (published code of PARQ)."""
+
+    def g(f):
+        return 1 / (1 + np.exp(steepness * (f - center)))
+
+    expected = (g(progress) - g(1)) / (g(0) - g(1))
+    assert inverse_slope(progress, steepness, center) == pytest.approx(expected, abs=1e-9)
+
+
+def test_slope_goes_from_1_to_0_and_ends_hard():
+    schedule = SlopeSchedule(200, steepness=10, hard_fraction=0.25)
+    values = [schedule.state(b)["*/inverse_slope"] for b in range(1, 151)]
+    assert schedule.soft_steps == 150
+    assert (values[0], values[-1]) == (1, 0)
+    assert all(a > b for a, b in zip(values, values[1:]))
+    middle = SlopeSchedule(101, steepness=100, hard_fraction=0).state(51)["*/inverse_slope"]
+    assert middle == pytest.approx(0.5)
+    assert SlopeSchedule(1).state(1) == {"*/inverse_slope": 0}
+    # Almost linear for a small steepness; no overflow for a large one.
+    assert inverse_slope(0.3, steepness=0.01) == pytest.approx(0.7, abs=1e-3)
+    assert [inverse_slope(f, steepness=1e6) for f in (0, 0.49, 0.51, 1)] == [1, 1, 0, 0]
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
+        (lambda: SlopeSchedule(10, steepness=0), "steepness=0 is not above 0"),
+        (lambda: SlopeSchedule(10, center=2), "center=2 is not from 0 to 1"),
         (lambda: SharpeningSchedule(9, 0), "steps_per_epoch=0"),
         (lambda: SharpeningSchedule(9, 3, per_epoch=0), "per_epoch=0 is not a number above 0"),
         (lambda: SharpeningSchedule(9, 3, highest=-1), "highest=-1 is not a number above 0"),
@@ -93,7 +127,13 @@ def test_wrong_arguments_are_named(make, message):
 
 
 @pytest.mark.parametrize(
-    "schedule", [TemperatureSchedule(10, hard_fraction=0.5), RelaxSchedule(10, 2, rho=1.1)], ids=str
+    "schedule",
+    [
+        TemperatureSchedule(10, hard_fraction=0.5),
+        RelaxSchedule(10, 2, rho=1.1),
+        SlopeSchedule(10, 50.0),
+    ],
+    ids=str,
 )
 def test_json_round_trip(schedule):
     assert schedule_from_json(schedule.to_json()) == schedule

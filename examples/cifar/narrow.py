@@ -51,6 +51,18 @@ W2A2_ROWS = tuple(
     for method in ("plain", "binary-relax", "dqa")
 )
 """Weights and activations: not among those that run by default."""
+NEIGHBOURS = (
+    *("bwn-plain", "bwn-binary-relax", "bwn-binary-relax-original", "parq-w1", "qn-w1", "bwn-dqa"),
+    *("twn-plain", "twn-binary-relax", "ternary-binary-relax-original", "parq-ternary"),
+    *("qn-ternary", "twn-dqa", "sawb-binary-relax-original", "parq-w2"),
+    *("pact-a3", *(f"squeeze-threshold-a{bits}" for bits in (1, 2, 3))),
+)
+"""The methods of docs/neighbours.md beside plain and DQA, at 1 bit, ternary and 2 bits.
+
+Those of activations have 2-bit weights; w2a2-sawb-plain is PACT at 2 bits.
+"""
+FROM_FLOAT = 0.02
+"""The learning rate of runs that begin with a float net; a fifth of the others'."""
 LONGEST = 200
 """Letters of a folder's name; file systems allow 255."""
 
@@ -59,6 +71,9 @@ def main() -> None:
     arguments = parse()
     runs = [(row, seed) for seed in range(arguments.seeds) for row in arguments.rows]
     started = time.perf_counter()
+    if arguments.from_float:
+        with futures.ThreadPoolExecutor(arguments.jobs) as pool:
+            list(pool.map(lambda seed: train("float", seed, arguments), range(arguments.seeds)))
     with futures.ThreadPoolExecutor(arguments.jobs) as pool:
         waiting = {pool.submit(train, row, seed, arguments): (row, seed) for row, seed in runs}
         for done in futures.as_completed(waiting):
@@ -91,10 +106,17 @@ def parse() -> argparse.Namespace:
     )
     parser.add_argument("--data", required=True, help="folder or archive of CIFAR-10")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--rows", nargs="+", choices=ROWS + W2A2_ROWS, default=list(ROWS))
+    parser.add_argument(
+        "--rows", nargs="+", choices=ROWS + W2A2_ROWS + NEIGHBOURS, default=list(ROWS)
+    )
     parser.add_argument("--work", default="runs/narrow", help="where the runs are kept")
     parser.add_argument("--holdout", type=float, default=0.0, help="share of the training images")
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
+    parser.add_argument(
+        "--from-float",
+        action="store_true",
+        help="begin with the float run of the same seed, and a fifth of the learning rate",
+    )
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
     parser.add_argument("-o", "--output", help="JSON to write, such as results/cifar_narrow.json")
     return parser.parse_args()
@@ -109,10 +131,19 @@ def shown(words: List[str]) -> List[str]:
     return ["teacher=FLOAT.nnp" if word.startswith("teacher=") else word for word in result]
 
 
+def init_of(row: str, seed: int, arguments: argparse.Namespace) -> Dict[str, Any]:
+    """What a run that begins with a float net has beside its recipe."""
+    if not arguments.from_float or row == "float":
+        return {}
+    start = folder_of("float", seed, arguments) / "network.nnp"
+    return {"init": str(start.resolve()), "learning_rate": FROM_FLOAT}
+
+
 def folder_of(row: str, seed: int, arguments: argparse.Namespace) -> Path:
     changes = "".join(f"-{change}" for change in arguments.changes).replace(os.sep, "_")
     holdout = f"-holdout{arguments.holdout:g}" if arguments.holdout else ""
-    name = f"{row}{holdout}{changes}-{seed}"
+    start = "-from-float" if arguments.from_float and row != "float" else ""
+    name = f"{row}{start}{holdout}{changes}-{seed}"
     if len(name) > LONGEST:
         name = f"{name[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
     return Path(arguments.work) / name
@@ -136,7 +167,8 @@ def train(row: str, seed: int, arguments: argparse.Namespace) -> None:
     else:
         command += ["--recipe", str(HERE / "narrow" / f"{row}.yaml"), "--data", arguments.data]
         command += ["--seed", str(seed), "--set", f"data.holdout={arguments.holdout}"]
-        command += [word for change in arguments.changes for word in ("--set", change)]
+        own = [f"{key}={value}" for key, value in init_of(row, seed, arguments).items()]
+        command += [word for change in own + arguments.changes for word in ("--set", change)]
     # One thread each: with two runs at a time more would only be in each other's way.
     done = subprocess.run(
         command,
@@ -151,8 +183,9 @@ def train(row: str, seed: int, arguments: argparse.Namespace) -> None:
 
 def check_recipe(row: str, seed: int, arguments: argparse.Namespace) -> None:
     """Refuse a finished run of another recipe."""
+    own = [f"{key}={value}" for key, value in init_of(row, seed, arguments).items()]
     data = ["data.train=there", f"data.holdout={arguments.holdout}"]
-    changes = nested([f"seed={seed}", *data, *arguments.changes])
+    changes = nested([f"seed={seed}", *data, *own, *arguments.changes])
     wanted = Recipe.from_yaml(HERE / "narrow" / f"{row}.yaml", changes).decisive()
     found = Recipe.from_mapping(result_of(row, seed, arguments)["recipe"]).decisive()
     for recipe in (wanted, found):
@@ -197,7 +230,7 @@ def row_of(
     own = [results[run] for run in results if run[0] == row]
     values = [accuracies[run] for run in results if run[0] == row]
     recipe = own[0]["recipe"]
-    mixed = own[0]["method"] in ("DQA", "Binary-Relax")
+    mixed = own[0]["method"] not in ("Full precision", "Plain")
     return {
         "row": row,
         "method": own[0]["method"],
@@ -220,7 +253,7 @@ def row_of(
 def line_of(row: Dict[str, Any]) -> str:
     spread = "" if row["sd"] is None else f" +- {row['sd']:.2f}"
     return (
-        f"{row['method']:15} {row['quantizers'] or '-':15} {row['mean']:.2f}{spread} "
+        f"{row['method']:23} {row['quantizers'] or '-':15} {row['mean']:.2f}{spread} "
         f"{[round(v, 2) for v in row['accuracies']]}, attention elsewhere {row['off_target']}"
     )
 

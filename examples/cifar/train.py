@@ -19,7 +19,10 @@ sys.path.insert(0, str(HERE.parent))
 
 from rows import main  # noqa: E402
 
-NAMES = ("cifar10", "cifar100", "cifar10-activations", "cifar100-activations", "cifar10-qn")
+NAMES = (
+    *("cifar10", "cifar100", "cifar10-activations", "cifar100-activations"),
+    *("cifar10-qn", "cifar10-parq"),
+)
 FOLDERS = {name: HERE / "recipes" / name for name in NAMES}
 
 if __name__ == "__main__":

@@ -82,9 +82,45 @@ W2A2_ROWS = [
 """Weights and activations with 2 bits, for --activations."""
 ROWS.append(Row(ROWS[0].net, "DQA, no labels", "minmax:2,4,8", "distillation.yaml"))
 
+NEIGHBOURS = (
+    ("plain", "bwn", "attention"),
+    ("Binary-Relax", "bwn/float", "binary-relax"),
+    ("Binary-Relax, original", "bwn/float", "binary-relax-original"),
+    ("PARQ", "parq:1", "attention"),
+    ("QN", "qn:1", "attention"),
+    ("DQA", "bwn/twn/float", "attention"),
+    ("plain", "twn", "attention"),
+    ("Binary-Relax", "twn/float", "binary-relax"),
+    ("Binary-Relax, original", "meanternary/float", "binary-relax-original"),
+    ("PARQ", "parq:ternary", "attention"),
+    ("QN", "qn:ternary", "attention"),
+    ("DQA", "twn/minmax:4,8", "attention"),
+    ("plain", "sawb:2", "attention"),
+    ("Binary-Relax", "sawb:2/float", "binary-relax"),
+    ("Binary-Relax, original", "sawb:2/float", "binary-relax-original"),
+    ("PARQ", "parq:2", "attention"),
+    ("DQA", "sawb:2,4,8", "attention"),
+)
+"""Method, quantizers and how they are mixed, at 1 bit, ternary and 2 bits. QN has no 2 bits."""
+NEIGHBOUR_ROWS = [
+    Row(net, method, quantizers, mixing=mixing)
+    for net in NETS
+    for method, quantizers, mixing in NEIGHBOURS
+]
+NEIGHBOUR_SEEDS = 3
+
+
+def rows_of(options: argparse.Namespace) -> List[Row]:
+    """Those that were asked for."""
+    if options.activations:
+        return W2A2_ROWS
+    return NEIGHBOUR_ROWS if options.neighbours else ROWS
+
 
 def seeds(row: Row) -> range:
     """The seeds of a row."""
+    if row in NEIGHBOUR_ROWS:
+        return range(NEIGHBOUR_SEEDS)
     return range(NETS[row.net] if row.recipe == "mnist.yaml" else 2)
 
 
@@ -92,6 +128,8 @@ def name(row: Row, seed: int) -> str:
     """What the files of a run are called."""
     kind = f"{row.quantizers}+{row.activations}" if row.activations else row.quantizers
     kind = kind.replace("/", "-").replace(":", "")
+    if row.mixing == "binary-relax-original":
+        kind += "-original"
     return f"{row.net}-{kind}-{Path(row.recipe).stem}-{seed}"
 
 
@@ -206,25 +244,32 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser.add_argument(
         "--activations", action="store_true", help="rows with 2-bit activations too, one net"
     )
-    parser.add_argument("--output", type=Path, help="default: results/nnp.json or nnp_w2a2.json")
+    parser.add_argument(
+        "--neighbours", action="store_true", help="rows of other methods beside DQA"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="default: results/nnp.json, nnp_w2a2.json or neighbours.json"
+    )
     parser.add_argument("--print", action="store_true", help="print the stored table")
     options = parser.parse_args(arguments)
     if options.output is None:
-        options.output = RESULTS.with_name("nnp_w2a2.json") if options.activations else RESULTS
+        name = "nnp_w2a2.json" if options.activations else "neighbours.json"
+        own = options.activations or options.neighbours
+        options.output = RESULTS.with_name(name) if own else RESULTS
     if options.print:
         print(format_results(json.loads(options.output.read_text())))
         return
     if not options.nnp or not options.mnist:
         parser.error("--nnp and --mnist are needed; examples/nnp/README.md says where to get them")
-    rows = W2A2_ROWS if options.activations else ROWS
-    rows = [row for row in rows if options.only in row.net]
+    rows = [row for row in rows_of(options) if options.only in row.net]
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.work or temporary
         os.makedirs(folder, exist_ok=True)
         table = measure_all(options.nnp, options.mnist, options.jobs, rows, folder)
     content = {
         "command": "python examples/nnp/run.py --nnp FOLDER --mnist FOLDER"
-        + (" --activations" if options.activations else ""),
+        + (" --activations" if options.activations else "")
+        + (" --neighbours" if options.neighbours else ""),
         **environment(),
         "rows": table,
     }

@@ -239,7 +239,8 @@ def _order(row: Row) -> Tuple[Any, ...]:
     return (
         *row.names()[:2],
         _KINDS.index(kind) if kind in _KINDS else len(_KINDS),
-        _METHODS.index(recipe.method),
+        _METHODS.index(recipe.method) if recipe.method in _METHODS else len(_METHODS),
+        recipe.method,
         recipe.quantizers or "",
         recipe.epochs,
         json.dumps(row.runs[0].settings(), sort_keys=True),

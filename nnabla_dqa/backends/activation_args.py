@@ -1,8 +1,7 @@
 """Quantizers of activations as arguments of the fused kernels.
 
-A kernel for another one takes a kind of its own in ``kernels/cpu.cpp`` and
-``kernels/activation_loops.h``, its grid in ``kernels/activations.h`` and an entry in
-:data:`KERNELS`.
+A kernel for another one takes a kind of its own, with grid, code and gradients, in
+``kernels/activation_grid.h``, and an entry in :data:`KERNELS`.
 """
 
 from __future__ import annotations
@@ -19,12 +18,16 @@ from nnabla_dqa.quantization.activations.pact import PACT
 from nnabla_dqa.quantization.activations.sign import Sign
 from nnabla_dqa.quantization.base import FIRST
 
+MOST_QUANTIZERS = {"cpu": MAX_QUANTIZERS, "cuda": 14}
+"""Of a layer, by the device: on a GPU their sums have to fit into the memory of a block, see
+``MAX_ACTIVATED`` of kernels/activations.cuh."""
+
 Places = Mapping[str, int]
 """Where a quantizer's own arrays lie among those of its layer, by name."""
 
 
 class Kind(enum.IntEnum):
-    """``ActivationKind`` of kernels/cpu.cpp."""
+    """``ActivationKind`` of kernels/activation_grid.h."""
 
     RANGE = 0
     CLIP = 1
@@ -34,7 +37,7 @@ class Kind(enum.IntEnum):
 
 
 class ActivationOp(ctypes.Structure):
-    """``ActivationOp`` of kernels/activations.h: one quantizer."""
+    """``ActivationOp`` of kernels/activation_grid.h: one quantizer."""
 
     _fields_ = [
         ("kind", ctypes.c_int32),
@@ -110,14 +113,18 @@ class ActivationSpec(NamedTuple):
         return (ActivationOp * len(ops))(*ops)
 
 
-def why_no_kernel(shape: Tuple[int, ...], quantizers: Sequence[Quantizer]) -> str:
-    """Why the kernels do not compute such activations, in a few words; empty if they do."""
+def why_no_kernel(
+    shape: Tuple[int, ...], quantizers: Sequence[Quantizer], device: str = "cpu"
+) -> str:
+    """Why a device's kernels do not compute such activations, in a few words; empty if they do."""
     unknown = list(dict.fromkeys(type(q).__name__ for q in quantizers if type(q) not in KERNELS))
     if unknown:
         have = "has" if len(unknown) == 1 else "have"
         return f"{' and '.join(unknown)} {have} no kernel for activations"
-    if len(quantizers) > MAX_QUANTIZERS:
-        return f"{len(quantizers)} quantizers are more than the kernels take, {MAX_QUANTIZERS}"
+    most = MOST_QUANTIZERS[device]
+    if len(quantizers) > most:
+        where = "" if device == "cpu" else " on a GPU"
+        return f"{len(quantizers)} quantizers are more than the kernels take{where}, {most}"
     if math.prod(shape) == 0:
         return f"there are no activations in shape {tuple(shape)}"
     return ""

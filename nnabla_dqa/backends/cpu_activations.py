@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Optional, Sequence, Tuple
 
+import nnabla as nn
+
 from nnabla_dqa.backends import cpu
 from nnabla_dqa.backends.activation_args import ActivationArgs, ActivationOp, ActivationSpec
 from nnabla_dqa.backends.kernel_args import NO_STATE, AttentionArgs, StateAt
@@ -18,9 +20,10 @@ class CpuActivations:
 
     Args:
         spec: What enters the layer, and its mixture.
+        context: Not used; those of other devices need it.
     """
 
-    def __init__(self, spec: ActivationSpec) -> None:
+    def __init__(self, spec: ActivationSpec, context: Optional[nn.Context] = None) -> None:
         loaded = cpu.library()
         ops = spec.op_array()
         attention = AttentionArgs() if spec.attention is None else spec.attention.args()
@@ -87,3 +90,6 @@ class CpuActivations:
         args, own = ctypes.byref(self._args), ctypes.byref(self._own)
         given = (*to_x, *to_shares, self._grads, self._add, None, None)
         self._backward(args, own, x, dq, da, *given)
+
+
+DEVICE_ACTIVATIONS = CpuActivations

@@ -106,8 +106,6 @@ def activations(
 ) -> Tuple[Variable, Optional[Variable]]:
     """What enters a layer through its mixture, and the coefficients.
 
-    There are kernels for the CPU. On other devices it is a graph of standard functions.
-
     Args:
         x: Of any shape.
         mixture: What it goes through.
@@ -115,35 +113,64 @@ def activations(
         index: For a graph that evaluates, the one quantizer that is used.
 
     Raises:
-        BackendError: :func:`nnabla_dqa.backend` asks for fused kernels and there are none on
-            this CPU or for one of the quantizers.
+        BackendError: :func:`nnabla_dqa.backend` asks for fused kernels and there are none for
+            this context or one of the quantizers.
     """
     alone = slice(None) if index is None else slice(index, index + 1)
     quantizers = mixture.quantizers[alone]
-    context = nn.get_current_context()
-    is_graph = isinstance(x, nn.ProtoVariable) or all(q.is_float for q in quantizers)
-    on_cpu = device_of(context) == "cpu"
-    if not is_graph and on_cpu and fused_kernels(context)[0] is not None:
-        from nnabla_dqa.backends.activation_args import why_no_kernel
-        from nnabla_dqa.backends.fused import with_array_class
-        from nnabla_dqa.backends.fused_activations import fused_activations
-        from nnabla_dqa.backends.kernel_args import AttentionSpec
-        from nnabla_dqa.backends.nnabla_hooks import install_hooks
-
-        reason = why_no_kernel(x.shape, quantizers)
-        if not reason:
-            install_hooks()
-            coefficients = None
-            if index is None and AttentionSpec.of(mixture.mixing) is None:
-                coefficients = mixture.coefficients(state)
-            context = with_array_class(context)
-            return fused_activations(x, mixture, state, coefficients, index, context)
-        unavailable(reason)
-    coefficients = mixture.coefficients(state) if index is None else None
+    coefficients = None
+    if not (isinstance(x, nn.ProtoVariable) or all(q.is_float for q in quantizers)):
+        if index is None and not _attends(mixture):
+            coefficients = mixture.coefficients(state)
+        made = _activation_function(x, mixture, state, coefficients, index)
+        if made is not None:
+            function, inputs = made
+            results = function(*inputs)
+            return (results, coefficients) if isinstance(results, nn.Variable) else tuple(results)
+    if index is None and coefficients is None:
+        coefficients = mixture.coefficients(state)
     states = mixture.quantizer_states(state)[alone]
     return portable.activations(
         x, quantizers, coefficients, states, index is not None
     ), coefficients
+
+
+def _attends(mixture: Mixture) -> bool:
+    """Whether the kernels make the coefficients."""
+    from nnabla_dqa.backends.kernel_args import AttentionSpec
+
+    return mixture.is_mixed and AttentionSpec.of(mixture.mixing) is not None
+
+
+def _activation_function(
+    x: nn.Variable,
+    mixture: Mixture,
+    state: Mapping[str, Variable],
+    coefficients: Optional[Variable],
+    index: Optional[int],
+) -> Optional[Tuple[Any, List[nn.Variable]]]:
+    """The fused function of activations and its inputs, None if there are no kernels for it."""
+    context = nn.get_current_context()
+    if fused_kernels(context)[0] is None:
+        return None
+    from nnabla_dqa.backends.activation_args import why_no_kernel
+    from nnabla_dqa.backends.fused import with_array_class
+    from nnabla_dqa.backends.fused_activations import make_function
+    from nnabla_dqa.backends.nnabla_hooks import install_hooks
+
+    alone = slice(None) if index is None else slice(index, index + 1)
+    reason = why_no_kernel(x.shape, mixture.quantizers[alone], device_of(context))
+    if reason:
+        unavailable(reason)
+        return None
+    install_hooks()
+    try:
+        made = make_function(x, mixture, state, coefficients, index, with_array_class(context))
+    except (OSError, RuntimeError) as error:
+        _refused(context, error)
+        return None
+    _refusals.pop(_device(context), None)
+    return made
 
 
 def backend_of(
@@ -172,11 +199,10 @@ def backend_of(
     context = context or nn.get_current_context()
     reason = why_portable(context)
     if tensor == "activation":
-        if device_of(context) != "cpu":
-            reason = reason or "activations have kernels for the CPU alone"
-        reason = reason or activation_args.why_no_kernel(shape, quantizers)
-        return f"portable: {reason}" if reason else "fused"
-    reason = reason or kernel_args.why_no_kernel(shape, quantizers)
+        device = device_of(context)
+        reason = reason or activation_args.why_no_kernel(shape, quantizers, device)
+    else:
+        reason = reason or kernel_args.why_no_kernel(shape, quantizers)
     reason = reason or _refusals.get(_device(context), "")
     return f"portable: {reason}" if reason else "fused"
 
@@ -187,6 +213,12 @@ _refusals: Dict[Tuple[str, str], str] = {}
 
 def _device(context: nn.Context) -> Tuple[str, str]:
     return device_of(context), context.device_id
+
+
+def _refused(context: nn.Context, error: Exception) -> None:
+    """Note that kernels are there, and the device does not take them."""
+    reason = _refusals[_device(context)] = f"on {device_of(context)}: {error}"
+    unavailable(reason, surprising=True)
 
 
 def _kernels(
@@ -213,9 +245,7 @@ def _kernels(
         context = with_array_class(context)
         made = kernels(spec, context)
     except (OSError, RuntimeError) as error:
-        # They are there, and the device does not take them.
-        reason = _refusals[_device(context)] = f"on {device_of(context)}: {error}"
-        unavailable(reason, surprising=True)
+        _refused(context, error)
         return None
     _refusals.pop(_device(context), None)
     return made, context

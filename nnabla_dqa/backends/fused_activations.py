@@ -16,9 +16,9 @@ import numpy as np
 
 from nnabla_dqa.backends import portable
 from nnabla_dqa.backends.activation_args import ActivationSpec
-from nnabla_dqa.backends.cpu_activations import CpuActivations
 from nnabla_dqa.backends.fused import STATE, FusedMixture, mixture_of, with_array_class
 from nnabla_dqa.backends.kernel_args import NO_STATE, AttentionSpec
+from nnabla_dqa.backends.select import activation_kernels
 from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.quantization import Quantizer, quantizer_from_json
 from nnabla_dqa.quantization.base import FIRST, State
@@ -34,17 +34,21 @@ class FusedActivations(FusedMixture):
     (1,) and hard (K,), and then the coefficients are an output; then the quantizers' arrays.
 
     Args:
-        context: Of a CPU and with an array class, in float32.
+        context: Of the device and with an array class, in float32.
         arguments: ``quantizers`` as JSON, or that of the whole mixture where the coefficients
             are computed here; ``arrays``, where those of each quantizer lie, by name;
             ``trains``; ``prune_below``. They are NNabla's arguments of the function.
         shapes: Of the inputs.
+
+    Raises:
+        CudaError: The GPU does not take the kernels.
     """
 
     def __init__(
         self, context: nn.Context, arguments: Dict[str, Any], shapes: Sequence[Tuple[int, ...]]
     ) -> None:
-        self._activations = CpuActivations(spec_of(arguments, shapes[0]))
+        make = activation_kernels(context)
+        self._activations = make(spec_of(arguments, shapes[0]), context)
         least = arguments["prune_below"]
         kernels: Any = self._activations
         super().__init__(context, arguments, kernels, shapes, least)
@@ -83,15 +87,17 @@ class FusedActivations(FusedMixture):
         return True
 
 
-def fused_activations(
+def make_function(
     x: nn.Variable,
     mixture: Mixture,
     state: State,
     coefficients: Optional[nn.Variable],
     index: Optional[int],
     context: nn.Context,
-) -> Tuple[nn.Variable, Optional[nn.Variable]]:
-    """What enters a layer through its mixture, and the coefficients.
+) -> Tuple[FusedActivations, List[nn.Variable]]:
+    """The function for what enters a layer, and its inputs.
+
+    With attention its outputs are the activations and the coefficients.
 
     Args:
         x: Of any shape.
@@ -100,6 +106,9 @@ def fused_activations(
         coefficients: (1, K) where they are not those of :class:`~nnabla_dqa.Attention`.
         index: For a graph that evaluates, the one quantizer that is used.
         context: With an array class.
+
+    Raises:
+        CudaError: See :class:`FusedActivations`.
     """
     states = mixture.quantizer_states(state) or [{}] * len(mixture.quantizers)
     quantizers, least = mixture.quantizers, mixture.mixing.prune_below
@@ -122,9 +131,7 @@ def fused_activations(
     )
     arguments.update(arrays=places, trains=index is None, prune_below=least)
     inputs = [x, *given, *arrays]
-    made = FusedActivations(context, arguments, [v.shape for v in inputs])(*inputs)
-    q, a = made if attends else (made, coefficients)
-    return q, a
+    return FusedActivations(context, arguments, [v.shape for v in inputs]), inputs
 
 
 def spec_of(arguments: Mapping[str, Any], shape: Sequence[int]) -> ActivationSpec:

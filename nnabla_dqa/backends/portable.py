@@ -70,7 +70,11 @@ def mixture(
     detached = detach(w)
     statistics = Statistics(layout.graph_to_rows(detached), bool(evaluated))
     own_states = [{k: v for k, v in s.items() if k not in (FIRST, SAMPLE)} for s in states]
-    constant = [{name: detach(v) for name, v in state.items()} for state in own_states]
+    # Once each: of an array that several share all but the first would lead nowhere, and be
+    # outputs of a graph definition that is recorded.
+    once = {id(v): v for state in own_states for v in state.values()}
+    known = {key: detach(v) for key, v in once.items()}
+    constant = [{name: known[id(v)] for name, v in state.items()} for state in own_states]
     forms = [quantized_form(q, statistics, state) for q, state in zip(quantizers, constant)]
     own = [k for k, q in enumerate(quantizers) if q.has_surrogate]
     surrogates: Dict[int, Variable] = {}
@@ -88,6 +92,8 @@ def mixture(
         seen = _observed(quantizers, statistics, states)
         # Minima, maxima and ReLU of the CPU pass over NaN; a mean does not.
         alarm = F.mul_scalar(F.mean(statistics.w, axis=1, keepdims=True), 0.0)
+        if layout.rows > 1:
+            seen = [F.broadcast(v, (layout.rows, 1)) for v in seen]
         forms[0] = grid._replace(offset=F.add_n(grid.offset, alarm, *seen))
     rows = forms[0].values() if coefficients is None else _weighted_sum(forms, coefficients)
     if not own:
@@ -167,10 +173,13 @@ def _observed(
     """Numbers that are 0 and carry to each running array what this mini-batch shows for it."""
     found: Dict[Any, Variable] = {}
     for q, state in zip(quantizers, states):
+        entries = q.state(1)
+        running = [n for n in state if n == FIRST or entries[n].kind == "running"]
+        # An array that several share gets it once.
+        if all(id(state[name]) in found for name in running):
+            continue
         for name, values in all_observations(q, statistics, state).items():
-            # An array that several share gets it once.
-            if id(state[name]) not in found:
-                found[id(state[name])] = observed(state[name], detach(values))
+            found[id(state[name])] = observed(state[name], detach(values))
     return list(found.values())
 
 

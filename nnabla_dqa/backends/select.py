@@ -23,6 +23,10 @@ LAYERS_VARIABLE = "NNABLA_DQA_LAYERS"
 """Likewise, for what computes the layers of the package's own trainings and evaluations."""
 
 _MODULES = {"cpu": "nnabla_dqa.backends.cpu", "cuda": "nnabla_dqa.backends.cuda.launch"}
+_ACTIVATIONS = {
+    "cpu": "nnabla_dqa.backends.cpu_activations",
+    "cuda": "nnabla_dqa.backends.cuda.activations",
+}
 
 _chosen: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("backend", default=None)
 _layers: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("layers", default=None)
@@ -122,6 +126,11 @@ def fused_kernels(context: nn.Context) -> Tuple[Optional[Any], str]:
     if current_backend() == "portable":
         return None, reason
     return unavailable(reason, surprising)
+
+
+def activation_kernels(context: nn.Context) -> Any:
+    """The class of the kernels for activations, of a context that has fused kernels."""
+    return importlib.import_module(_ACTIVATIONS[device_of(context)]).DEVICE_ACTIVATIONS
 
 
 def finite_checker(context: nn.Context) -> Optional[Any]:

@@ -14,8 +14,13 @@ from typing import Any, List, Mapping, Optional, Sequence, Type, Union
 import nnabla as nn
 import numpy as np
 
+from nnabla_dqa.distributed.reading import wait_until_read
+
 _READING_SECONDS = 0.5
-"""Time for the launcher to read the last messages of a process before it aborts."""
+"""Time for the launcher to pass on the last messages of a process before it aborts."""
+
+_LONGEST_READING_SECONDS = 10.0
+"""Time for a launcher on a busy machine to read them from the process at all."""
 
 
 class ParallelError(RuntimeError):
@@ -33,7 +38,9 @@ class Communicator(abc.ABC):
 
     A block that ends normally waits for the other ranks. A block that ends
     with an exception ends the whole job as soon as this process exits, which
-    is after its error has been printed; see :meth:`abort_at_exit`.
+    is after its error has been printed; see :meth:`abort_at_exit`. The exception of
+    a training that all ranks have stopped together (its attribute ``together`` is
+    True) ends nothing but this process, after the others are there.
 
     Attributes:
         rank: Number of this process, from 0.
@@ -96,6 +103,9 @@ class Communicator(abc.ABC):
     def __exit__(self, kind: Optional[Type[BaseException]], error: Any, _: object) -> None:
         if kind is None or (kind is SystemExit and error.code in (None, 0)):
             self.barrier()
+        elif getattr(error, "together", False):
+            # All ranks are here: each ends by itself, and MPI has nothing to cut off.
+            self.barrier()
         else:
             self.abort_at_exit()
 
@@ -149,6 +159,7 @@ class MultiProcess(Communicator):
             with contextlib.suppress(OSError, ValueError, AttributeError):
                 stream.flush()
         # A launcher that hears of an abort drops what it has not read from the processes yet.
+        wait_until_read(_LONGEST_READING_SECONDS)
         time.sleep(_READING_SECONDS)
         self.mpi_abort()
         # MPICH may return from it before the launcher has ended this process.
@@ -181,8 +192,8 @@ def check_equal(communicator: Communicator, named: Mapping[str, Union[np.ndarray
 
 
 def _digest(value: Union[np.ndarray, float]) -> str:
-    array = np.asarray(value)
-    if array.size == 1:
-        return repr(array.item())
-    content = f"{array.dtype}{array.shape}".encode() + array.tobytes()
+    values = np.asarray(value)
+    if values.size == 1:
+        return repr(values.item())
+    content = f"{values.dtype}{values.shape}".encode() + values.tobytes()
     return f"checksum {hashlib.sha256(content).hexdigest()[:16]}"

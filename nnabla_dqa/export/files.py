@@ -8,18 +8,20 @@ from typing import Optional, Union
 from nnabla_dqa._util.files import PathLike, check_target
 from nnabla_dqa.export.deployed import Deployed
 from nnabla_dqa.export.errors import ExportError
-from nnabla_dqa.export.metadata import DEPLOYED
+from nnabla_dqa.export.metadata import DEPLOYED, PACKED
 from nnabla_dqa.export.nnb import SUFFIX as NNB
 from nnabla_dqa.export.nnb import NnbFile, write_nnb
 from nnabla_dqa.export.nnp import deployed_of
 from nnabla_dqa.export.onnx.sizes import OnnxFile
 from nnabla_dqa.export.onnx.write import AUTO, FLOAT, check_arithmetic, write_onnx
 from nnabla_dqa.export.onnx.write import SUFFIX as ONNX
+from nnabla_dqa.export.packed import SUFFIX as NNP
+from nnabla_dqa.export.packed import PackedFile, write_packed
 from nnabla_dqa.nnp_format.archive import Archive
 
-Exported = Union[OnnxFile, NnbFile]
+Exported = Union[OnnxFile, NnbFile, PackedFile]
 """What was written; ``str()`` of it is a table of its bytes."""
-_ENDINGS = (ONNX, NNB)
+_ENDINGS = (ONNX, NNB, NNP)
 
 
 def export_file(
@@ -34,10 +36,11 @@ def export_file(
     Args:
         source: A deployed NNP.
         target: Ends in ``.onnx``: ONNX with packed weights, as
-            :func:`nnabla_dqa.export.onnx.write.write_onnx` says; or in ``.nnb``: for
-            NNabla's C runtime, as :func:`nnabla_dqa.export.nnb.write_nnb` says. Replaced if
-            it exists.
-        network: Which network; default: that of the first executor.
+            :func:`nnabla_dqa.export.onnx.write.write_onnx` says; in ``.nnb``: for
+            NNabla's C runtime, as :func:`nnabla_dqa.export.nnb.write_nnb` says; or in
+            ``.nnp``: a smaller NNP, as :func:`nnabla_dqa.export.packed.write_packed` says.
+            Replaced if it exists.
+        network: Which network; default: that of the first executor. An NNP keeps all.
         max_bytes: What ``source`` may unpack to; the default is that of
             :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
         arithmetic: ``"auto"``, ``"float"``, ``"integer"`` or ``"qdq"``, as of
@@ -55,10 +58,16 @@ def export_file(
         OSError: A file cannot be read or written.
     """
     check_export_output(target, arithmetic)
+    if Path(target).resolve() == Path(source).resolve():
+        raise ExportError(f"{target}: is the input; give another name")
     archive = Archive.read(source, max_bytes)
     kind = (archive.metadata or {}).get("kind")
     if kind != DEPLOYED:
-        found = "is not quantized" if kind is None else f"is {kind}, not deployed; deploy it first"
+        found = "is not quantized"
+        if kind == PACKED:
+            found = "is packed; take the deployed .nnp that it was made of"
+        elif kind is not None:
+            found = f"is {kind}, not deployed; deploy it first"
         raise ExportError(
             f"{source}: {found}; export writes what nnabla-dqa deploy has written (convert, "
             f"train, deploy, export)"
@@ -79,6 +88,10 @@ def write_deployed(
     check_export_output(path, arithmetic)
     if Path(path).suffix == ONNX:
         return write_onnx(deployed, path, network, arithmetic)
+    if Path(path).suffix == NNP:
+        if network is not None:
+            raise ExportError(f"{path}: a packed .nnp keeps all networks; leave --network out")
+        return write_packed(deployed, path)
     return write_nnb(deployed, path, network)
 
 
@@ -97,6 +110,6 @@ def check_export_output(path: PathLike, arithmetic: str = AUTO) -> Path:
             f"{path}: {suffix or 'a name without ending'} is no format that is written; known: "
             f"{', '.join(_ENDINGS)}"
         )
-    if suffix == NNB and arithmetic not in (AUTO, FLOAT):
-        raise ExportError(f"{path}: arithmetic {arithmetic!r} is for .onnx; NNB is float")
+    if suffix != ONNX and arithmetic not in (AUTO, FLOAT):
+        raise ExportError(f"{path}: arithmetic {arithmetic!r} is for .onnx; {suffix} is float")
     return check_target(path)

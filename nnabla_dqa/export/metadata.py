@@ -23,6 +23,8 @@ FORMAT = 2
 """Version of the metadata that is written; older ones are read."""
 FORMATS = (1, 2)
 DEPLOYED = "deployed"
+PACKED = "packed"
+"""The kinds of files, here and with ``"converted"`` those that ``nnp/`` writes."""
 MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 """What reading the metadata of a tensor raises if somebody else has written it."""
 

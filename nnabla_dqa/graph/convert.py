@@ -7,6 +7,7 @@ import dataclasses
 from typing import (
     Any,
     Dict,
+    FrozenSet,
     Iterator,
     List,
     Mapping,
@@ -40,6 +41,15 @@ class _Found(NamedTuple):
     reads_input: bool
 
     @property
+    def reads(self) -> FrozenSet[Any]:
+        """Its own name: in a live graph no two layers share what quantizes their inputs.
+
+        Which layer comes first depends on the graph's outputs, and another graph of the same
+        parameters, for evaluation or of one branch, may not have it.
+        """
+        return frozenset({self.name})
+
+    @property
     def name(self) -> str:
         return layer_name(self.weight)
 
@@ -66,7 +76,9 @@ def convert(outputs: Variables, rules: Optional[RulesLike] = None) -> Any:
     The weights of Convolution, Affine, DepthwiseConvolution, Deconvolution,
     DepthwiseDeconvolution and Embed are the registered parameters they were;
     attention and temperature are registered beside them, as the ``dqa_``
-    layers of model code do. Weights used several times get one attention.
+    layers of model code do. Weights used several times get one attention. What
+    several layers read is quantized once, with the state of the first of them,
+    where the rules say the same of its activations.
     ``outputs`` and its graph stay as they are; inputs and parameters are
     shared. Convert the training and the evaluation graph with the same rules.
 
@@ -117,6 +129,7 @@ class _Rebuild:
     layers: Mapping[Any, _Found]
     assigned: Mapping[str, Assignment]
     mixed: Dict[Any, Variable] = dataclasses.field(default_factory=dict)
+    quantized: Dict[Tuple[str, Variable], Variable] = dataclasses.field(default_factory=dict)
 
     def run(self, graph: LiveGraph) -> Dict[Variable, Variable]:
         """New variables by the old ones they stand for."""
@@ -146,13 +159,20 @@ class _Rebuild:
 
     def _input(self, function: Any, x: Variable) -> Variable:
         w = function.inputs[WEIGHT_INPUT]
-        layer = self.layers[w.data]
-        mixture = self.assigned[layer.name].activations
+        name = self.layers[w.data].name
+        owner = self.assigned[name].input_of or name
+        mixture = self.assigned[owner].activations
         if mixture is None:
             return x
-        with _scope_of(layer) as key:
-            fixed = not w.need_grad
-            return mix_activations(x, layer.function, mixture, fixed, key, layer.name)
+        place = owner, function.inputs[0]
+        if place not in self.quantized:
+            layer = next(found for found in self.layers.values() if found.name == owner)
+            with _scope_of(layer) as key:
+                fixed = not w.need_grad
+                self.quantized[place] = mix_activations(
+                    x, layer.function, mixture, fixed, key, layer.name
+                )
+        return self.quantized[place]
 
 
 @contextlib.contextmanager

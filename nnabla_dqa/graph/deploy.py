@@ -137,6 +137,7 @@ def deploy_graph(
             index = chosen[layer.name]
             _check_levels(layer, layer.mixture.quantizers[index], weights)
             tensors[layer.weight_name] = _tensor(layer, index, rows[layer.name], weights[0].d)
+        materialised.update({name: [v] for name, v in fixed.factors.items()})
         definition, parameters = network_definition(
             inputs, outputs, network, materialised, variable_batch_size, fixed.variables
         )

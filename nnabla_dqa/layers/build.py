@@ -144,6 +144,7 @@ def quantize_input(
     activations: Quantizers,
     mixing: Optional[MixingRule],
     fix_parameters: bool,
+    channel_last: bool = False,
 ) -> Variable:
     """What enters the layer being built, quantized if its ``activations`` or the block say so.
 
@@ -151,7 +152,8 @@ def quantize_input(
     enclosing block leave alone what nothing in the graph has computed: the network's input.
 
     Raises:
-        ValueError: As of :func:`mix_activations`.
+        ValueError: As of :func:`mix_activations`, or the layer has ``channel_last`` and a
+            quantizer that looks at channels.
     """
     mixture = current_activations() if inp.parent is not None and function != "Embed" else None
     try:
@@ -161,10 +163,18 @@ def quantize_input(
             mixture = make_mixture(*activations, mixing=mixing) if len(activations) else None
         elif mixture is not None and mixing is not None:
             mixture = Mixture(mixture.quantizers, mixing, mixture.target)
+        if channel_last and mixture is not None:
+            _check_channels_first(mixture)
     except ValueError as error:
         scope = nn.parameter.get_current_parameter_scope()
         raise ValueError(f"layer {scope_path(scope)}{INPUT}: {error}") from None
     return inp if mixture is None else mix_activations(inp, function, mixture, fix_parameters)
+
+
+def _check_channels_first(mixture: Mixture) -> None:
+    for q in mixture.quantizers:
+        if q.rows_are_channels:
+            raise ValueError(f"{q} has channels on axis 1; build it without channel_last=True")
 
 
 def mix_activations(
@@ -180,7 +190,8 @@ def mix_activations(
     It is computed in float32.
 
     Args:
-        inp: What enters the layer, of any shape; it has one range.
+        inp: What enters the layer, of any shape; it has one range. Its channels, where a
+            quantizer looks at them, are axis 1.
         function, mixture, fix_parameters, key, name: As of :func:`mix_weights`.
 
     Raises:
@@ -194,7 +205,7 @@ def mix_activations(
     try:
         check_place(mixture, ACTIVATION)
         for q in mixture.quantizers:
-            if q.axis is not None:
+            if q.axis is not None and not q.rows_are_channels:
                 raise ValueError(f"{q}: activations have one range; leave channel_axis out")
         check_config(scope.get(state_scope(key), {}).get(ACTIVATION, {}), config)
         state = _register(config, inp.shape, fix_parameters, key)

@@ -5,7 +5,19 @@ from __future__ import annotations
 import dataclasses
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Protocol, Sequence, Tuple, Union
+from typing import (
+    Any,
+    Dict,
+    FrozenSet,
+    List,
+    Mapping,
+    NamedTuple,
+    Optional,
+    Protocol,
+    Sequence,
+    Tuple,
+    Union,
+)
 
 from nnabla_dqa._util.files import PathLike, parse_yaml, read_yaml
 from nnabla_dqa._util.registry import UnknownTypeError, field_values
@@ -37,17 +49,21 @@ class Candidate(Protocol):
     def function(self) -> str: ...
     @property
     def reads_input(self) -> bool: ...
+    @property
+    def reads(self) -> FrozenSet[Any]: ...
 
 
 class Assignment(NamedTuple):
     """What a layer's weights go through, the rule that said so, and what its input goes through.
 
-    ``activations`` is None where what enters the layer stays float.
+    ``activations`` is None where what enters the layer stays float, or is what enters the
+    layer ``input_of`` too and is quantized there.
     """
 
     mixture: Mixture
     rule: str
     activations: Optional[Mixture] = None
+    input_of: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,7 +147,8 @@ class Rules:
         rules: Each must match a layer, and no two the same.
         mixing: The mixing rule where a rule names none.
         activations: Quantizers of what enters the layers, where a rule names none; the
-            network's own input stays as it is. None: activations stay float.
+            network's own input stays as it is. None: activations stay float. What several
+            layers read is quantized once if they have the same quantizers and mixing rule.
         keep_activations: Globs of layers at whose input nothing is quantized.
     """
 
@@ -219,6 +236,9 @@ class Rules:
     def assign(self, layers: Sequence[Candidate]) -> Dict[str, Assignment]:
         """The mixture of every layer, by the layer's name.
 
+        What several layers read is quantized once where all of them want the same: the first
+        of them owns the quantizers, the others name it in ``input_of``.
+
         Raises:
             ValueError: A rule matches nothing, two match the same layer (the
                 message lists the layers there are), or a mixture is refused.
@@ -243,7 +263,15 @@ class Rules:
                     f"keep_activations {pattern!r} matches no layer; the layers are: "
                     f"{_listed(layers)}"
                 )
-        return {layer.name: self._assigned(layer, chosen.get(layer.name)) for layer in layers}
+        assigned = {layer.name: self._assigned(layer, chosen.get(layer.name)) for layer in layers}
+        owners: Dict[Any, str] = {}
+        for layer in layers:
+            found = assigned[layer.name]
+            if found.activations is not None:
+                owner = owners.setdefault((layer.reads, found.activations), layer.name)
+                if owner != layer.name:
+                    assigned[layer.name] = found._replace(activations=None, input_of=owner)
+        return assigned
 
     def _assigned(self, layer: Candidate, rule: Optional[Rule]) -> Assignment:
         used = rule or Rule("*", self.quantizers)
@@ -322,7 +350,8 @@ def _activations(value: Any) -> Optional[QuantizerSet]:
         return None
     found = quantizer_set(value)
     found = found._replace(quantizers=tuple(q.at_input() for q in found.quantizers))
-    if found.per_channel or any(q.axis is not None for q in found.quantizers):
+    own_axis = [q for q in found.quantizers if q.axis is not None and not q.rows_are_channels]
+    if found.per_channel or own_axis:
         raise ValueError(f"activations {value!r}: they have one range, not one per channel")
     return found
 

@@ -98,7 +98,15 @@ class QuantizedTensor:
     def layout(self) -> Mapping[str, StateEntry]:
         """What the arrays of its state are, by their paths in the state scope."""
         # Activations have one range whatever their shape, and come before their layer's weights.
-        return self.config.layout(self.weight.shape if self.is_weight else ())
+        return self.config.layout(self.weight.shape if self.is_weight else self._channels())
+
+    def _channels(self) -> Tuple[int, ...]:
+        """A shape of the input with as many channels as quantizers that look at them have rows."""
+        for k, q in enumerate(self.mixture.quantizers):
+            if q.rows_are_channels:
+                first = next(iter(q.state(1)))
+                return 1, int(_lookup(self.arrays, f"{k}/{first}").shape[0])
+        return ()
 
     @cached_property
     def state(self) -> Dict[str, Any]:
@@ -187,7 +195,8 @@ class QuantizedTensor:
         if not self.is_weight or not any(map(fitted_names, mixture.quantizers)):
             return
         for q, state in zip(mixture.quantizers, mixture.quantizer_states(self.state)):
-            if fitted_names(q) and not all(state[name].d.all() for name in unset_names(q)):
+            # Rows of zeros may stay unset for ever: one row that has learned tells.
+            if fitted_names(q) and not any(state[name].d.any() for name in unset_names(q)):
                 yield state, fitted_values(q, self.weight.d, {k: v.d for k, v in state.items()})
 
     @cached_property
@@ -205,7 +214,8 @@ class QuantizedTensor:
             sums = v.g.copy()
             v.grad.zero()
             if sums.all(axis=0)[-1]:
-                old, new = v.d.copy(), sums / sums[:, -1:]
+                # Arrays that NNabla has read from protobuf are float64.
+                old, new = v.d.astype(np.float32), sums / sums[:, -1:]
                 kept = self.layout[path].momentum * old[:, -1:]
                 v.d = new + kept * (old - new)
                 self._set_first(path)
@@ -220,10 +230,13 @@ class QuantizedTensor:
         index, _, name = path.partition("/")
         if name != FIRST:
             return
+        q = self.mixture.quantizers[int(index)]
         state = self.mixture.quantizer_states(self.state)[int(index)]
-        for i, unset in enumerate(unset_names(self.mixture.quantizers[int(index)])):
+        first = state[FIRST].d
+        means = {unset: first[:, i : i + 1] for i, unset in enumerate(unset_names(q))}
+        for unset, value in q.first_values(means).items():
             array = state[unset].d
-            state[unset].d = np.where(array == 0, state[FIRST].d[:, i : i + 1], array)
+            state[unset].d = np.where(array == 0, value, array)
 
     def _fit_to_sample(self) -> None:
         for q, state in zip(self.mixture.quantizers, self.mixture.quantizer_states(self.state)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Set, Tuple
 
 import nnabla as nn
 from nnabla.utils import nnabla_pb2
@@ -25,6 +25,8 @@ def fix_activations(
     file: NetworkFile, layer: FileLayer, row: LayerReport, index: int, deployed: Deployed
 ) -> None:
     """Quantize what enters the functions of a layer in all networks of ``deployed``.
+
+    Layers that share its quantizers read the same from then on.
 
     Args:
         file: Where the state is.
@@ -49,8 +51,9 @@ def fix_activations(
     except ValueError as error:
         raise NNPError(f"{file.archive.path}: layer {row.name}: {error}") from None
     chain = [] if quantizer.is_float else _functions(x, q)
+    weights = {other.weight for other in file.quantized if file.input_owner(other) == layer}
     for network in deployed.definition.network:
-        for name, shape in _insert(network, layer, chain):
+        for name, shape in _insert(network, layer.name, weights, chain):
             deployed.activations[name] = DeployedActivation(
                 name,
                 row.name,
@@ -70,19 +73,21 @@ def _functions(x: Any, q: Any) -> List[Any]:
     return list(graph.as_proto(variable_batch_size=False).network[0].function)
 
 
-def _insert(network: Any, layer: FileLayer, chain: List[Any]) -> List[Tuple[str, Tuple[int, ...]]]:
-    """Put the chain before each function of the layer; names and shapes of what it gives."""
+def _insert(
+    network: Any, layer: str, weights: Set[str], chain: List[Any]
+) -> List[Tuple[str, Tuple[int, ...]]]:
+    """Put the chain before each function of these weights; names and shapes of what it gives."""
     variables = {v.name: v for v in network.variable}
     made: Dict[str, str] = {}
     functions: List[Any] = []
     found = []
     for function in network.function:
         weight = function.input[WEIGHT_INPUT] if len(function.input) > WEIGHT_INPUT else ""
-        if function.type in CHANNEL_AXIS and weight == layer.weight:
+        if function.type in CHANNEL_AXIS and weight in weights:
             x = function.input[0]
             if x not in made:
                 number = f"_{len(made) + 1}" if made else ""
-                made[x] = f"{layer.name}/input{number}"
+                made[x] = f"{layer}/input{number}"
                 steps = _renamed(chain, x, made[x])
                 for step in steps:
                     # Within a loop it is one for each turn, as what it is computed from.

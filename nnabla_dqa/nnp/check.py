@@ -15,6 +15,7 @@ from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.export.metadata import (
     DEPLOYED,
     MALFORMED,
+    PACKED,
     read_tensor,
     reason,
     tensor_entries,
@@ -26,6 +27,7 @@ from nnabla_dqa.nnp_format.archive import Archive
 from nnabla_dqa.quantization import quantizer_from_json
 
 _NOT_DEPLOYED = "not checked: nnabla-dqa has not deployed it; run deploy first"
+_PACKED = "not checked: it is packed; check the deployed .nnp that it was made of"
 _NOTHING = "nothing to check: the file names no quantized tensor"
 
 
@@ -79,7 +81,8 @@ class Check:
         verdict = "verified: the quantized weights are on their grids, no NaN or infinity"
         if not self.ok:
             verdict = "NOT as its metadata say"
-            verdict = next((f for f in self.faults if f in (_NOT_DEPLOYED, _NOTHING)), verdict)
+            general = (_NOT_DEPLOYED, _PACKED, _NOTHING)
+            verdict = next((f for f in self.faults if f in general), verdict)
         lines = [f"not quantized, float: {name}" for name in self.not_quantized]
         lines += [f"fault: {fault}" for fault in self.faults if fault != verdict]
         return "\n".join([*table, *self.runs, *lines, f"{self.path}: {verdict}"])
@@ -106,8 +109,9 @@ def check_file(path: PathLike, max_bytes: Optional[int] = None) -> Check:
     archive = Archive.read(path, max_bytes)
     faults = []
     layers = []
-    if (archive.metadata or {}).get("kind") != DEPLOYED:
-        faults.append(_NOT_DEPLOYED)
+    kind = (archive.metadata or {}).get("kind")
+    if kind != DEPLOYED:
+        faults.append(_PACKED if kind == PACKED else _NOT_DEPLOYED)
     else:
         layers = [_check_tensor(entry, archive) for entry in tensor_entries(archive)]
         faults += [f"{row.weight}: {row.fault}" for row in layers if row.fault]

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import Any, List, Optional, Set, Tuple
+from typing import Any, List, Mapping, Optional, Set, Tuple
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.tables import format_table
-from nnabla_dqa.export.metadata import DEPLOYED
+from nnabla_dqa.export.metadata import DEPLOYED, PACKED
 from nnabla_dqa.layers.report import short_name
-from nnabla_dqa.layers.rules import Rules, RulesLike
+from nnabla_dqa.layers.rules import Assignment, Rules, RulesLike
 from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
 from nnabla_dqa.nnp.live import NORMALIZATION, normalization_of
 from nnabla_dqa.nnp_format.members import NNPError, check_output
@@ -48,7 +48,7 @@ class Conversion:
             for layer in self.file.quantized
         ]
         table: List[Tuple[str, ...]] = [head, *rows]
-        if not any(assignment.activations for assignment in self.file.assigned.values()):
+        if not any(row[-1] != "-" for row in rows):
             table = [row[:-1] for row in table]
         networks = ", ".join(self.file.networks)
         return "\n".join(
@@ -100,9 +100,9 @@ def convert_file(
             f"{source}: is converted already (layer {file.quantized[0].name} has "
             f"{file.mixtures[file.quantized[0].name]}); convert the file it came from"
         )
-    if file.kind == DEPLOYED:
+    if file.kind in (DEPLOYED, PACKED):
         raise NNPError(
-            f"{source}: is a deployed file, whose weights are quantized for good; convert the "
+            f"{source}: is a {file.kind} file, whose weights are quantized for good; convert the "
             f"file it came from"
         )
     if not file.layers:
@@ -111,6 +111,7 @@ def convert_file(
             f"{source}: no layer to convert, nothing written" + (f" ({left})" if left else "")
         )
     assigned = Rules.of(rules or ()).assign(file.layers)
+    _check_inputs(source, assigned)
     result = file.converted(assigned)
     messages = [f"skipped: {entry}" for entry in file.skipped]
     try:
@@ -137,8 +138,23 @@ def convert_file(
     return Conversion(Path(target), result, size, tuple(messages))
 
 
+def _check_inputs(source: PathLike, assigned: Mapping[str, Assignment]) -> None:
+    """Raise NNPError for quantizers that need to know how many channels enter a layer."""
+    for name, assignment in assigned.items():
+        inputs = assignment.activations
+        for q in () if inputs is None else inputs.quantizers:
+            if q.rows_are_channels:
+                raise NNPError(
+                    f"{source}: layer {name}: {q} looks at the channels of what enters the layer; "
+                    f"it is for model code and for recipes with a model, not for files"
+                )
+
+
 def _activations(file: NetworkFile, name: str) -> str:
-    mixture = file.assigned[name].activations
+    assigned = file.assigned[name]
+    if assigned.input_of:
+        return f"as {assigned.input_of}"
+    mixture = assigned.activations
     return "-" if mixture is None else " ".join(short_name(q) for q in mixture.quantizers)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.renamed import renamed
 from nnabla_dqa.export.deployed import Deployed, Deployment
-from nnabla_dqa.export.metadata import DEPLOYED
+from nnabla_dqa.export.metadata import DEPLOYED, PACKED
 from nnabla_dqa.export.nnp import deployed_of, write_nnp
 from nnabla_dqa.export.tensor import DeployedTensor
 from nnabla_dqa.layers.report import LayerReport, Report
@@ -182,6 +182,8 @@ def _check_deployable(file: NetworkFile, allow_untrained: bool) -> None:
     path = file.archive.path
     if file.kind == DEPLOYED:
         raise NNPError(f"{path}: is deployed already (batch normalization can still be folded)")
+    if file.kind == PACKED:
+        raise NNPError(f"{path}: is packed, and was deployed before that")
     if file.kind != CONVERTED:
         raise NNPError(f"{path}: is not converted; run nnabla-dqa convert and train first")
     file.check_quantizers()

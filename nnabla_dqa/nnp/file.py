@@ -10,13 +10,13 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-from typing import Any, Dict, List, Optional, Set, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Set, Tuple
 
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._version import __version__
-from nnabla_dqa.export.metadata import DEPLOYED, FORMAT, check_format
+from nnabla_dqa.export.metadata import DEPLOYED, FORMAT, PACKED, check_format
 from nnabla_dqa.export.nnp import deployed_of
 from nnabla_dqa.layers.config import ACTIVATION, CONFIG
 from nnabla_dqa.layers.rules import Assignment
@@ -82,7 +82,10 @@ class NetworkFile:
                 raise NNPError(
                     f"{path}: {METADATA} says that {missing[0]} is quantized, but no layer uses it"
                 )
-            assigned = {known[weight]: assignment for weight, assignment in found.items()}
+            assigned = {
+                known[weight]: assignment._replace(input_of=known.get(assignment.input_of, ""))
+                for weight, assignment in found.items()
+            }
         file = cls(archive, layers, skipped, assigned)
         if file.kind == CONVERTED and archive.metadata and archive.metadata["format"] == 1:
             file._renew_state()
@@ -91,7 +94,7 @@ class NetworkFile:
 
     @property
     def kind(self) -> str:
-        """``"float"``, ``"converted"`` or ``"deployed"``."""
+        """``"float"``, ``"converted"``, ``"deployed"`` or ``"packed"``."""
         return FLOAT if self.archive.metadata is None else str(self.archive.metadata["kind"])
 
     @property
@@ -112,6 +115,17 @@ class NetworkFile:
     def quantized(self) -> List[FileLayer]:
         """The layers of a converted file, also those that a rule keeps float."""
         return [layer for layer in self.layers if layer.name in self.assigned]
+
+    def input_owner(self, layer: FileLayer) -> Optional[FileLayer]:
+        """The layer whose quantizers what enters ``layer`` goes through, None if it is float.
+
+        It is ``layer`` itself, or the first of several that read the same.
+        """
+        assigned = self.assigned.get(layer.name)
+        if assigned is None or not (assigned.activations or assigned.input_of):
+            return None
+        name = assigned.input_of or layer.name
+        return next(other for other in self.layers if other.name == name)
 
     def check_quantizers(self) -> None:
         """Raise NNPError if the class of a quantizer is not known; names it and what helps."""
@@ -147,6 +161,7 @@ class NetworkFile:
             if is_rewritten(given.mixture):
                 weights = parameters[layer.weight].array
                 parameters.update(initial_state(layer, given.mixture, given.activations, weights))
+        names = {layer.name: layer.weight for layer in self.layers}
         metadata = {
             "format": FORMAT,
             "kind": CONVERTED,
@@ -162,7 +177,7 @@ class NetworkFile:
                     "rule": assigned[layer.name].rule,
                     "bits": [q.bits for q in assigned[layer.name].mixture.quantizers],
                     **assigned[layer.name].mixture.to_json(),
-                    **_activations_to_json(assigned[layer.name].activations),
+                    **_activations_to_json(assigned[layer.name], names),
                 }
                 for layer in self.layers
             ],
@@ -206,7 +221,10 @@ class NetworkFile:
         path, parameters = self.archive.path, self.archive.parameters
         known: Set[str] = set()
         for layer in self.rewritten:
-            mixture, _, inputs = self.assigned[layer.name]
+            mixture, inputs = (
+                self.assigned[layer.name].mixture,
+                self.assigned[layer.name].activations,
+            )
             wanted = initial_state(layer, mixture, inputs)
             known.update(wanted)
             scopes = (_configs(layer), f"{activation_path(layer)}/{CONFIG}/")
@@ -265,9 +283,10 @@ def activation_path(layer: FileLayer) -> str:
     return f"{state_path(layer.weight)}/{ACTIVATION}"
 
 
-def _activations_to_json(mixture: Optional[Mixture]) -> Dict[str, Any]:
+def _activations_to_json(assigned: Assignment, weights: Mapping[str, str]) -> Dict[str, Any]:
+    mixture = assigned.activations
     if mixture is None:
-        return {}
+        return {"input_of": weights[assigned.input_of]} if assigned.input_of else {}
     return {"activations": {"bits": [q.bits for q in mixture.quantizers], **mixture.to_json()}}
 
 
@@ -280,6 +299,8 @@ def _assignments(archive: Archive) -> Dict[str, Assignment]:
     metadata: Dict[str, Any] = archive.metadata or {}
     where = f"{archive.path}: {METADATA}"
     check_format(archive)
+    if metadata.get("kind") == PACKED:
+        return {}
     if metadata.get("kind") not in (CONVERTED, DEPLOYED):
         raise NNPError(
             f"{where} has kind {metadata.get('kind')!r}, not {CONVERTED!r} or {DEPLOYED!r}"
@@ -295,12 +316,20 @@ def _assignments(archive: Archive) -> Dict[str, Assignment]:
                 raise ValueError(f"weight {weight!r} is no name, or listed twice")
             inputs = row.get("activations")
             activations = None if inputs is None else _mixture(inputs)
-            found[weight] = Assignment(_mixture(row), str(row["rule"]), activations)
+            of = str(row.get("input_of", ""))
+            found[weight] = Assignment(_mixture(row), str(row["rule"]), activations, of)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             what = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise NNPError(f"{where} does not fit the file: {what}") from None
     if not found:
         raise NNPError(f"{where} lists no layer")
+    for weight, assignment in found.items():
+        owner = found.get(assignment.input_of)
+        if assignment.input_of and (owner is None or owner.activations is None):
+            raise NNPError(
+                f"{where} does not fit the file: what enters the layer of {weight} is that of "
+                f"{assignment.input_of}, at which nothing is quantized"
+            )
     return found
 
 

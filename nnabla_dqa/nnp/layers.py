@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Dict, List, Mapping, NamedTuple, Set, Tuple
+from typing import Any, Dict, FrozenSet, List, Mapping, NamedTuple, Set, Tuple
 
 from nnabla_dqa.layers.functions import CHANNEL_AXIS, WEIGHT_INPUT, channel_axis
 from nnabla_dqa.layers.tensors import layer_name
@@ -36,7 +36,8 @@ class FileLayer:
     """Weights that can be quantized, with all functions of all networks that use them.
 
     ``reads_input``: what enters one of these functions is a network's own input, in which
-    no parameter that is trained has had a part yet.
+    no parameter that is trained has had a part yet. ``reads``: the variables that enter them,
+    by network, and the loops that each of the functions is in.
     """
 
     weight: str
@@ -44,6 +45,7 @@ class FileLayer:
     channel_axis: int
     uses: Tuple[Use, ...]
     reads_input: bool = False
+    reads: FrozenSet[Tuple[str, str, Tuple[str, ...]]] = frozenset()
 
     @property
     def name(self) -> str:
@@ -80,6 +82,7 @@ def discover(
     skipped: List[Skipped] = []
     otherwise: Dict[str, str] = {}
     reading: Set[str] = set()
+    reads: Dict[str, Set[Tuple[str, str, Tuple[str, ...]]]] = {}
     for network in definition.network:
         looped = {v.name for v in network.variable if v.repeat_id}
         learned: Set[str] = set()
@@ -99,6 +102,8 @@ def discover(
             else:
                 uses.setdefault(weight, []).append(use)
                 axes.setdefault(weight, set()).add(_channel_axis(function))
+                entering = (network.name, function.input[0], tuple(function.repeat_id))
+                reads.setdefault(weight, set()).add(entering)
                 if function.input[0] not in learned:
                     reading.add(weight)
             if any(name in learned or _is_learned(name, parameters) for name in function.input):
@@ -110,7 +115,8 @@ def discover(
         if reason:
             skipped += [Skipped(*use, reason) for use in users]
             continue
-        layers.append(FileLayer(weight, shape, min(axes[weight]), tuple(users), weight in reading))
+        axis, is_first, read = min(axes[weight]), weight in reading, frozenset(reads[weight])
+        layers.append(FileLayer(weight, shape, axis, tuple(users), is_first, read))
     return layers, skipped
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numbers
 from collections import OrderedDict
-from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 import nnabla as nn
 from nnabla.utils import nnabla_pb2
@@ -223,8 +223,9 @@ class Program:
         self, variables: List[Variable], owners: Mapping[Variable, FileLayer]
     ) -> Dict[Variable, Variable]:
         """What enters layers quantized where it is to be; new variables by the old ones."""
-        assigned = self.file.assigned
-        wanted = {w: o for w, o in owners.items() if assigned[o.name].activations is not None}
+        found = {w: self.file.input_owner(layer) for w, layer in owners.items()}
+        wanted = {w: owner for w, owner in found.items() if owner is not None}
+        quantized: Dict[Tuple[str, Variable], Variable] = {}
         made: Dict[Variable, Variable] = {}
         if not wanted:
             return made
@@ -233,7 +234,10 @@ class Program:
             inputs = [made.get(v, v) for v in function.inputs]
             w = function.inputs[WEIGHT_INPUT] if len(inputs) > WEIGHT_INPUT else None
             if w in wanted:
-                inputs[0] = self._quantized_input(wanted[w], inputs[0])
+                key = wanted[w].name, function.inputs[0]
+                if key not in quantized:
+                    quantized[key] = self._quantized_input(wanted[w], inputs[0])
+                inputs[0] = quantized[key]
             elif not any(v in made for v in function.inputs):
                 continue
             made.update(zip(function.outputs, again(function, inputs, "build")))

@@ -38,7 +38,8 @@ class LayerSummary:
     file. ``packed_bytes`` counts codes of that many bits and a float32 scale
     and offset a range. ``share`` is the layer's part of all weights. ``activations`` are
     the quantizers of what enters the layer, none if that is float; ``activation_bits`` what
-    it ends with, ``activation_bytes`` of all that enters its functions at batch 1.
+    it ends with, ``activation_bytes`` of all that enters its functions at batch 1;
+    ``input_of`` the layer whose quantizers it shares, if it is what enters that one too.
     """
 
     layer: str
@@ -55,6 +56,7 @@ class LayerSummary:
     activations: Tuple[str, ...] = ()
     activation_bits: int = FLOAT_BITS
     activation_bytes: int = 0
+    input_of: str = ""
 
     @property
     def entering(self) -> str:
@@ -63,6 +65,7 @@ class LayerSummary:
         return (
             f"enters {self.layer}: {names}, {self.activation_bits} bits, "
             f"{self.activation_bytes:,} bytes at batch 1"
+            + (f", the same as enters {self.input_of}" if self.input_of else "")
         )
 
 
@@ -269,19 +272,27 @@ def _row(
 def _with_activations(
     file: NetworkFile, layer: FileLayer, deployed: Optional[Deployed], row: LayerSummary
 ) -> LayerSummary:
-    assigned = file.assigned.get(layer.name)
     names: Tuple[str, ...] = ()
     if deployed is not None:
-        found = [a for a in deployed.activations.values() if a.layer == layer.name + INPUT]
+        read = {name for _, name, _ in layer.reads}
+        found = [a for name, a in deployed.activations.items() if name in read]
         if not found:
             return row
         names, bits = (found[0].quantizer.name,), found[0].bits
-    elif assigned is None or assigned.activations is None:
-        return row
+        owner = found[0].layer[: -len(INPUT)]
     else:
-        names, bits = short_names(assigned.activations), assigned.activations.target_quantizer.bits
-    size = math.ceil(_entering(file, layer) * bits / 8)
-    return dataclasses.replace(row, activations=names, activation_bits=bits, activation_bytes=size)
+        first = file.input_owner(layer)
+        mixture = None if first is None else file.assigned[first.name].activations
+        if first is None or mixture is None:
+            return row
+        names, bits, owner = short_names(mixture), mixture.target_quantizer.bits, first.name
+    return dataclasses.replace(
+        row,
+        activations=names,
+        activation_bits=bits,
+        activation_bytes=math.ceil(_entering(file, layer) * bits / 8),
+        input_of="" if owner == layer.name else owner,
+    )
 
 
 def _entering(file: NetworkFile, layer: FileLayer) -> int:

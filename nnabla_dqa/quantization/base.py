@@ -25,6 +25,7 @@ from nnabla_dqa._util.registry import to_json
 from nnabla_dqa.quantization.encoding import Encoded, RowLayout, code_type, codes_of
 from nnabla_dqa.quantization.graph_ops import Variable, detach, scale_rows, shift_rows
 from nnabla_dqa.quantization.statistics import Statistics
+from nnabla_dqa.schedules import Schedule
 
 FIRST = "first"
 """The running array of an activation's quantizer that holds first values of its learned arrays."""
@@ -122,8 +123,24 @@ class Quantizer(abc.ABC):
     is_float: ClassVar[bool] = False
     """Whether it leaves weights as they are; such a member fits any channel axis."""
 
-    named_bits: ClassVar[Mapping[str, int]] = {}
-    """Words for bit widths in a notation: ``qn:ternary``."""
+    rows_are_channels: ClassVar[bool] = False
+    """Whether, at a layer's input, it has a row for each channel, which is axis 1 there.
+
+    It may then give every channel a factor of its own, but one scale and one offset for all.
+    The first array of its :meth:`state` has a row for each channel.
+    """
+
+    named_widths: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """Words in place of a bit width in a notation, ``qn:ternary``, and the fields they mean."""
+
+    width_name: ClassVar[str] = ""
+    """The one of :attr:`named_widths` with which a notation asked for it; tells no two apart."""
+
+    schedule_options: ClassVar[Tuple[str, ...]] = ()
+    """What a recipe may say of :meth:`default_schedule`, as key ``sharpening``."""
+
+    label: ClassVar[str] = ""
+    """What tables call a training with this quantizer alone; default: plain."""
 
     is_soft: ClassVar[bool] = False
     """Whether training uses the values of :meth:`surrogate` in place of the levels.
@@ -169,6 +186,15 @@ class Quantizer(abc.ABC):
         """
         return {}
 
+    def first_values(self, means: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        """First values of learned arrays at a layer's input, from their means.
+
+        Args:
+            means: Each array of :meth:`initial_state`, averaged over the mini-batches and
+                processes that the first update saw.
+        """
+        return means
+
     def fit(self, rows: np.ndarray, state: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
         """First values of the ``fitted`` arrays of :meth:`state`, for what takes more than a graph.
 
@@ -189,6 +215,23 @@ class Quantizer(abc.ABC):
         mini-batch instead; a graph that only evaluates computes NaN.
         """
         return {}
+
+    def observe_from(self, statistics: Statistics, state: State) -> Dict[str, Variable]:
+        """:meth:`observe` for a quantizer whose running arrays depend on what it has learned."""
+        return self.observe(statistics)
+
+    def default_schedule(
+        self, steps: int, steps_per_epoch: int, hard_fraction: float = 0.1, **options: float
+    ) -> Optional[Schedule]:
+        """What moves the arrays of kind ``"schedule"`` in a training by a recipe; None: nothing.
+
+        Args:
+            steps: Updates of the whole training, hard phase included.
+            steps_per_epoch: Updates of one epoch.
+            hard_fraction: Fraction of the steps, at the end, with the levels alone.
+            options: Those of :attr:`schedule_options` that a recipe's key ``sharpening`` has.
+        """
+        return None
 
     def check_set(self, state: Mapping[str, np.ndarray]) -> None:
         """Raise ValueError if a running array of :meth:`state` has seen no data."""
@@ -219,7 +262,7 @@ class Quantizer(abc.ABC):
     @property
     def axis(self) -> Optional[int]:
         """The axis with one range per index, or None for one range per tensor."""
-        axis: Optional[int] = getattr(self, "channel_axis", None)
+        axis: Optional[int] = 1 if self.rows_are_channels else getattr(self, "channel_axis", None)
         return axis
 
     def encode(
@@ -251,7 +294,8 @@ class Quantizer(abc.ABC):
             rows = nn.Variable.from_numpy_array(layout.to_rows(w), need_grad=False)
             own = _variables(self, layout, w, state)
             self.check_set({name: v.d for name, v in own.items()})
-            form = quantized_form(self, Statistics(rows), own)
+            running = any(e.kind == "running" for e in self.state(1).values())
+            form = quantized_form(self, Statistics(rows, fixed=running), own)
             nn.forward_all(list(form))
         if isinstance(form, Levels):
             return _encode_levels(self, layout, form)
@@ -288,7 +332,7 @@ def set_state(quantizer: Quantizer, statistics: Statistics, state: State) -> Sta
         running = [name for name, e in quantizer.state(1).items() if e.kind == "running"]
         made.update({name: _or_nan(state[name]) for name in running if name in state})
     else:
-        for name, v in quantizer.observe(statistics).items():
+        for name, v in quantizer.observe_from(statistics, made).items():
             if name in state:
                 seen = F.concatenate(v, statistics.one, axis=1)
                 made[name] = _or_observed(state[name], seen)
@@ -303,9 +347,9 @@ def check_ready(quantizer: Quantizer, state: Mapping[str, np.ndarray]) -> None:
             raise ValueError(f"{quantizer}: its {name} has seen no data; train first")
 
 
-def observations(quantizer: Quantizer, statistics: Statistics) -> Dict[str, Variable]:
+def observations(quantizer: Quantizer, statistics: Statistics, state: State) -> Dict[str, Variable]:
     """What a mini-batch shows for the running arrays, with 1 at the end of each row."""
-    seen = quantizer.observe(statistics)
+    seen = quantizer.observe_from(statistics, state)
     return {name: F.concatenate(v, statistics.one, axis=1) for name, v in seen.items()}
 
 
@@ -320,7 +364,7 @@ def all_observations(
     quantizer: Quantizer, statistics: Statistics, state: State
 ) -> Dict[str, Variable]:
     """:func:`observations`, and the first values of learned arrays if ``state`` has a place."""
-    found = observations(quantizer, statistics)
+    found = observations(quantizer, statistics, state)
     if FIRST in state:
         initial = quantizer.initial_state(statistics)
         values = [initial[name] for name in unset_names(quantizer)]

@@ -14,7 +14,7 @@ _ALIASES = {"float": "FullPrecision", "fp": "FullPrecision"}
 _PER_CHANNEL = "channel"
 EXAMPLES = (
     "minmax:2,4,8  sawb:2  bwn/twn/float  twn/minmax:4,8  minmax:2,4,8@channel  "
-    "sawb:2,4,channel_axis=0  qn:ternary  float"
+    "sawb:2,4,channel_axis=0  qn:ternary  parq:2  float"
 )
 
 
@@ -127,7 +127,7 @@ def _kind(text: str) -> List[Quantizer]:
         raise ValueError(f"bit widths are written as in {name}:2,4")
     if not widths:
         return [QUANTIZERS.make(cls, fields)]
-    return [QUANTIZERS.make(cls, {"bits": _bits(cls, width), **fields}) for width in widths]
+    return [_of_width(cls, width, fields) for width in widths]
 
 
 def _from_mapping(value: Mapping[Any, Any]) -> QuantizerSet:
@@ -159,13 +159,21 @@ def _has_bits(cls: Type[Quantizer]) -> bool:
     return any(f.name == "bits" and f.init for f in dataclasses.fields(cls))  # type: ignore[arg-type]
 
 
-def _bits(cls: Type[Quantizer], width: str) -> int:
-    if width in cls.named_bits:
-        return cls.named_bits[width]
+def _of_width(cls: Type[Quantizer], width: str, fields: Mapping[str, Any]) -> Quantizer:
+    made = QUANTIZERS.make(cls, {**_width(cls, width), **fields})
+    if width in cls.named_widths:
+        # Of activations the same bits may mean other levels than the word says.
+        object.__setattr__(made, "width_name", width)
+    return made
+
+
+def _width(cls: Type[Quantizer], width: str) -> Mapping[str, Any]:
+    if width in cls.named_widths:
+        return cls.named_widths[width]
     try:
-        return int(width)
+        return {"bits": int(width)}
     except ValueError:
-        names = "".join(f" or {name!r}" for name in cls.named_bits)
+        names = "".join(f" or {name!r}" for name in cls.named_widths)
         raise ValueError(f"{width!r} is not a number of bits{names}") from None
 
 

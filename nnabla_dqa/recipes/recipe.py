@@ -47,7 +47,7 @@ from nnabla_dqa.recipes.yaml_files import (
     read_recipe,
     spelled_out,
 )
-from nnabla_dqa.schedules import Schedule, SharpeningSchedule
+from nnabla_dqa.schedules import Schedule
 
 __all__ = ["LOSSES", "LR_SCHEDULES", "DataRecipe", "ModelRecipe", "Recipe", "RecipeError"]
 
@@ -70,6 +70,7 @@ _RATES = ("lr", "alpha", "eta")
 _NO_SOLVERS = ("OrderedDict", "Solver", "SolverState")
 _OF_NNP = ("output", "train_network", "data.image_shape")
 _OF_MODEL = ("init", "sync_normalization", "data.mean", "data.std")
+_SHARPENING = ("end", "per_epoch", "steepness")
 _NETWORK = must_be("an .nnp file (a network inside it is named by 'train_network')", is_nnp, str)
 _ANY = must_be("anything", lambda value: True)
 _SOLVER = must_be(
@@ -143,9 +144,9 @@ class Recipe:
             all of them together, where it is larger; before weight decay. Default: never.
         weight_decay: L2 on all that is trained (biases and normalization too) but attention.
         temperature: ``{start: 100, end: 0.03}`` of attention (DQA eq. 5).
-        sharpening: Of quantizers that are soft in training (``qn``): ``{end: 275}``, their
+        sharpening: Of quantizers that are soft in training. ``qn``: ``{end: 275}``, their
             temperature in the last soft epoch (the default), or ``{per_epoch: 5}``, what each
-            epoch adds to it.
+            epoch adds to it. ``parq``: ``{steepness: 10}`` of the course of their slope.
         hard_fraction: The last fraction of the steps, in which every layer uses
             its target quantizer alone; 0 is the paper's schedule.
         strength: Of the regularizer on high bit widths (DQA eq. 6, key
@@ -199,7 +200,7 @@ class Recipe:
     clip_gradient: Optional[float] = option(number(above=0), None)
     weight_decay: float = option(number(), 0.0)
     temperature: Dict[str, float] = option(numbers_by_name("start", "end", above=0), {})
-    sharpening: Dict[str, float] = option(numbers_by_name("end", "per_epoch", above=0), {})
+    sharpening: Dict[str, float] = option(numbers_by_name(*_SHARPENING, above=0), {})
     hard_fraction: float = option(number(below=1), 0.5)
     strength: Optional[float] = option(number(), None, key="lambda")
     attention_lr: float = option(number(), 1.0)
@@ -225,7 +226,7 @@ class Recipe:
                 f"key 'temperature': it cools, start={schedule['start']:g} must be above "
                 f"end={schedule['end']:g}"
             )
-        if len(self.sharpening) > 1:
+        if {"end", "per_epoch"} <= set(self.sharpening):
             raise RecipeError("key 'sharpening': end or per_epoch, not both")
         if self.lr_drops is not None and self.lr_schedule != "step":
             raise RecipeError(f"key 'lr_drops' is for lr_schedule: step, not {self.lr_schedule}")
@@ -319,15 +320,12 @@ class Recipe:
         options = self.temperature if cooled else {}
         return rule.default_schedule(steps, steps_per_epoch, self.hard_fraction, **options)
 
-    def make_sharpening(self, steps: int, steps_per_epoch: int) -> SharpeningSchedule:
-        """What drives the temperature of quantizers that are soft in training."""
-        fraction = self.hard_fraction
-        if "per_epoch" in self.sharpening:
-            per_epoch = self.sharpening["per_epoch"]
-            return SharpeningSchedule(steps, steps_per_epoch, per_epoch, hard_fraction=fraction)
-        return SharpeningSchedule.reaching(
-            steps, steps_per_epoch, hard_fraction=fraction, **self.sharpening
-        )
+    def make_sharpening(
+        self, quantizer: Quantizer, steps: int, steps_per_epoch: int
+    ) -> Optional[Schedule]:
+        """What draws a quantizer that is soft in training to its levels; None for others."""
+        own = {k: v for k, v in self.sharpening.items() if k in quantizer.schedule_options}
+        return quantizer.default_schedule(steps, steps_per_epoch, self.hard_fraction, **own)
 
     @property
     def method(self) -> str:
@@ -436,9 +434,13 @@ class Recipe:
 def method_of(mixtures: Iterable[Mixture]) -> str:
     """What tables call a training whose layers mix these."""
     quantized = [m for m in mixtures if not all(q.is_float for q in m.quantizers)]
-    rules = [mixture.mixing for mixture in quantized]
-    labels = {rule.label or type(rule).__name__ for rule in rules}
+    labels = {_label(mixture) for mixture in quantized}
     return ", ".join(sorted(labels)) or "Full precision"
+
+
+def _label(mixture: Mixture) -> str:
+    own = "" if mixture.is_mixed else mixture.target_quantizer.label
+    return own or mixture.mixing.label or type(mixture.mixing).__name__
 
 
 def _without(content: Mapping[str, Any], keys: Iterable[str], above: str = "") -> Dict[str, Any]:

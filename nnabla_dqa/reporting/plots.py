@@ -1,4 +1,4 @@
-"""Pictures. They need matplotlib: ``pip install 'nnabla_dqa[demo]'``."""
+"""Pictures. They need matplotlib: ``pip install 'nnabla_dqa[report]'``."""
 
 from __future__ import annotations
 

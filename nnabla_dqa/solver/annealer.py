@@ -25,7 +25,7 @@ from nnabla_dqa.solver.untrained import warn_untrained
 
 _GO_TOGETHER = (
     "Attention goes with TemperatureSchedule, BinaryRelax with RelaxSchedule, QN with "
-    "SharpeningSchedule"
+    "SharpeningSchedule, PARQ with SlopeSchedule"
 )
 
 _DRIVERS: Dict[int, Any] = {}
@@ -153,6 +153,9 @@ class Annealer:
         layers = self.layers
         self._guard(layers)
         for layer in layers:
+            # Weights may have been loaded since this was made, and one update has moved them:
+            # what is fitted belongs to the same weights as the first values.
+            layer.fit()
             layer.set_initial_state()
             layer.move_running()
         self.advance(layers)

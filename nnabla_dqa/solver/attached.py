@@ -102,7 +102,7 @@ class AttachedSolver:
         if not schedules and soft:
             raise ValueError(
                 f"attach: layer {soft[0].name} has {soft[0].mixture}, which would stay as soft as "
-                f"it is; give SharpeningSchedule(steps, steps_per_epoch)"
+                f"it is; give its schedule: QN has SharpeningSchedule, PARQ SlopeSchedule"
             )
         self._guard = Guard()
         self._gradients = FiniteFlag()

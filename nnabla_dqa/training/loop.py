@@ -11,6 +11,7 @@ import numpy as np
 from tqdm import tqdm
 
 from nnabla_dqa._util.files import PathLike, remove_parts
+from nnabla_dqa._util.messages import one_line
 from nnabla_dqa.data.prefetch import Prefetcher
 from nnabla_dqa.data.sampler import batches_of
 from nnabla_dqa.distributed import Communicator, check_equal
@@ -35,6 +36,8 @@ OnEpoch = Optional[Callable[[Epoch], None]]
 OnStep = Optional[Callable[[Trainable, int], None]]
 """Called before each step with what is trained and the number of steps done."""
 SAVE_SECONDS = 600.0
+LOSSES_KEPT = 100
+"""Of the steps before an error, for :meth:`Loop.failure`."""
 
 
 class Loop:
@@ -230,6 +233,18 @@ class Loop:
             **self.trainable.identity(),
             **self.at.to_json(),
             "scaler": None if scaler is None else scaler.to_json(),
+        }
+
+    def failure(self, error: BaseException) -> Dict[str, Any]:
+        """Where an error ended the training, as JSON values: for the folder of the run."""
+        # Where an epoch has ended, its checkpoint could not be written.
+        ended = not self.at.losses and self._saved_step != self.at.step
+        return {
+            "error": one_line(error),
+            "step": self.at.step,
+            "epoch": len(self.at.history) + (0 if ended else 1),
+            "steps_per_epoch": self.trainable.steps_per_epoch,
+            "losses": [float(loss) for loss in self.at.losses[-LOSSES_KEPT:]],
         }
 
     def save(self) -> None:

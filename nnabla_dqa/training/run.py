@@ -25,6 +25,7 @@ from nnabla_dqa.nnp_format.limits import MAX_BYTES
 from nnabla_dqa.nnp_format.members import check_output
 from nnabla_dqa.recipes.recipe import Recipe, RecipeError, method_of
 from nnabla_dqa.recipes.yaml_files import is_nnp, placed
+from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training.checkpoint import checkpoint_path
 from nnabla_dqa.training.lock import locked
 from nnabla_dqa.training.loop import SAVE_SECONDS, Loop, OnEpoch, OnStep, gather_skipped
@@ -92,7 +93,7 @@ def train(
         NNPError, RecipeError, DataError, CheckpointError, RunError: One line
             that names the file, folder, key or column.
         NonFiniteError: The loss, a weight or a gradient became NaN or infinite;
-            the last checkpoint is kept.
+            the last checkpoint is kept, and ``run.json`` says where it was.
         ParallelError: The processes do not agree.
         TrainingStopped: On Ctrl-C or SIGTERM; a checkpoint is kept.
     """
@@ -129,7 +130,12 @@ def train(
                 for message in task.messages:
                     on_message(message)
             started = time.perf_counter()
-            loop.run(on_epoch, monitor, progress, on_step)
+            try:
+                loop.run(on_epoch, monitor, progress, on_step)
+            except NonFiniteError as error:
+                if place is not None and comm.rank == 0:
+                    place.note_failure(loop.failure(error))
+                raise
             with nn.context_scope(float_context(context)):
                 return _finish(task, loop, written_to, place, time.perf_counter() - started)
 

@@ -35,7 +35,8 @@ class RunFolder:
 
     ============== ==========================================================
     recipe.yaml    the recipe with all its keys
-    run.json       versions, commit, machine, context and seed of every start
+    run.json       versions, commit, machine, context and seed of every start, and where NaN or
+                   infinity ended it
     monitors/      curves, one line an epoch
     checkpoint     with which it is resumed
     trained.nnp    of an NNP: the converted network with its trained parameters
@@ -115,6 +116,16 @@ class RunFolder:
         """Add a start to run.json."""
         starts = self.starts()
         write_json(self.run, {"starts": [*starts, start]})
+
+    def note_failure(self, failure: Dict[str, Any]) -> None:
+        """Add to the last start in run.json where NaN or infinity ended it.
+
+        Args:
+            failure: ``error``, ``step`` (done before), ``epoch``, ``steps_per_epoch`` and the
+                ``losses`` of the last steps, as of :meth:`nnabla_dqa.training.loop.Loop.failure`.
+        """
+        *before, last = self.starts()
+        write_json(self.run, {"starts": [*before, {**last, "failure": failure}]})
 
     def starts(self) -> List[Dict[str, Any]]:
         """The starts in run.json.

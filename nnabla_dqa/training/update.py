@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Mapping, Optional
+from typing import Any, Mapping, Optional, Sequence
 
 import nnabla as nn
 import nnabla.functions as F
@@ -133,13 +133,25 @@ class Updater:
 
 
 def clip_gradients(solver: Any, most: float) -> None:
-    """Scale the gradients of a solver's parameters down to an L2 norm over all of them."""
+    """Scale the gradients of a solver's parameters down to an L2 norm over all of them.
+
+    Gradients that are NaN or infinite stay as they are, for the checks of the update to find.
+    """
+    gradients = [v.grad for v in solver.get_parameters().values()]
     with in_float32():
-        squares = [F.sum(F.mul2(v.grad, v.grad)) for v in solver.get_parameters().values()]
-        total = squares[0] if len(squares) == 1 else F.add_n(*squares)
-    norm = math.sqrt(float(total.data))
-    if norm > most:
+        norm = _norm(gradients)
+        if math.isinf(norm):
+            # Squares beyond float32: those of fractions of the largest gradient are not.
+            peak = max(float(F.max(F.abs(g)).data) for g in gradients)
+            norm = peak * _norm([F.mul_scalar(g, 1 / peak) for g in gradients])
+    if math.isfinite(norm) and norm > most:
         solver.scale_grad(most / norm)
+
+
+def _norm(arrays: Sequence[Any]) -> float:
+    squares = [F.sum(F.mul2(a, a)) for a in arrays]
+    total = squares[0] if len(squares) == 1 else F.add_n(*squares)
+    return math.sqrt(float(total.data))
 
 
 def step_seed(seed: int, step: int, rank: int = 0) -> int:

@@ -13,54 +13,13 @@ import nnabla_dqa as dqa
 from nnabla_dqa.backends import cpu, portable
 from nnabla_dqa.backends.activation_args import why_no_kernel
 from nnabla_dqa.backends.dispatch import activations, backend_of
-from nnabla_dqa.mixing import Attention, BinaryRelax
-from nnabla_dqa.mixing.mixture import HARD, Mixture
-from nnabla_dqa.mixing.single import Single
+from nnabla_dqa.mixing import BinaryRelax
+from nnabla_dqa.mixing.mixture import HARD
+from tests.backends.activation_layers import SETS, data, known, mixture_of, state_of
 from tests.quantization.test_activations import ema_minmax, lsq, pact
 from tests.reference import attention, attention_gradient
 
-RNG = np.random.RandomState
-SETS = {
-    "minmax": [dqa.EMAMinMax(2), dqa.EMAMinMax(4), dqa.EMAMinMax(8)],
-    "pact": [dqa.PACT(2), dqa.PACT(4), dqa.PACT(8)],
-    "pact from a number": [dqa.PACT(2, initial=1.5), dqa.PACT(3, initial=1.5)],
-    "lsq": [dqa.LSQ(2), dqa.LSQ(4), dqa.LSQ(8)],
-    "lsq after a ReLU": [dqa.LSQ(bits, signed=False) for bits in (2, 4, 8)],
-    "lsq with an offset": [dqa.LSQ(2, offset=True), dqa.LSQ(4, offset=True)],
-    "binary": [dqa.Sign(), dqa.LSQ(4), dqa.FullPrecision()],
-    "mixed": [dqa.EMAMinMax(2), dqa.PACT(4), dqa.LSQ(8), dqa.FullPrecision()],
-}
 pytestmark = pytest.mark.skipif(bool(cpu.why_not()), reason=cpu.why_not())
-
-
-def state_of(mixture, shape, values=None):
-    """A layer's arrays by their paths, with these values."""
-    state = {}
-    for path, entry in mixture.state_layout(shape, "activation").items():
-        array = np.array((values or {}).get(path, entry.initial), np.float32)
-        array = array.reshape(entry.initial.shape)
-        state[path] = nn.Variable.from_numpy_array(array, need_grad=entry.kind != "schedule")
-    return state
-
-
-def known(seed, mixture, shape):
-    """Values of all arrays, as a training leaves them; some are negative or below zero."""
-    r, values = RNG(seed), {}
-    for path, entry in mixture.state_layout(shape, "activation").items():
-        name = path.rpartition("/")[2]
-        if name == "range":
-            values[path] = [r.uniform(-1.5, -0.1), r.uniform(0.1, 2), 1]
-        elif name == "first":
-            values[path] = np.ones(entry.initial.shape)
-        elif name in ("clip", "step"):
-            values[path] = r.uniform(0.05, 1.5) * r.choice([1, 1, -1])
-        elif name == "offset":
-            values[path] = r.uniform(-0.5, 0.5)
-        elif name == "alpha":
-            values[path] = r.uniform(0, 1, entry.initial.shape)
-        elif name == "temperature":
-            values[path] = [0.7]
-    return values
 
 
 def run(backend, x, mixture, values=None, upstream=None, index=None, to_coefficients=None):
@@ -83,17 +42,6 @@ def run(backend, x, mixture, values=None, upstream=None, index=None, to_coeffici
     end.backward()
     grads = {path: u.g.copy() for path, u in wanted.items()}
     return q.d.copy(), None if a is None else a.d.copy(), grads
-
-
-def mixture_of(quantizers, mixing=None):
-    """Sorted by bits, as a mixture wants them."""
-    given = sorted(quantizers, key=lambda q: q.bits)
-    return Mixture(tuple(given), mixing or (Attention() if len(given) > 1 else Single()))
-
-
-def data(seed, shape, relu=False):
-    x = RNG(seed).randn(*shape).astype(np.float32)
-    return np.maximum(x, 0) if relu else x
 
 
 def assert_alike(found, expected, upstream, values=None):

@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from nnabla_dqa.backends.cuda import ptx as cuda_ptx
+from nnabla_dqa.backends.cuda.activations import ActivationParams
 from nnabla_dqa.backends.cuda.plan import THREADS, FiniteParams, KernelParams
 
 PTX = (cuda_ptx.FOLDER / "mixture.ptx").read_text("utf-8")
@@ -40,7 +41,9 @@ def test_has_every_kernel_with_one_argument():
     defined = re.findall(r"^DQA_KERNEL (\w+)\(const (\w+) work\)", "".join(TEXTS.values()), re.M)
     assert sorted(cuda_ptx.kernels(PTX)) == sorted(name for name, _ in defined)
     found = re.findall(r"\.param \.align 8 \.b8 (\w+)_param_0\[(\d+)\]\n\)", PTX)
-    arguments = {"Work": KernelParams, "Numbers": FiniteParams}
+    arguments = {
+        "Work": KernelParams, "Numbers": FiniteParams, "ActivationWork": ActivationParams
+    }  # fmt: skip
     sizes = {name: str(ctypes.sizeof(arguments[kind])) for name, kind in defined}
     assert dict(found) == sizes
     assert PTX.count(f".maxntid {THREADS}, 1, 1") == len(defined)
@@ -55,6 +58,11 @@ def test_rounds_products_and_sums_one_by_one():
         assert "approx" not in name, name
         assert "ftz" not in name, name
     assert not {"mul.f32", "add.f32", "sub.f32", "div.f32"} & operations
+
+
+def test_keeps_nothing_in_the_memory_of_a_thread():
+    """Which a driver would set aside for as many threads as the GPU has."""
+    assert ".local" not in PTX
 
 
 @pytest.mark.slow

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import re
+import select
+import subprocess
+import sys
+import time
 from typing import List
 
 import nnabla as nn
 import numpy as np
 import pytest
 
+import nnabla_dqa as dqa
 from nnabla_dqa.distributed import ParallelError, SingleProcess, check_equal
 from tests.distributed.threads import together
 
@@ -67,6 +72,37 @@ def test_the_block_waits_for_the_others_or_ends_them(error, ended):
         with pytest.raises(type(error)), comm:
             raise error
     assert comm.ended == [ended]
+
+
+def test_processes_that_stop_together_end_by_themselves(tmp_path):
+    comm = Recorded()
+    with pytest.raises(dqa.TrainingStopped), comm:
+        raise dqa.TrainingStopped(3, 5, 3, tmp_path, together=True)
+    with pytest.raises(dqa.TrainingStopped), comm:
+        raise dqa.TrainingStopped(3, 5, 3, tmp_path, together=False)
+    assert comm.ended == ["barrier", "abort"]
+
+
+def test_an_abort_waits_for_a_slow_reader_but_not_for_ever():
+    program = """
+import sys, time
+from nnabla_dqa.distributed.reading import wait_until_read
+print("x" * 10_000, flush=True)
+started = time.monotonic()
+wait_until_read(float(sys.argv[1]))
+print(time.monotonic() - started, flush=True)
+"""
+    waits = {}
+    for most, pause in ((30, 0.5), (0.2, 1)):
+        with subprocess.Popen(
+            [sys.executable, "-c", program, str(most)], stdout=subprocess.PIPE, text=True
+        ) as process:
+            # A pipe has something to read as soon as the process has written.
+            assert select.select([process.stdout], [], [], 60)[0]
+            time.sleep(pause)
+            waits[most] = float(process.stdout.read().split()[-1])
+    assert 0.4 < waits[30] < 20
+    assert 0.2 <= waits[0.2] < 1
 
 
 @pytest.mark.parametrize("value", [0.1, np.float32(3), np.nan, np.arange(6.0).reshape(2, 3)])

@@ -74,7 +74,7 @@ def test_what_cannot_be_written_is_named(tmp_path):
     with pytest.raises(dqa.ExportError, match=r"must end in \.nnb"):
         write_nnb(deployed, tmp_path / "d.bin")
     write_nnp(deployed, tmp_path / "d.nnp")
-    with pytest.raises(dqa.ExportError, match=r"arithmetic 'qdq' is for \.onnx; NNB is float"):
+    with pytest.raises(dqa.ExportError, match=r"arithmetic 'qdq' is for \.onnx; \.nnb is float"):
         export_file(tmp_path / "d.nnp", tmp_path / "d.nnb", arithmetic="qdq")
     for target in ("d.nnb", "d.onnx"):
         with pytest.raises(ValueError, match="arithmetic='foo' is none of auto, float, integer"):

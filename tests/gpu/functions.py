@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from nnabla_dqa.backends.fused import quantizers_of
+from nnabla_dqa.backends.fused_activations import NAME as ACTIVATIONS
 from tests.gpu.conftest import on_cpu
 
 WITHOUT_CUDA = {
@@ -15,12 +16,12 @@ def foreign_functions(y, context):
     """The functions of a graph that leave the device.
 
     On a GPU, those whose name is not that of a CUDA version, but for the
-    fused mixture; on the CPU, those that are known to have none.
+    fused mixtures; on the CPU, those that are known to have none.
     """
     names = set()
 
     def note(f):
-        if quantizers_of(f) is None:
+        if quantizers_of(f) is None and f.info.type_name != ACTIVATIONS:
             names.add(f.info.type_name if on_cpu(context) else f.name)
 
     y.visit(note)

@@ -190,3 +190,77 @@ def test_the_command_takes_them_as_options_or_from_a_file(tmp_path):
     assert found == {"c1/conv": str(dqa.LSQ(8)), "c2/conv": f"{dqa.PACT(2)}, {dqa.PACT(4)}"}
     with pytest.raises(ValueError, match="--rules is given with"):
         converted_by([source, "-o", tmp_path / "c.nnp", "--rules", rules, *options])
+
+
+def write_block(path):
+    """A block whose first convolution and shortcut read the same, in two networks."""
+    nn.random.prng.seed(3)
+    x = nn.Variable((2, 1, 8, 8))
+    h = F.relu(NPF.convolution(x, 4, (3, 3), pad=(1, 1), name="stem"))
+    a = NPF.convolution(h, 6, (3, 3), pad=(1, 1), stride=(2, 2), name="conv1")
+    b = NPF.convolution(h, 6, (1, 1), stride=(2, 2), name="shortcut")
+    save_network(path, {"x": x}, {"y": NPF.affine(F.relu(F.add2(a, b)), 3, name="f")})
+    nn.clear_parameters()
+    return path
+
+
+@quiet
+@pytest.mark.parametrize("notation", ["pact:2,4,8", "emaminmax:2,3", "pact:2"])
+def test_what_two_layers_read_is_quantized_once(notation, tmp_path, monkeypatch):
+    """Named after the first of them, in the converted file, its training and what is deployed."""
+    monkeypatch.setattr(f"{__name__}.write", write_block)
+    mixing = dqa.Attention(normalize="none")
+    program = trained(tmp_path, dqa.Rules("sawb:2,4", activations=notation, mixing=mixing))
+    owners = ["conv1/conv:input", "f/affine:input"]
+    assert [t.name for t in program.layers if not t.is_weight] == owners
+    converted = {row.layer: row for row in dqa.summarize(tmp_path / "t.nnp").layers}
+    result = dqa.deploy_file(tmp_path / "t.nnp", tmp_path / "d.nnp")
+    assert sorted({row.layer for row in result.activations}) == owners
+    deployed = {row.layer: row for row in dqa.summarize(tmp_path / "d.nnp").layers}
+    for rows in (converted, deployed):
+        assert rows["shortcut/conv"].activations == rows["conv1/conv"].activations != ()
+        assert rows["shortcut/conv"].input_of == "conv1/conv"
+        assert rows["conv1/conv"].input_of == rows["stem/conv"].input_of == ""
+        assert "the same as enters conv1/conv" in rows["shortcut/conv"].entering
+        assert rows["shortcut/conv"].activation_bytes == 4 * 8 * 8 * 2 // 8
+    x = nn.Variable.from_numpy_array(images(1))
+    with dqa.hard():
+        y = program.build("main", 4, {"x": x}, batch_stat=False).outputs["y"]
+    y.forward()
+    z = nn.graph_def.load(str(tmp_path / "d.nnp"))(x)
+    z.forward()
+    np.testing.assert_array_equal(z.d, y.d)
+    assert dqa.check_activations(tmp_path / "d.nnp", {"x": images(1)}).ok
+
+
+def test_the_conversion_says_which_layers_share(tmp_path):
+    rules = dqa.Rules("sawb:2", activations="pact:2")
+    told = str(dqa.convert_file(write_block(tmp_path / "n.nnp"), tmp_path / "c.nnp", rules))
+    (line,) = [line for line in told.splitlines() if line.startswith("shortcut/conv")]
+    assert line.rstrip().endswith("as conv1/conv")
+
+
+def test_files_whose_layers_have_their_own_stay_so(tmp_path):
+    """Those converted by an earlier version."""
+    rules = dqa.Rules("sawb:2", activations="pact:2")
+    dqa.convert_file(write_block(tmp_path / "n.nnp"), tmp_path / "c.nnp", rules)
+    plain = NetworkFile.read(tmp_path / "n.nnp")
+    assigned = dict(NetworkFile.read(tmp_path / "c.nnp").assigned)
+    first = assigned["conv1/conv"].activations
+    assigned["shortcut/conv"] = assigned["shortcut/conv"]._replace(activations=first, input_of="")
+    plain.converted(assigned).save(tmp_path / "old.nnp")
+    old = Program(NetworkFile.read(tmp_path / "old.nnp"))
+    old.build("main", 2)
+    assert "shortcut/conv:input" in [t.name for t in old.layers]
+
+
+def test_metadata_that_name_no_quantized_input_are_refused(tmp_path):
+    rules = dqa.Rules("sawb:2", activations="pact:2")
+    dqa.convert_file(write_block(tmp_path / "n.nnp"), tmp_path / "c.nnp", rules)
+    file = NetworkFile.read(tmp_path / "c.nnp")
+    for row in file.archive.metadata["layers"]:
+        if "input_of" in row:
+            row["input_of"] = "stem/conv/W"
+    file.save(tmp_path / "bad.nnp")
+    with pytest.raises(NNPError, match=r"shortcut/conv/W is that of stem/conv/W, at which nothing"):
+        NetworkFile.read(tmp_path / "bad.nnp")

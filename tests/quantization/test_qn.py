@@ -505,3 +505,55 @@ def test_a_network_of_which_it_cannot_be_told_does_not_warn():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         attached(layer, 4)
+
+
+@pytest.mark.parametrize("quantizer", [dqa.QN(2, channel_axis=1), dqa.QN(3, channel_axis=1)])
+@pytest.mark.parametrize("all_zero", [False, True])
+def test_channels_of_zeros_begin_as_the_whole_tensor_and_learn(quantizer, all_zero):
+    _, y, layer = build([quantizer])
+    w = layer.weight.d * 0.0 if all_zero else layer.weight.d.copy()
+    w[:, 1] = 0
+    layer.weight.d = w
+    train(y, attached(layer, 8, solver=S.Sgd(0.0)), 2)
+    alpha, beta = layer.state["0/alpha"].d.ravel(), layer.state["0/beta"].d.ravel()
+    peak = 1.0 if all_zero else alpha.max()
+    assert alpha[1] == pytest.approx(peak)
+    np.testing.assert_allclose(alpha * beta, 1, rtol=1e-6)
+    train(y, attached(layer, 8, solver=S.Sgd(0.1)), 2)
+    assert layer.weight.d[:, 1].any()
+
+
+def test_attaching_again_leaves_the_biases_of_a_layer_that_has_learned():
+    _, y, layer = build([dqa.QN(3, channel_axis=1)])
+    train(y, attached(layer, 8), 1)
+    layer.state["0/alpha"].d = layer.state["0/alpha"].d * (np.arange(9) != 1)[:, None]
+    before = layer.state["0/biases"].d.copy()
+    layer.weight.d = layer.weight.d**3
+    train(y, attached(layer, 8), 1)
+    np.testing.assert_array_equal(layer.state["0/biases"].d, before)
+
+
+def test_learned_biases_that_have_passed_each_other_count_in_rising_order():
+    quantizer, w = dqa.QN(3, learn_biases=True), some(1)[0]
+    mixed, order = np.array([-1.4, -2.9, -0.05, 0.05, 3.0, 2.0]), [1, 0, 2, 3, 5, 4]
+    shuffled, rising = state_of(None, 4.0, mixed), state_of(None, 4.0, mixed[order])
+    upstream = some(1)[1]
+    q, by_w, (grads,), _ = run([quantizer], w, [shuffled], None, upstream)
+    same, by_w_again, (expected,), _ = run([quantizer], w, [rising], None, upstream)
+    np.testing.assert_array_equal(q, same)
+    np.testing.assert_array_equal(by_w, by_w_again)
+    np.testing.assert_array_equal(grads["biases"][:, order], expected["biases"])
+    values = {name: np.array(v, np.float32) for name, v in shuffled.items()}
+    assert quantizer.encode(w, values).decode().shape == w.shape
+
+
+def test_an_annealer_by_hand_fits_to_the_weights_of_the_first_update():
+    _, y, layer = build([dqa.QN(3)])
+    annealer = dqa.Annealer(*schedules(layer, 4))
+    layer.weight.d = layer.weight.d**3
+    solver = S.Sgd(0.0)
+    solver.set_parameters(nn.get_parameters())
+    train(y, solver, 1)
+    annealer()
+    expected = dqa.QN(3).fit(layer.weight.d.reshape(1, -1), {})["biases"]
+    np.testing.assert_array_equal(layer.state["0/biases"].d, expected)

@@ -135,6 +135,19 @@ def test_first_values_come_from_the_first_mini_batch(bits):
     np.testing.assert_array_equal(net.layer.state["0/sample"].d[0, :-1], sample)
 
 
+def test_the_first_alpha_and_beta_of_several_mini_batches_are_inverses():
+    net = Net([dqa.QNActivation(2)])
+    net.solver.set_learning_rate(0.0)
+    net.solver.zero_grad()
+    for factor in (1, 4):
+        net.x.d = net.x.d * factor
+        net.loss.forward()
+        net.loss.backward()
+    net.solver.update()
+    alpha, beta = (net.layer.state[f"0/{name}"].d.item() for name in ("alpha", "beta"))
+    assert alpha * beta == pytest.approx(1, rel=1e-6)
+
+
 @pytest.mark.parametrize("rows", [2, 40, 1000])
 def test_a_sample_has_1000_numbers_whatever_the_mini_batch(rows):
     net = Net([dqa.QNActivation(2)], rows=rows)
@@ -193,6 +206,8 @@ def test_notation_means_activations_where_these_are_quantized():
     assert rules.activations.quantizers == (dqa.QNActivation(2),)
     with pytest.raises(ValueError, match="is for weights; of activations write qn:2 alone"):
         Rules("bwn", activations="qn:2,threshold=0.1")
+    with pytest.raises(ValueError, match="qn:ternary is for weights; activations have"):
+        Rules("bwn", activations="qn:ternary")
     with pytest.raises(ValueError, match="QNActivation: bits=5 is not a whole number from 1 to 4"):
         dqa.QNActivation(5)
 

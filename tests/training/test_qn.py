@@ -124,9 +124,11 @@ def test_learning_rate_drops():
 
 def test_the_schedule_of_a_recipe():
     made = Recipe("a", quantizers="qn:3", hard_fraction=0.0)
-    assert made.make_sharpening(550, 10).state(550) == {"*/temperature": pytest.approx(275)}
+    assert made.make_sharpening(dqa.QN(3), 550, 10).state(550) == {
+        "*/temperature": pytest.approx(275)
+    }
     made = Recipe("a", quantizers="qn:3", hard_fraction=0.0, sharpening={"per_epoch": 5})
-    assert made.make_sharpening(30, 10).state(21) == {"*/temperature": 15}
+    assert made.make_sharpening(dqa.QN(3), 30, 10).state(21) == {"*/temperature": 15}
 
 
 @pytest.mark.parametrize("most", [0.5, 1e6])
@@ -141,3 +143,15 @@ def test_gradients_are_clipped_by_their_norm_over_all_parameters(most):
     after = np.concatenate([v.g.ravel() for v in parameters.values()])
     norm = np.linalg.norm(before)
     np.testing.assert_allclose(after, before * min(1, most / norm), rtol=1e-5)
+
+
+def test_gradients_with_squares_beyond_float32_are_clipped_too():
+    parameters = {name: nn.Variable((2,), need_grad=True) for name in "ab"}
+    parameters["a"].g, parameters["b"].g = [3e30, 0], [0, 4e30]
+    solver = S.Sgd(1.0)
+    solver.set_parameters(parameters)
+    clip_gradients(solver, 5.0)
+    np.testing.assert_allclose([v.g for v in parameters.values()], [[3, 0], [0, 4]], rtol=1e-5)
+    parameters["a"].g = [np.inf, 1]
+    clip_gradients(solver, 1.0)
+    np.testing.assert_array_equal(parameters["a"].g, [np.inf, 1])

@@ -260,8 +260,15 @@ def test_a_training_that_blows_up_names_the_place_and_keeps_its_checkpoint(kind,
     assert all(part in message for part in BLOWN_UP[kind, name].split("*")), message
     assert "learning" in message
     assert read_checkpoint(tmp_path / "run" / "checkpoint").notes["step"] == 3
+    (start,) = RunFolder(tmp_path / "run").starts()
+    failure = start["failure"]
+    assert failure["error"] == message
+    # Found in the update, or not before the checkpoint of the epoch.
+    assert (failure["step"], len(failure["losses"])) in ((4, 1), (6, 0))
+    assert (failure["epoch"], failure["steps_per_epoch"]) == (2, 3)
     if kind == "Full precision":
         run(recipe, tmp_path / "run", resume=True)
+        assert ["failure" in start for start in RunFolder(tmp_path / "run").starts()] == [1, 0]
         run(recipe, tmp_path / "straight")
         assert_equal_runs(tmp_path / "straight", tmp_path / "run")
 

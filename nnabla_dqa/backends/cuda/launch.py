@@ -25,9 +25,10 @@ while the GPU is busy with convolutions.
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import importlib.util
-from typing import Optional, Protocol, Sequence, Union
+from typing import Optional, Protocol, Sequence
 
 import nnabla as nn
 import numpy as np
@@ -43,7 +44,6 @@ from nnabla_dqa.backends.cuda.plan import (
 )
 from nnabla_dqa.backends.kernel_args import NO_STATE, LayerSpec, StateAt
 
-Params = Union[KernelParams, FiniteParams]
 _MANY_BLOCKS = 640
 
 
@@ -56,7 +56,9 @@ class Device(Protocol):
     def address(self) -> int:
         """Where that memory lies."""
 
-    def launch(self, name: str, blocks: int, threads: int, shared: int, params: Params) -> None:
+    def launch(
+        self, name: str, blocks: int, threads: int, shared: int, params: ctypes.Structure
+    ) -> None:
         """See :meth:`nnabla_dqa.backends.cuda.driver.Module.launch`."""
 
 
@@ -88,7 +90,9 @@ class Gpu:
         address: int = self._memory.data_ptr(np.float32, self._context)
         return address
 
-    def launch(self, name: str, blocks: int, threads: int, shared: int, params: Params) -> None:
+    def launch(
+        self, name: str, blocks: int, threads: int, shared: int, params: ctypes.Structure
+    ) -> None:
         """See :class:`Device`."""
         self._module.launch(name, blocks, threads, shared, params)
 

@@ -19,7 +19,15 @@ from pathlib import Path
 from typing import List, Mapping
 
 FOLDER = Path(__file__).resolve().parent.parent / "kernels"
-SOURCES = ("mixture.cu", "clip_search.cuh", "layer.cuh", "attention.h", "grid.h")
+SOURCES = (
+    "mixture.cu",
+    "activations.cuh",
+    "clip_search.cuh",
+    "layer.cuh",
+    "activation_grid.h",
+    "attention.h",
+    "grid.h",
+)
 VERSION = (7, 0)
 """Of the PTX: CUDA 11.0."""
 DRIVER = 11000

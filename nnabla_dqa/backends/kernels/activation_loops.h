@@ -1,51 +1,5 @@
 // The CPU's loops over activations, compiled once for each instruction set: cpu.cpp includes this
-// file behind cpu_kernels.h. No include guard.
-
-template <int KIND>
-static inline float place_of(const ActivationGrid& g, float x) {
-    return KIND == CLIP ? x * g.inverse : (x + g.shift) * g.inverse;
-}
-
-template <int KIND>
-static inline float limited(const ActivationGrid& g, float x) {
-    return smaller(larger(place_of<KIND>(g, x), g.low), g.high);
-}
-
-// Halves away from zero.
-static inline float round_signed(float v) {
-    const float whole = round_positive(fabsf(v));
-    return v < 0.0f ? -whole : whole;
-}
-
-// The code of x; for REAL x itself.
-template <int KIND>
-static inline float activation_code(const ActivationGrid& g, float x) {
-    if (KIND == RANGE) return round_positive(limited<KIND>(g, x) * g.top);
-    if (KIND == CLIP) return round_positive(limited<KIND>(g, x));
-    if (KIND == STEP) return round_signed(limited<KIND>(g, x)) + g.base;
-    if (KIND == SIGN) return x < 0.0f ? 0.0f : 1.0f;
-    return x;
-}
-
-// Whether the gradient to x is 1, else it is 0; at the limits themselves as NNabla's functions say.
-template <int KIND>
-static inline bool passes(const ActivationGrid& g, float x) {
-    if (KIND == RANGE || KIND == STEP) {
-        const float v = place_of<KIND>(g, x);
-        return (v > g.low) & (v < g.high);
-    }
-    if (KIND == CLIP) return (x > 0.0f) & !(x > g.clip);
-    if (KIND == SIGN) return (x > -1.0f) & (x < 1.0f);
-    return true;
-}
-
-// What the gradient to a clip or a step is for one x.
-template <int KIND>
-static inline float learned(const ActivationGrid& g, float x) {
-    if (KIND == CLIP) return x > g.clip ? 1.0f : 0.0f;
-    const float v = place_of<KIND>(g, x);
-    return round_signed(limited<KIND>(g, x)) - (passes<KIND>(g, x) ? v : 0.0f);
-}
+// file behind cpu_kernels.h. activation_grid.h has the formulas. No include guard.
 
 template <int KIND>
 static void add_activation_codes(const ActivationGrid g, float scale, float offset, int place,
@@ -142,7 +96,7 @@ static void back_ranges(const ActiveActivations& active, const float* __restrict
     for (int k = 0; k < N; ++k) top[k] = active.grid[k].top;
     for (int k = 1; k < N; ++k) total += active.share[k];
     const auto one = [&](int64_t i, int j) {
-        const float v = place_of<RANGE>(g, x[i]), d = dq[i];
+        const float v = activation_place<RANGE>(g, x[i]), d = dq[i];
         const float own = (v > g.low) & (v < g.high) ? total * d : 0.0f;
         if (WRITE == SET) dx[i] = own;
         if (WRITE == ADD) dx[i] += own;

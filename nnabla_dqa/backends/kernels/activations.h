@@ -1,6 +1,5 @@
-// Mixtures of activations on the CPU, included by cpu.cpp; activation_loops.h has the loops. Every
-// formula keeps the order of operations of the graph that nnabla_dqa.quantization.activations
-// builds, so that codes agree.
+// Mixtures of activations on the CPU, included by cpu.cpp; activation_loops.h has the loops and
+// activation_grid.h the formulas.
 //
 // The forward pass reads x once, and once before if a range or a clip is not set yet: then
 // this mini-batch's stands in. The backward pass computes the codes again. Nothing of x's size is
@@ -9,19 +8,7 @@
 
 namespace dqa {
 
-// ActivationOp of backends/activation_args.py: a quantizer. `array`, `offset` and `first` are the
-// places of its arrays: the range, clip or step; LSQ+'s offset; the first values. -1: none.
-struct ActivationOp {
-    int32_t kind;
-    float top;        // the highest code
-    float below;      // n: how many codes lie below zero
-    float initial;    // a step's first value relative to E|x|, 0 where a clip has a given one
-    float factor;     // of a step's gradient
-    int32_t array;
-    int32_t offset;
-    int32_t first;
-};
-
+// ActivationArgs of backends/activation_args.py.
 struct ActivationLayer {
     int64_t size;
     int32_t count;
@@ -32,27 +19,9 @@ struct ActivationLayer {
     Attention attention;
 };
 
-// What the backward pass has to know of the forward pass.
-struct Activated {
-    Attended attended;
-    ActiveActivations active;
-    int32_t mixes;    // whether there are shares
-    int32_t attends;  // whether they are made of attention
-    float least;      // a quantizer whose share is below takes no part
-    int32_t chosen[MAX_QUANTIZERS];
-    double sign[MAX_QUANTIZERS];  // d(used clip or step) / d(array)
-    float minimum, maximum;
-    float first[MAX_QUANTIZERS];
-    int32_t first_is_set[MAX_QUANTIZERS];
-    int32_t finite;
-};
-
 namespace {
 
 const int64_t ACTIVATION_PIECE = 1 << 14;
-
-// Where NNabla's F.max and F.min begin.
-const float EXTREME = 1e8f;
 
 template <class F>
 void each_activation_piece(const Threads& threads, int64_t size, F f) {
@@ -77,72 +46,9 @@ void note_extremes(const std::vector<Stats>& pieces, Activated* own) {
     }
 }
 
-// abs(v), at least TINY, where v is not set `initial`; and its derivative.
-float positive(float v, float initial, double* sign) {
-    const float used = v != 0.0f ? v : initial;
-    *sign = v == 0.0f || !(fabsf(v) > TINY) ? 0.0 : v < 0.0f ? -1.0 : 1.0;
-    return larger(fabsf(used), TINY);
+ActivationSet set_of(const ActivationLayer& layer) {
+    return {layer.ops, layer.count, layer.arrays, layer.trains};
 }
-
-bool has_first_value(const ActivationOp& op) {
-    return op.kind == STEP || (op.kind == CLIP && op.initial == 0.0f);
-}
-
-ActivationGrid activation_grid(const ActivationLayer& layer, int k, const float* const* arrays,
-                               Activated* own) {
-    const ActivationOp& op = layer.ops[k];
-    ActivationGrid g = {0.0f, 1.0f, 0.0f, op.top, op.top, op.below, 0.0f, 1.0f, 0.0f};
-    const float* state = op.array < 0 ? nullptr : arrays[op.array];
-    if (op.kind == RANGE) {
-        float low = state[0], high = state[1];
-        if (layer.trains) {
-            const float unknown = 1.0f - state[2];
-            if (unknown != 0.0f) low += own->minimum * unknown, high += own->maximum * unknown;
-        } else {
-            const float known = 1.0f / state[2];
-            low *= known, high *= known;
-        }
-        const float width = larger(high - low, TINY);
-        g.shift = low * -1.0f;
-        g.inverse = 1.0f / width;
-        g.high = 1.0f;
-        g.scale = width * static_cast<float>(1.0 / op.top);
-        g.offset = low;
-    } else if (op.kind == CLIP) {
-        g.clip = positive(state[0], own->first[k], &own->sign[k]);
-        g.inverse = op.top / g.clip;
-        g.scale = g.clip * static_cast<float>(1.0 / op.top);
-        g.offset = g.clip * 0.0f;
-    } else if (op.kind == STEP) {
-        const float step = positive(state[0], own->first[k], &own->sign[k]);
-        const float offset = op.offset < 0 ? 0.0f : arrays[op.offset][0];
-        g.shift = offset * -1.0f;
-        g.inverse = 1.0f / step;
-        g.low = -op.below;
-        g.high = op.top - op.below;
-        g.scale = step;
-        g.offset = step * -op.below + offset;
-    } else if (op.kind == SIGN) {
-        g.scale = 2.0f;
-        g.offset = -1.0f;
-    }
-    return g;
-}
-
-// Which arrays are not set, so that this mini-batch has to be looked at before.
-struct Unset {
-    bool extremes = false, mean = false;
-    Unset(const ActivationLayer& layer, const float* const* arrays, Activated* own) {
-        for (int k = 0; k < layer.count; ++k) {
-            const ActivationOp& op = layer.ops[k];
-            own->first_is_set[k] = op.first < 0 || arrays[op.first][1] != 0.0f;
-            if (op.kind == RANGE) extremes |= layer.trains && arrays[op.array][2] != 1.0f;
-            if (!has_first_value(op)) continue;
-            const bool wanted = arrays[op.array][0] == 0.0f || !own->first_is_set[k];
-            (op.kind == CLIP ? extremes : mean) |= wanted;
-        }
-    }
-};
 
 void activate_all(const ActivationLayer& layer, const Threads& threads, const float* x, float* q,
                   const Activated& own, std::vector<Stats>* seen) {
@@ -160,7 +66,7 @@ void raise_alarm(const ActivationLayer& layer, const Activated& own, float* q) {
 void activation_forward(const ActivationLayer& layer, const Threads& threads, const float* x,
                         float* q, const float* shares, const float* const* arrays,
                         Activated* own) {
-    const Unset unset(layer, arrays, own);
+    const Unset unset = unset_arrays(set_of(layer), arrays);
     std::vector<Stats> seen(layer.trains || unset.extremes
                                 ? ceil_div(layer.size, ACTIVATION_PIECE)
                                 : 0);
@@ -173,39 +79,11 @@ void activation_forward(const ActivationLayer& layer, const Threads& threads, co
         note_extremes(seen, own);
     }
     if (unset.mean) kernels().means(x, 0, layer.size, NEEDS_MEAN, &stats);
-    for (int k = 0; k < layer.count; ++k) {
-        const ActivationOp& op = layer.ops[k];
-        own->first[k] = 0.0f;
-        if (!has_first_value(op)) continue;
-        if (op.kind == STEP && unset.mean) own->first[k] = stats.mean_magnitude * op.initial;
-        if (op.kind == CLIP && unset.extremes) own->first[k] = larger(own->maximum, 0.0f);
-    }
-    Layer all = {};
-    all.count = layer.count;
-    ActiveActivations& active = own->active;
-    own->mixes = shares != nullptr;
-    active.count = taking_part(all, shares, own->least, own->chosen);
-    active.one_range = true;
-    float offsets[MAX_QUANTIZERS];
-    for (int i = 0; i < active.count; ++i) {
-        const int k = own->chosen[i];
-        active.share[i] = shares ? shares[k] : 1.0f;
-        active.kind[i] = layer.ops[k].kind;
-        active.grid[i] = activation_grid(layer, k, arrays, own);
-        active.scale[i] = active.grid[i].scale * active.share[i];
-        offsets[i] = active.grid[i].offset * active.share[i];
-        // All EMAMinMax of a mixture have one array.
-        active.one_range = active.one_range && active.kind[i] == RANGE;
-    }
-    active.offset = plain::row_sum(offsets, active.count, 0, [](auto v) { return v; });
+    prepare_activations(set_of(layer), shares, arrays, unset, stats.mean_magnitude, own);
     const bool looks = layer.trains && !unset.extremes;
     activate_all(layer, threads, x, q, *own, looks ? &seen : nullptr);
     if (looks) note_extremes(seen, own);
     raise_alarm(layer, *own, q);
-}
-
-void add_number(float* grad, bool add, int i, float value) {
-    grad[i] = add ? grad[i] + value : value;
 }
 
 // `da` is the gradient that came to the coefficients, or null.
@@ -214,73 +92,18 @@ void activation_backward(const ActivationLayer& layer, const Threads& threads,
                          float* dx, bool add_x, float* dshares, bool add_shares,
                          float* const* grads, const uint8_t* add) {
     const ActiveActivations& active = own.active;
-    // One quantizer alone: alpha has no gradient.
-    const bool settled = own.attends && own.attended.spread.rest == 0.0;
-    const bool codes = dshares && own.mixes && !settled;
+    const bool codes = wants_codes(own, dshares);
     const int width = 3 * active.count + 1;
     std::vector<double> parts(ceil_div(layer.size, ACTIVATION_PIECE) * width, 0.0);
     each_activation_piece(threads, layer.size, [&](int64_t i, int64_t begin, int64_t n) {
         kernels().activate_back(active, x + begin, dq + begin, dx ? dx + begin : nullptr, add_x,
                                 codes, n, parts.data() + i * width);
     });
-    std::vector<double> sums(width, 0.0), totals(layer.arrays + 1, 0.0);
+    std::vector<double> sums(width, 0.0);
     for (size_t i = 0; i < parts.size(); ++i) sums[i % width] += parts[i];
-    for (int i = 0; i < active.count; ++i) {
-        const int k = own.chosen[i];
-        const ActivationOp& op = layer.ops[k];
-        const double share = active.share[i];
-        if (op.kind == CLIP) totals[op.array] += share * sums[3 * i + 1] * own.sign[k];
-        if (op.kind == STEP)
-            totals[op.array] += share * sums[3 * i + 1] * own.sign[k] * op.factor;
-        if (op.offset >= 0) totals[op.offset] += share * sums[3 * i + 2] * op.factor;
-    }
-    std::vector<bool> done(layer.arrays, false);
-    const auto gives = [&](int at) {
-        if (at < 0 || !grads[at] || done[at]) return false;
-        done[at] = true;
-        return true;
-    };
-    for (int k = 0; k < layer.count; ++k) {
-        const ActivationOp& op = layer.ops[k];
-        if (gives(op.offset))
-            add_number(grads[op.offset], add[op.offset], 0, float(totals[op.offset]));
-        if (gives(op.array)) {
-            float* const grad = grads[op.array];
-            const bool adds = add[op.array];
-            if (op.kind == RANGE) {
-                const float shown[] = {own.minimum, own.maximum, 1.0f};
-                for (int i = 0; i < 3; ++i) add_number(grad, adds, i, layer.trains ? shown[i] : 0.0f);
-            } else {
-                add_number(grad, adds, 0, float(totals[op.array]));
-            }
-        }
-        if (gives(op.first)) {
-            add_number(grads[op.first], add[op.first], 0,
-                       layer.trains && !own.first_is_set[k] ? own.first[k] : 0.0f);
-            add_number(grads[op.first], add[op.first], 1, layer.trains ? 1.0f : 0.0f);
-        }
-    }
-    if (!dshares) return;
-    double all[MAX_QUANTIZERS] = {};
-    if (codes) {
-        double mean = 0.0, total = 0.0, own_sums[MAX_QUANTIZERS];
-        for (int i = 0; i < active.count; ++i) {
-            own_sums[i] = active.grid[i].scale * sums[3 * i] +
-                          double(active.grid[i].offset) * sums[3 * active.count];
-            mean += active.share[i] * own_sums[i];
-            total += active.share[i];
-        }
-        // As for weights: one that was left out gets the mean of the others.
-        for (int k = 0; k < layer.count; ++k) all[k] = mean / total;
-        for (int i = 0; i < active.count; ++i) all[own.chosen[i]] = own_sums[i];
-        if (own.attends) {
-            Attention seen = layer.attention;
-            seen.alpha = own.attended.alpha;
-            for (int k = 0; k < layer.count && da; ++k) all[k] += da[k];
-            attention_gradient(seen, own.attended.spread, layer.count, own.attended.softmax, all);
-        }
-    }
-    for (int k = 0; k < layer.count; ++k) add_number(dshares, add_shares, k, float(all[k]));
+    GradientRoom room;
+    const SmallGradients to = {dshares, add_shares, grads, add};
+    finish_gradients(set_of(layer), layer.attention, own, sums.data(), da, to, &room);
 }
 
 }  // namespace

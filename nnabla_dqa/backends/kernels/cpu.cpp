@@ -10,30 +10,11 @@
 #include <thread>
 #include <vector>
 
+#include "activation_grid.h"
 #include "attention.h"
 #include "grid.h"
 
 namespace dqa {
-
-// RANGE is EMAMinMax, CLIP PACT, STEP LSQ; the same in backends/activation_args.py.
-enum ActivationKind : int32_t { RANGE = 0, CLIP = 1, STEP = 2, SIGN = 3, REAL = 4 };
-
-// A quantizer of activations: Q(x) = scale * code(x) + offset, with the code the whole number
-// nearest to top * limit(v) or, for CLIP and STEP, to limit(v) + base; v = (x + shift) * inverse.
-struct ActivationGrid {
-    float shift, inverse, low, high, top, base, clip, scale, offset;
-};
-
-// The quantizers of activations that take part, with their shares in `scale` and `offset`.
-struct ActiveActivations {
-    int32_t count;
-    bool one_range;
-    float offset;
-    int32_t kind[MAX_QUANTIZERS];
-    float share[MAX_QUANTIZERS];
-    float scale[MAX_QUANTIZERS];
-    ActivationGrid grid[MAX_QUANTIZERS];
-};
 
 namespace {
 
@@ -356,21 +337,6 @@ void complete(const Layer& layer, int needs, int64_t row, const float* x, const 
         kernels().take_sample(x, size, inverse_peak(*stats), sample, values);
 }
 
-// Which quantizers take part: those whose share is not below `least`, the largest one always.
-int taking_part(const Layer& layer, const float* shares, float least, int* chosen) {
-    if (!shares) {
-        chosen[0] = 0;
-        return 1;
-    }
-    int largest = 0, count = 0;
-    for (int k = 1; k < layer.count; ++k)
-        if (shares[k] > shares[largest]) largest = k;
-    for (int k = 0; k < layer.count; ++k)
-        // Written so that NaN takes part and is seen.
-        if (k == largest || !(fabsf(shares[k]) < least)) chosen[count++] = k;
-    return count;
-}
-
 Active make_active(const Layer& layer, const float* shares, const int* chosen, int count,
                    int64_t row, const Grid* grids) {
     Active active;
@@ -598,32 +564,11 @@ bool column_grids(const Layer& layer, int needs, const float* w, int64_t begin, 
     return finite;
 }
 
-}  // namespace
-
-// What backward has to know of attention as forward has seen it.
-struct Attended {
-    Spread spread;
-    double softmax[MAX_QUANTIZERS];
-    float alpha[MAX_QUANTIZERS];
-    float shares[MAX_QUANTIZERS];
-};
-
-namespace {
-
-void make_shares(const Layer& layer, const Attention& attention, Attended* attended) {
-    attended->spread = attend(attention, layer.count, attended->softmax);
-    for (int k = 0; k < layer.count; ++k) {
-        attended->alpha[k] = attention.alpha[k];
-        attention.a[k] = attended->shares[k] =
-            coefficient(attention, attended->spread, attended->softmax, k);
-    }
-}
-
 // `q` may be null: then only the grids are made. Returns whether all weights are finite.
 bool forward(const Layer& layer, const float* w, const float* shares, float least, float* q,
              Grid* grids) {
     int chosen[MAX_QUANTIZERS];
-    const int count = taking_part(layer, shares, least, chosen);
+    const int count = taking_part(layer.count, shares, least, chosen);
     const int64_t size = size_of(layer);
     if (layer.rows == 1) {
         const bool finite = one_range(layer, w, grids);
@@ -762,7 +707,7 @@ void backward(const Layer& layer, const float* w, const float* dq, const float* 
         }
     }
     int chosen[MAX_QUANTIZERS];
-    const int count = taking_part(layer, shares, least, chosen);
+    const int count = taking_part(layer.count, shares, least, chosen);
     std::vector<double> parts;
     share_gradients(layer, w, dq, shares, chosen, count, grids, dw, add_w, &parts);
     double gradients[MAX_QUANTIZERS] = {}, mean = 0.0, total = 0.0;
@@ -855,7 +800,7 @@ DQA_API int dqa_forward(const dqa::Layer* layer, const float* w, const float* sh
         dqa::Attention attention = layer->attention;
         attention.alpha = alpha, attention.temperature = temperature;
         attention.hard = hard, attention.a = a;
-        dqa::make_shares(*layer, attention, attended);
+        dqa::make_shares(attention, layer->count, attended);
         shares = attended->shares;
     }
     return dqa::forward(called, w, shares, least, q, grids);
@@ -896,9 +841,7 @@ DQA_API void dqa_activate(const dqa::ActivationLayer* layer, dqa::Activated* own
         dqa::Attention attention = layer->attention;
         attention.alpha = alpha, attention.temperature = temperature;
         attention.hard = hard, attention.a = a;
-        dqa::Layer all = {};
-        all.count = layer->count;
-        dqa::make_shares(all, attention, &own->attended);
+        dqa::make_shares(attention, layer->count, &own->attended);
         shares = own->attended.shares;
     }
     const dqa::Threads threads = {parallel, pool, dqa::activation_threads(*layer)};

@@ -3,6 +3,7 @@
 #pragma once
 
 #define DQA_FN __host__ __device__ static inline
+#include "activation_grid.h"
 #include "attention.h"
 
 #define DQA_DEVICE __device__ static inline
@@ -79,11 +80,31 @@ struct Numbers {
     int64_t count;
 };
 
+// A thread's sums, one after the other: number i of them is shared_slots[i * THREADS + thread]. Of
+// the mixture of weights <dq, code_k>, the sum of dq last.
+extern __shared__ float shared_slots[];
 __shared__ Summary shared_summaries[THREADS];
 __shared__ double shared_sums[THREADS];
 __shared__ bool shared_last;
 __shared__ float shared_shares[MAX_QUANTIZERS];
 __shared__ double shared_parts[MAX_QUANTIZERS];
+
+DQA_DEVICE Summary empty_summary() { return {INFINITY, -INFINITY, 0.0, 0.0, 1, 0}; }
+
+struct Join {
+    __device__ Summary operator()(const Summary& x, const Summary& y) const {
+        return {smaller(x.minimum, y.minimum),
+                larger(x.maximum, y.maximum),
+                x.magnitudes + y.magnitudes,
+                x.squares + y.squares,
+                x.finite & y.finite,
+                0};
+    }
+};
+
+DQA_DEVICE Summary read(const volatile Summary& from) {
+    return {from.minimum, from.maximum, from.magnitudes, from.squares, from.finite, 0};
+}
 
 struct Place {
     int64_t row;
@@ -111,6 +132,12 @@ DQA_DEVICE Place place_of(const Work& work) {
 DQA_DEVICE int64_t position(const Work& work, int64_t row, int64_t j) {
     if (work.outer == 1) return row * work.inner + j;
     return (j / work.inner * work.rows + row) * work.inner + j % work.inner;
+}
+
+// AT_ONCE numbers, of which `n` exist; 0 for the others.
+DQA_DEVICE void load(const float* from, const int64_t* positions, int n, float* x) {
+#pragma unroll
+    for (int i = 0; i < AT_ONCE; ++i) x[i] = i < n ? from[positions[i]] : 0.0f;
 }
 
 // f(positions, n) for the thread's numbers, AT_ONCE at a time; the last n may be less.

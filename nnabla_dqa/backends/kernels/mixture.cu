@@ -2,34 +2,16 @@
 // layer.cuh for how the work is divided. scripts/compile_cuda.py makes mixture.ptx of it.
 //
 // Forward: statistics (, kept) (, sample, search), mix. Backward: dots, or pass_on where only the
-// weights have a gradient. The block that is last to finish a row of the statistics, or the dots,
+// weights have a gradient. Activations: see activations.cuh. The block that is last to finish a row of the statistics, or the dots,
 // adds up what the others left: no launch of its own, and always in the same order.
 
+#include "activations.cuh"
 #include "clip_search.cuh"
 #include "layer.cuh"
 
 namespace dqa {
 
-// Partial sums <dq, code_k> of each thread, the sum of dq last: (count + 1, THREADS).
-extern __shared__ float shared_slots[];
 __shared__ double shared_gradients[MAX_QUANTIZERS];
-
-DQA_DEVICE Summary empty_summary() { return {INFINITY, -INFINITY, 0.0, 0.0, 1, 0}; }
-
-struct Join {
-    __device__ Summary operator()(const Summary& x, const Summary& y) const {
-        return {smaller(x.minimum, y.minimum),
-                larger(x.maximum, y.maximum),
-                x.magnitudes + y.magnitudes,
-                x.squares + y.squares,
-                x.finite & y.finite,
-                0};
-    }
-};
-
-DQA_DEVICE Summary read(const volatile Summary& from) {
-    return {from.minimum, from.maximum, from.magnitudes, from.squares, from.finite, 0};
-}
 
 // Joins the threads' summaries of a row, those of other blocks included. True for the thread that
 // has a row's whole one, in `summary`.
@@ -84,11 +66,6 @@ DQA_DEVICE void codes_of(const Op& op, const Grid& g, const float* x, float* cod
         default: DQA_CODES(x[i]); break;
     }
 #undef DQA_CODES
-}
-
-DQA_DEVICE void load(const float* from, const int64_t* positions, int n, float* x) {
-#pragma unroll
-    for (int i = 0; i < AT_ONCE; ++i) x[i] = i < n ? from[positions[i]] : 0.0f;
 }
 
 }  // namespace dqa

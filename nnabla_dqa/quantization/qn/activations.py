@@ -26,9 +26,11 @@ from nnabla_dqa.quantization.qn.steps import (
     level_by_sigmoids,
     number_of_steps,
     position,
+    sharpening,
 )
 from nnabla_dqa.quantization.statistics import Statistics
 from nnabla_dqa.quantization.validation import check_bits
+from nnabla_dqa.schedules import Schedule
 
 SIZE = 1000
 """Activations of which k-means is computed, as in the paper."""
@@ -61,6 +63,8 @@ class QNActivation(Quantizer):
 
     tensors: ClassVar[Tuple[str, ...]] = ("activation",)
     is_soft: ClassVar[bool] = True
+    label: ClassVar[str] = "Quantization Networks"
+    schedule_options: ClassVar[Tuple[str, ...]] = ("end", "per_epoch")
     needs_trained_weights: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
@@ -83,8 +87,19 @@ class QNActivation(Quantizer):
             SAMPLE: StateEntry(sample.astype(np.float32), "running", momentum=1.0),
         }
 
+    def default_schedule(
+        self, steps: int, steps_per_epoch: int, hard_fraction: float = 0.1, **options: float
+    ) -> Schedule:
+        return sharpening(steps, steps_per_epoch, hard_fraction, **options)
+
     def initial_state(self, statistics: Statistics) -> Dict[str, Variable]:
-        return first_factors(statistics, self._steps)
+        return first_factors(statistics.peak, self._steps)
+
+    def first_values(self, means: Mapping[str, np.ndarray]) -> Mapping[str, np.ndarray]:
+        # The mean of inverses is not the inverse of the mean.
+        alpha = means["alpha"].astype(np.float32)
+        beta = np.divide(1, alpha, out=np.zeros_like(alpha), where=alpha > 0)
+        return {"alpha": alpha, "beta": beta}
 
     def observe(self, statistics: Statistics) -> Dict[str, Variable]:
         x = detach(statistics.w)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Dict, Iterator, Sequence, Tuple, Union
+from typing import Dict, Iterator, Optional, Sequence, Tuple, Union
 
 import nnabla.functions as F
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from nnabla_dqa.quantization.base import SWITCH, State, StateEntry
 from nnabla_dqa.quantization.graph_ops import Variable, scale_rows, shift_rows
 from nnabla_dqa.quantization.statistics import TINY, Statistics
+from nnabla_dqa.schedules import SharpeningSchedule
 
 Biases = Union[Tuple[float, ...], Variable]
 """Numbers, or a graph variable of shape (C, n)."""
@@ -34,15 +35,37 @@ def learned_state(rows: int) -> Dict[str, StateEntry]:
     }
 
 
-def first_factors(statistics: Statistics, largest: int) -> Dict[str, Variable]:
-    """``beta = (5 p / 4) / max|x|`` and ``alpha = 1 / beta``; 0 where all of x is 0."""
-    reach = 1.25 * largest
-    peak = statistics.peak
+def reach_of(largest: int) -> float:
+    """``5 p / 4``: what the first beta takes ``max|x|`` to."""
+    return 1.25 * largest
+
+
+def first_factors(peak: Variable, largest: int) -> Dict[str, Variable]:
+    """``beta = (5 p / 4) / peak`` and ``alpha = 1 / beta``; 0 where the peak is 0."""
+    reach = reach_of(largest)
     inverse = F.r_div_scalar(F.maximum_scalar(peak, TINY), reach)
     return {
         "alpha": F.mul_scalar(peak, 1 / reach),
         "beta": F.mul2(inverse, F.sign(peak, alpha=0.0)),
     }
+
+
+def peak_or(statistics: Statistics, largest: int) -> Variable:
+    """``max|x|`` of each row; of a row of zeros that of the whole tensor, so that it can learn.
+
+    If the whole tensor is zero, it is ``5 p / 4``, with which alpha and beta are 1.
+    """
+    peak = statistics.peak
+    whole = F.max(peak, axis=(0, 1), keepdims=True)
+    whole = F.add2(whole, F.mul_scalar(_is_zero(whole), reach_of(largest)))
+    rows = peak.shape[0]
+    filled = scale_rows(F.reshape(_is_zero(peak), (1, rows)), whole)
+    return F.add2(peak, F.reshape(filled, (rows, 1)))
+
+
+def _is_zero(v: Variable) -> Variable:
+    """1 where ``v`` >= 0 is 0, else 0."""
+    return F.add_scalar(F.mul_scalar(F.sign(v, alpha=0.0), -1.0), 1.0)
 
 
 def number_of_steps(z: Variable, biases: Biases) -> Variable:
@@ -95,3 +118,16 @@ def _total(parts: Sequence[Variable]) -> Variable:
 def position(w: Variable, state: State) -> Variable:
     """``beta x``."""
     return scale_rows(w, state["beta"])
+
+
+def sharpening(
+    steps: int,
+    steps_per_epoch: int,
+    hard_fraction: float,
+    end: float = 275.0,
+    per_epoch: Optional[float] = None,
+) -> SharpeningSchedule:
+    """The schedule of T that a recipe asks for: to ``end``, or by so much an epoch."""
+    if per_epoch is None:
+        return SharpeningSchedule.reaching(steps, steps_per_epoch, end, hard_fraction)
+    return SharpeningSchedule(steps, steps_per_epoch, per_epoch, hard_fraction=hard_fraction)

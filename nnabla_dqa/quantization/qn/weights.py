@@ -30,10 +30,13 @@ from nnabla_dqa.quantization.qn.steps import (
     level_by_sigmoids,
     level_by_steps,
     number_of_steps,
+    peak_or,
     position,
+    sharpening,
 )
 from nnabla_dqa.quantization.statistics import Statistics
 from nnabla_dqa.quantization.validation import check_channel_axis
+from nnabla_dqa.schedules import Schedule
 
 _LARGEST = {1: (1,), 2: (1,), 3: (4, 2), 5: (15,)}
 """By bits: what max|Y| can be, the default first."""
@@ -56,7 +59,8 @@ class QN(Quantizer):
 
     alpha and beta are learned, as ``dqa/0/alpha`` and ``dqa/0/beta`` of shape (C, 1), without
     weight decay, and start as ``beta = (5 p / 4) / max|w|``, ``p = max|Y|``, and
-    ``alpha = 1 / beta``. T is ``dqa/0/temperature``, moved by
+    ``alpha = 1 / beta``; a channel of zeros takes ``max|w|`` of the whole tensor, and a tensor
+    of zeros 1 for both. T is ``dqa/0/temperature``, moved by
     :class:`~nnabla_dqa.SharpeningSchedule`; ``dqa/0/hard`` is 1 from the hard phase on, in which
     training uses the steps with the gradients of the soft form at its last T.
 
@@ -75,7 +79,7 @@ class QN(Quantizer):
         threshold: Half the width of the interval that becomes 0, in the unit of ``beta w``. The
             paper's text calls 0.05 "5 % of values"; of weights of a normal distribution with
             4 deviations as the largest one it is about 13 %.
-        learn_biases: Train the biases too; the paper saw no gain.
+        learn_biases: Train the biases too; the paper saw no gain. They are used in rising order.
         channel_axis: One alpha, beta and set of biases per index of this axis; None (the
             paper's): one per tensor.
     """
@@ -87,8 +91,10 @@ class QN(Quantizer):
     channel_axis: Optional[int] = None
 
     is_soft: ClassVar[bool] = True
+    label: ClassVar[str] = "Quantization Networks"
+    schedule_options: ClassVar[Tuple[str, ...]] = ("end", "per_epoch")
     needs_trained_weights: ClassVar[bool] = True
-    named_bits: ClassVar[Mapping[str, int]] = {"ternary": 2}
+    named_widths: ClassVar[Mapping[str, Mapping[str, Any]]] = {"ternary": {"bits": 2}}
 
     def __post_init__(self) -> None:
         if not is_int(self.bits) or self.bits not in _LARGEST:
@@ -139,8 +145,13 @@ class QN(Quantizer):
         made["biases"] = StateEntry(first, kind, fitted=not constant)
         return made
 
+    def default_schedule(
+        self, steps: int, steps_per_epoch: int, hard_fraction: float = 0.1, **options: float
+    ) -> Schedule:
+        return sharpening(steps, steps_per_epoch, hard_fraction, **options)
+
     def initial_state(self, statistics: Statistics) -> Dict[str, Variable]:
-        return first_factors(statistics, self._p)
+        return first_factors(peak_or(statistics, self._p), self._p)
 
     def fit(self, rows: np.ndarray, state: Mapping[str, np.ndarray]) -> Dict[str, np.ndarray]:
         if self._constant:
@@ -165,7 +176,10 @@ class QN(Quantizer):
         return np.concatenate([low, high])
 
     def _biases(self, state: State) -> Biases:
-        return state.get("biases", self._constant)
+        if "biases" not in state:
+            return self._constant
+        # Biases that learn may pass each other; in any other order sums of jumps are no levels.
+        return F.sort(state["biases"], axis=1) if self.learn_biases else state["biases"]
 
     def _alpha(self, state: State) -> Variable:
         """NaN where the biases are not set: no sign would show it."""
@@ -188,6 +202,11 @@ class QN(Quantizer):
         return scale_rows(soft, self._alpha(state))
 
     def at_input(self) -> Quantizer:
+        if self.width_name:
+            raise ValueError(
+                f"qn:{self.width_name} is for weights; activations have 2^bits levels from 0 on: "
+                f"write qn:1, or qn:2 for four levels"
+            )
         if self != QN(self.bits):
             raise ValueError(f"{self} is for weights; of activations write qn:{self.bits} alone")
         return QNActivation(self.bits)

@@ -113,7 +113,7 @@ class ModelNetwork(Network):
         with hard():
             self.deployable = self.graph(size, False)
         self.mixtures = {layer.name: layer.mixture for layer in find_quantized()}
-        mixed = any(len(mixture.quantizers) > 1 for mixture in self.mixtures.values())
+        relaxed = any(m.is_mixed or m.switches for m in self.mixtures.values())
         metric = make_metric(shapes.get(target), self.deployable.logits)
 
         def evaluation(graph: Graph) -> Evaluation:
@@ -123,7 +123,7 @@ class ModelNetwork(Network):
             loss,
             tuple(feeds),
             evaluation(self.deployable),
-            evaluation(self.graph(size, False)) if mixed else None,
+            evaluation(self.graph(size, False)) if relaxed else None,
             training.logits if kind == _PLAIN_LOSS else None,
         )
 

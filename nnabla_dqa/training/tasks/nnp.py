@@ -9,7 +9,7 @@ from typing import Dict, List, Mapping, Optional, Sequence, Tuple
 
 import nnabla.functions as F
 
-from nnabla_dqa.export.metadata import DEPLOYED
+from nnabla_dqa.export.metadata import DEPLOYED, PACKED
 from nnabla_dqa.export.nnp import write_nnp
 from nnabla_dqa.layers.scopes import hard
 from nnabla_dqa.nnp.convert import convert_file
@@ -31,6 +31,7 @@ from nnabla_dqa.training.tasks.teacher import open_teacher
 _UNTRAINABLE = {
     CONVERTED: "all float, nothing in it learns low bits; convert the float file with quantizers",
     DEPLOYED: "a deployed file, quantized for good; convert and train the file it came from",
+    PACKED: "a packed file, quantized for good; convert and train the file it came from",
     FLOAT: "a float file, nothing in it learns low bits; convert it first, or name quantizers in "
     "the recipe",
 }

@@ -141,7 +141,7 @@ class Task(Trainable):
         solver = self.recipe.make_solver()
         if self.network.mixtures:
             rate = self.recipe.attention_lr
-            schedules = (self._schedule(), self._sharpening())
+            schedules = (self._schedule(), *self._sharpening())
             solver = attach(solver, *schedules, attention_lr=rate, restart=True)
         used = LiveGraph.of({"loss": self.loss}).leaves
         solver.set_parameters({k: v for k, v in nn.get_parameters().items() if v.data in used})
@@ -168,11 +168,15 @@ class Task(Trainable):
                 )
         return made.get(first)
 
-    def _sharpening(self) -> Optional[Schedule]:
-        """The schedule of quantizers that are soft in training; None without any."""
-        if not any(mixture.switches for mixture in self.network.mixtures.values()):
-            return None
-        return self.recipe.make_sharpening(self.steps, self.steps_per_epoch)
+    def _sharpening(self) -> List[Schedule]:
+        """The schedules of quantizers that are soft in training, each once."""
+        made: List[Schedule] = []
+        for mixture in self.network.mixtures.values():
+            for q in mixture.quantizers:
+                schedule = self.recipe.make_sharpening(q, self.steps, self.steps_per_epoch)
+                if schedule is not None and schedule not in made:
+                    made.append(schedule)
+        return made
 
     def _unused_keys(self) -> List[str]:
         """Messages for keys that have no effect here, and what the mixing rules warn of."""
@@ -181,7 +185,9 @@ class Task(Trainable):
             unused += ["distillation_weight", "distillation_temperature"]
         if not any(mixture.mixing.penalised for mixture in self.mixed.values()):
             unused += ["temperature", "lambda", "attention_lr"]
-        if not any(mixture.switches for mixture in self.network.mixtures.values()):
+        mixtures = self.network.mixtures.values()
+        known = {name for m in mixtures for q in m.quantizers for name in q.schedule_options}
+        if not set(self.recipe.sharpening) <= known:
             unused.append("sharpening")
         plain, own = Recipe(self.recipe.data).to_json(), self.recipe.to_json()
         # Recipes of models share a base or preset, whose keys not all of them need.

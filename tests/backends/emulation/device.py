@@ -32,7 +32,7 @@ def library():
         loaded = ctypes.CDLL(str(path))
     loaded.launch.argtypes = [ctypes.c_char_p, *[ctypes.c_uint32] * 3, *[ctypes.c_void_p]]
     loaded.launch.argtypes += [ctypes.c_uint32]
-    for function in (loaded.size_of, loaded.offset_of):
+    for function in (loaded.size_of, loaded.offset_of, loaded.activation_offset_of):
         function.argtypes = [ctypes.c_char_p]
         function.restype = ctypes.c_size_t
     return loaded

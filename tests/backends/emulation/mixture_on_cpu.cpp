@@ -4,7 +4,8 @@
 #include "mixture.cu"
 
 namespace dqa {
-float shared_slots[(MAX_QUANTIZERS + 1) * THREADS];
+float shared_slots[(3 * MAX_ACTIVATED + 1) * THREADS];
+static_assert(3 * MAX_ACTIVATED >= MAX_QUANTIZERS, "slots of both kinds of mixtures");
 }
 
 template <class T, void (*KERNEL)(const T)>
@@ -22,6 +23,9 @@ static const Named KERNELS[] = {
     KERNEL(dqa_statistics), KERNEL(dqa_kept), KERNEL(dqa_sample),  KERNEL(dqa_search),
     KERNEL(dqa_mix),        KERNEL(dqa_dots), KERNEL(dqa_pass_on),
     {"dqa_finite", run<dqa::Numbers, dqa_finite>},
+    {"dqa_prepare", run<dqa::ActivationWork, dqa_prepare>},
+    {"dqa_activate", run<dqa::ActivationWork, dqa_activate>},
+    {"dqa_activate_back", run<dqa::ActivationWork, dqa_activate_back>},
 };
 
 // 0, or 1 for an unknown kernel. Shared memory beyond what was asked for is poisoned.
@@ -46,6 +50,8 @@ extern "C" size_t size_of(const char* name) {
     if (strcmp(name, "Grid") == 0) return sizeof(dqa::Grid);
     if (strcmp(name, "Numbers") == 0) return sizeof(dqa::Numbers);
     if (strcmp(name, "Attention") == 0) return sizeof(dqa::Attention);
+    if (strcmp(name, "ActivationWork") == 0) return sizeof(dqa::ActivationWork);
+    if (strcmp(name, "Activated") == 0) return sizeof(dqa::Activated);
     return 0;
 }
 
@@ -58,5 +64,16 @@ extern "C" size_t offset_of(const char* name) {
     FIELD(makes_grids); FIELD(add_w); FIELD(add_shares); FIELD(least); FIELD(w); FIELD(shares);
     FIELD(dq); FIELD(q); FIELD(dw); FIELD(dshares); FIELD(counters); FIELD(summaries);
     FIELD(stats); FIELD(grids); FIELD(parts); FIELD(sample); FIELD(attention); FIELD(ops);
+    return static_cast<size_t>(-1);
+}
+
+extern "C" size_t activation_offset_of(const char* name) {
+#undef FIELD
+#define FIELD(NAME) \
+    if (strcmp(name, #NAME) == 0) return offsetof(dqa::ActivationWork, NAME)
+    FIELD(size); FIELD(piece); FIELD(count); FIELD(many); FIELD(trains); FIELD(looks);
+    FIELD(add_x); FIELD(add_shares); FIELD(attends); FIELD(least); FIELD(x); FIELD(shares);
+    FIELD(dq); FIELD(q); FIELD(dx); FIELD(dshares); FIELD(counter); FIELD(seen); FIELD(parts);
+    FIELD(own); FIELD(attention); FIELD(ops); FIELD(arrays); FIELD(grads); FIELD(add);
     return static_cast<size_t>(-1);
 }

@@ -7,6 +7,7 @@ import dataclasses
 
 import nnabla as nn
 import nnabla.functions as F
+import nnabla.parametric_functions as NPF
 import nnabla.solvers as S
 import numpy as np
 import onnx
@@ -18,6 +19,9 @@ from nnabla_dqa.export.errors import ExportError
 from nnabla_dqa.export.nnp import read_nnp, write_nnp
 from nnabla_dqa.export.onnx.write import write_onnx
 from nnabla_dqa.graph.deploy import deploy_graph
+from nnabla_dqa.graph.save import save_network
+from nnabla_dqa.nnp.file import NetworkFile
+from nnabla_dqa.nnp.live import Program
 from tests.export.onnx.engines import in_nnabla, run, session
 
 SHAPE = (2, 8, 8)
@@ -103,6 +107,44 @@ def test_the_same_outputs(tmp_path, weights, activations):
         assert written.sizes.weights <= 1.01 * written.sizes.least_weights + 8
     assert kinds(tmp_path / "float.onnx")["QuantizeLinear"] == 0
     assert kinds(tmp_path / "auto.onnx")["QuantizeLinear"] >= 2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("activations", ["pact:2", "emaminmax:4", "lsq:8"])
+def test_a_tensor_that_two_layers_share_is_quantized_once(tmp_path, activations):
+    """By one QuantizeLinear, for the convolution of a block and its shortcut."""
+    nn.random.prng.seed(0)
+    x = nn.Variable((4, *SHAPE))
+    h = F.leaky_relu(NPF.convolution(x, 4, (3, 3), name="c0"))
+    g = NPF.convolution(h, 5, (3, 3), pad=(1, 1), name="c1")
+    g = F.relu(NPF.batch_normalization(g, batch_stat=False, name="bn"))
+    h = F.relu(F.add2(g, NPF.convolution(h, 5, (1, 1), name="c2")))
+    save_network(tmp_path / "n.nnp", {"x": x}, {"y": NPF.affine(F.average_pooling(h, (2, 2)), 3)})
+    nn.clear_parameters()
+    rules = dqa.Rules("minmax:2", [dqa.Rule("c0*", "float")], activations=activations)
+    dqa.convert_file(tmp_path / "n.nnp", tmp_path / "c.nnp", rules)
+
+    file = NetworkFile.read(tmp_path / "c.nnp")
+    program = Program(file)
+    (y,) = program.build("main", 4, {"x": x}, batch_stat=True).outputs.values()
+    x.d = images(4)["x"]
+    loss = F.mean(F.pow_scalar(F.add_scalar(y, -1.0), 2.0))
+    with nn.parameter_scope("", program.scope):
+        solver = dqa.attach(S.Sgd(0.01))
+        solver.set_parameters(nn.get_parameters())
+    for _ in range(3):
+        loss.forward()
+        solver.zero_grad()
+        loss.backward()
+        solver.update()
+    file.with_parameters(program.arrays()).save(tmp_path / "t.nnp")
+    dqa.deploy_file(tmp_path / "t.nnp", tmp_path / "d.nnp", allow_untrained=True)
+
+    wanted = in_nnabla(tmp_path / "d.nnp", "main", images(), ["y"])
+    write_onnx(read_nnp(tmp_path / "d.nnp"), tmp_path / "d.onnx")
+    assert_equal_but_for_a_level(run(tmp_path / "d.onnx", images()), wanted)
+    found = kinds(tmp_path / "d.onnx")
+    assert (found["ConvInteger"], found["MatMulInteger"], found["QuantizeLinear"]) == (2, 1, 2)
 
 
 def test_which_layers_are_on_integers(tmp_path):
