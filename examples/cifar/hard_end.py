@@ -31,13 +31,14 @@ from nnabla_dqa.training.tasks.task import Task
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from narrow import nested, shown  # noqa: E402
+from narrow import held_out, nested, shown  # noqa: E402
 from runner import environment  # noqa: E402
 
 ROWS = ("minmax-dqa", "minmax-plain", "sawb-dqa")
+HOLDOUT = 0.1
 SHARES = (1.0, 0.5, 0.25)
-DECAYS = (0.99, 0.999)
-SAMPLES = (1000, 10000, 45000)
+DECAYS = (0.99,)
+SAMPLES = (1000, 10000)
 Arrays = Dict[str, np.ndarray]
 
 
@@ -132,7 +133,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     parser.add_argument("-o", "--output", help="JSON to write")
     arguments = parser.parse_args()
-    fixed = [f"data.train={arguments.data}", "data.holdout=0.1", *arguments.changes]
+    fixed = [f"data.train={arguments.data}", f"data.holdout={HOLDOUT}", *arguments.changes]
     rows: List[Dict[str, Any]] = []
     for row in arguments.rows:
         runs = [measure(row, [*fixed, f"seed={i}"], print) for i in range(arguments.seeds)]
@@ -145,7 +146,7 @@ def main() -> None:
     if arguments.output:
         meta = {
             "command": " ".join(["python examples/cifar/hard_end.py", *shown(sys.argv[1:])]),
-            "measured_on": "5,000 training images held out",
+            "measured_on": held_out(arguments.data, HOLDOUT),
             "seconds_for_statistics": seconds(fixed),
             **environment(),
         }

@@ -128,7 +128,16 @@ def shown(words: List[str]) -> List[str]:
     for name, value in (("--data", "CIFAR"), ("--work", "WORK"), ("-o", "JSON")):
         if name in result:
             result[result.index(name) + 1] = value
-    return ["teacher=FLOAT.nnp" if word.startswith("teacher=") else word for word in result]
+    files = {"teacher=": "teacher=FLOAT.nnp", "init=": "init=FLOAT.nnp"}
+    for i, word in enumerate(result):
+        result[i] = next((files[key] for key in files if word.startswith(key)), word)
+    return result
+
+
+def held_out(data: str, share: float) -> str:
+    """On what accuracy is measured with ``--holdout``."""
+    _, images = open_data(data, "train").split(share, 0)
+    return f"{len(images):,} training images held out"
 
 
 def init_of(row: str, seed: int, arguments: argparse.Namespace) -> Dict[str, Any]:

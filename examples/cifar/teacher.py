@@ -22,12 +22,11 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from narrow import folder_of, result_of, row_of, shown, train  # noqa: E402
+from narrow import FROM_FLOAT, folder_of, held_out, result_of, row_of, shown, train  # noqa: E402
 from runner import environment  # noqa: E402
 
 ROWS = ("minmax-dqa", "sawb-dqa")
 LARGE = ["model.name=resnet20_32", "model.stem_stride=2"]
-START = ["learning_rate=0.02"]
 HOLDOUT = 0.1
 
 
@@ -39,17 +38,16 @@ def variants(own: Path, large: Path) -> Dict[str, List[str]]:
         changes["distillation_temperature"] = temperature
         return [f"{key}={value}" for key, value in changes.items()]
 
-    start = [f"init={own}", *START]
+    start = [f"init={own}", f"learning_rate={FROM_FLOAT}"]
     made: Dict[str, List[str]] = {"labels": []}
-    for weight, temperature in ((0.5, 2), (0.5, 4), (0.9, 2), (0.9, 4)):
+    for weight, temperature in ((0.5, 2), (0.5, 4), (0.9, 4)):
         label = f"float net as teacher, w {weight:g}, T {temperature}"
         made[label] = taught(own, weight, temperature)
-    for weight in (0.5, 0.9):
-        made[f"ResNet-20 as teacher, w {weight:g}, T 4"] = taught(large, weight, 4)
+    made["ResNet-20 as teacher, w 0.5, T 4"] = taught(large, 0.5, 4)
     made["labels, from the float net's weights"] = start
-    for weight in (0.5, 0.9):
-        label = f"float net as teacher, w {weight:g}, T 4, from its weights"
-        made[label] = [*start, *taught(own, weight, 4)]
+    for name, file in (("float net", own), ("ResNet-20", large)):
+        label = f"{name} as teacher, w 0.5, T 4, from the float net's weights"
+        made[label] = [*start, *taught(file, 0.5, 4)]
     return made
 
 
@@ -89,7 +87,8 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     parser.add_argument("-o", "--output", help="JSON to write")
     arguments = parser.parse_args()
-    arguments.holdout = HOLDOUT
+    # Every low-bit run has the same teachers and first weights, those of seed 0.
+    arguments.holdout, arguments.from_float = HOLDOUT, False
     rows, files = teachers(arguments)
     for row in arguments.rows:
         of_row: List[Dict[str, Any]] = []
@@ -104,7 +103,7 @@ def main() -> None:
     if arguments.output:
         meta = {
             "command": " ".join(["python examples/cifar/teacher.py", *shown(sys.argv[1:])]),
-            "measured_on": "5,000 training images held out",
+            "measured_on": held_out(arguments.data, HOLDOUT),
             **environment(),
         }
         text = json.dumps({"meta": meta, "rows": rows}, indent=1) + "\n"

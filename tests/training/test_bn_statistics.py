@@ -103,3 +103,10 @@ def test_on_onednn_and_by_nnabla(tmp_path, quantizers):
     for name, array in found[0].items():
         close = dict(rtol=1e-3, atol=1e-4 * float(np.abs(found[1][name]).max()))
         np.testing.assert_allclose(array, found[1][name], err_msg=name, **close)
+
+
+@pytest.mark.parametrize(("fraction", "told"), [(0.5, False), (0.0, True)])
+def test_without_a_hard_phase_there_is_nothing_to_begin(tmp_path, fraction, told):
+    source, recipe = make(tmp_path, epochs=1, bn_statistics="hard", hard_fraction=fraction)
+    result = train(source, recipe, tmp_path / "a.nnp")
+    assert ("key 'bn_statistics' of the recipe has no effect here" in result.messages) == told

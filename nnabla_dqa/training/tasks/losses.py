@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, NamedTuple, Sequence, Tuple
+import abc
+from functools import reduce
+from pathlib import Path
+from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import nnabla as nn
 import nnabla.functions as F
 
 from nnabla_dqa.nnp.inspect import predictions, producer
 from nnabla_dqa.nnp.live import Built
+from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.quantization.graph_ops import Variable
+from nnabla_dqa.recipes.recipe import Recipe
 
 _CLASSES = {
     "CategoricalCrossEntropy": "categorical_cross_entropy_param",
@@ -25,6 +30,29 @@ class Logits(NamedTuple):
 
     variable: Variable
     activation: str
+
+
+class Teacher(abc.ABC):
+    """A float network that another one learns from, and that does not learn itself.
+
+    Attributes:
+        path: Its file.
+        checksum: Of its parameters.
+    """
+
+    path: Path
+    checksum: str
+
+    @abc.abstractmethod
+    def outputs(
+        self, student: Mapping[str, Logits], inputs: Mapping[str, Variable], batch_size: int
+    ) -> List[Logits]:
+        """What it says of ``inputs``, for each output of the student, normalized by its own
+        running statistics and without dropout.
+
+        Raises:
+            NNPError: It has other inputs or outputs.
+        """
 
 
 def logits_of(built: Built, network: Any, output: str) -> Logits:
@@ -126,3 +154,65 @@ def distillation(student: Logits, teacher: Logits, temperature: float) -> Variab
         own = _binary_cross_entropy(goal, probability)
         return F.sub2(_binary_cross_entropy(student.variable, probability), own)
     return F.mean(F.squared_error(student.variable, goal))
+
+
+def _without_gradients(output: Variable) -> None:
+    """Let nothing above ``output`` get a gradient, so that nothing is kept for one."""
+
+    def cut(function: Any) -> None:
+        for v in (*function.inputs, *function.outputs):
+            v.need_grad = False
+
+    output.visit(cut)
+
+
+def distance(
+    student: Mapping[str, Logits],
+    inputs: Mapping[str, Variable],
+    teacher: Teacher,
+    recipe: Recipe,
+    batch_size: int,
+) -> Variable:
+    """The distillation loss over all outputs of the network that is run.
+
+    Args:
+        student: What is compared, by the names of its outputs.
+        inputs: Of the student, by name.
+        teacher: The float network.
+        recipe: Its temperature counts.
+        batch_size: Of the inputs.
+
+    Raises:
+        NNPError: The teacher has other inputs or outputs.
+    """
+    goals = teacher.outputs(student, inputs, batch_size)
+    distances = []
+    for (name, own), goal in zip(student.items(), goals):
+        _without_gradients(goal.variable)
+        if own.variable.shape != goal.variable.shape:
+            raise NNPError(
+                f"{teacher.path}: is no teacher for this network: its output has shape "
+                f"{goal.variable.shape}, {name} has {own.variable.shape}"
+            )
+        distances.append(distillation(own, goal, recipe.distillation_temperature))
+    return reduce(F.add2, distances)
+
+
+def taught(
+    loss: Variable,
+    student: Mapping[str, Logits],
+    inputs: Mapping[str, Variable],
+    teacher: Optional[Teacher],
+    recipe: Recipe,
+    batch_size: int,
+) -> Variable:
+    """``(1 - w) loss + w distance`` with the recipe's weight ``w``; ``loss`` without a teacher.
+
+    Raises:
+        NNPError: The teacher has other inputs or outputs.
+    """
+    if teacher is None:
+        return loss
+    own, other = 1 - recipe.taught, recipe.taught
+    goal = distance(student, inputs, teacher, recipe, batch_size)
+    return F.add2(F.mul_scalar(loss, own), F.mul_scalar(goal, other))

@@ -27,13 +27,15 @@ from nnabla_dqa.training.result import Epoch
 from nnabla_dqa.training.tasks.evaluation import Evaluation
 from nnabla_dqa.training.tasks.initial import load_initial
 from nnabla_dqa.training.tasks.inputs import Columns, Feed, Shape
-from nnabla_dqa.training.tasks.losses import Logits, named_loss, scored
+from nnabla_dqa.training.tasks.losses import Logits, distance, named_loss, scored, taught
 from nnabla_dqa.training.tasks.network import Network, Objective, Written, layer_notes
 from nnabla_dqa.training.tasks.objective import make_metric
-from nnabla_dqa.training.tasks.teacher import distance, open_teacher, taught
+from nnabla_dqa.training.tasks.teacher import open_teacher
 
 EVALUATION_BATCH = 250
 _PLAIN_LOSS = "softmax_cross_entropy"
+_OUTPUT = "the model's output"
+"""To a teacher; no variable of an NNP is called so."""
 
 
 class Graph(NamedTuple):
@@ -101,13 +103,13 @@ class ModelNetwork(Network):
             if kind == DISTILLATION:
                 assert self.teacher is not None
                 target = columns.default_target if columns.default_target in shapes else ""
-                loss = distance({"y": logits}, given, self.teacher, self.recipe, batch_size)
+                loss = distance({_OUTPUT: logits}, given, self.teacher, self.recipe, batch_size)
             else:
                 target = columns.target(feeds)
                 loss, label = named_loss(kind, logits, training.logits)
                 classes = self.model.classes if kind == _PLAIN_LOSS else 0
                 feeds.append(columns.feed_column(target, label, classes, "the loss"))
-                compared = {"y": scored(kind, logits, training.logits)}
+                compared = {_OUTPUT: scored(kind, logits, training.logits)}
                 loss = taught(loss, compared, given, self.teacher, self.recipe, batch_size)
         size = max(1, min(EVALUATION_BATCH, validation))
         with hard():

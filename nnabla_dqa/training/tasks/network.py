@@ -12,7 +12,7 @@ from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.training.result import Epoch
 from nnabla_dqa.training.tasks.evaluation import Evaluation
 from nnabla_dqa.training.tasks.inputs import Feed, Shape
-from nnabla_dqa.training.tasks.teacher import Teacher
+from nnabla_dqa.training.tasks.losses import Teacher
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,15 +17,17 @@ from nnabla_dqa.recipes.recipe import DISTILLATION, DataRecipe, Recipe, RecipeEr
 from nnabla_dqa.training.tasks.evaluation import Evaluation
 from nnabla_dqa.training.tasks.inputs import Shape
 from nnabla_dqa.training.tasks.losses import (
+    Teacher,
     class_counts,
+    distance,
     logits_of,
     named_loss,
     scored,
+    taught,
     taught_outputs,
 )
 from nnabla_dqa.training.tasks.network import Objective
 from nnabla_dqa.training.tasks.plan import Plan, Run, columns_of, network_inputs
-from nnabla_dqa.training.tasks.teacher import Teacher, distance, taught
 
 
 def make_objective(

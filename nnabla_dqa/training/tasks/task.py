@@ -183,6 +183,8 @@ class Task(Trainable):
         unused = []
         if self.network.teacher is None:
             unused += ["distillation_weight", "distillation_temperature"]
+        if self.recipe.bn_statistics == "hard" and not self.is_hard_at(self.steps - 1):
+            unused.append("bn_statistics")
         if not any(mixture.mixing.penalised for mixture in self.mixed.values()):
             unused += ["temperature", "lambda", "attention_lr"]
         mixtures = self.network.mixtures.values()

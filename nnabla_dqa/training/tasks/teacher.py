@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import abc
 import hashlib
 from collections import OrderedDict
-from functools import reduce
 from pathlib import Path
 from typing import Any, Dict, List, Mapping, Optional
 
 import nnabla as nn
-import nnabla.functions as F
 import numpy as np
 
 from nnabla_dqa._util.messages import one_line
-from nnabla_dqa.export.metadata import DEPLOYED
+from nnabla_dqa.export.metadata import DEPLOYED, PACKED
 from nnabla_dqa.models import build
 from nnabla_dqa.models.pixels import normalized
 from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
@@ -26,42 +23,27 @@ from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import DISTILLATION, Recipe, RecipeError
 from nnabla_dqa.recipes.yaml_files import is_nnp
 from nnabla_dqa.training.checkpoint import read_checkpoint
-from nnabla_dqa.training.tasks.losses import Logits, distillation, logits_of
+from nnabla_dqa.training.tasks.losses import Logits, Teacher, logits_of
 from nnabla_dqa.training.tasks.plan import find_run, network_inputs
 
 _PARAMETERS = (".h5", ".protobuf")
-
-
-class Teacher(abc.ABC):
-    """A float network that does not learn itself.
-
-    Attributes:
-        path: Its file.
-        checksum: Of its parameters.
-    """
-
-    path: Path
-    checksum: str
-
-    @abc.abstractmethod
-    def outputs(
-        self, student: Mapping[str, Logits], inputs: Mapping[str, Variable], batch_size: int
-    ) -> List[Logits]:
-        """What it says of ``inputs``, for each output of the student, normalized by its own
-        running statistics and without dropout.
-
-        Raises:
-            NNPError: It has other inputs or outputs.
-        """
+_QUANTIZED = "a teacher is a float network: name the one that it was made from"
 
 
 class FileTeacher(Teacher):
-    """The networks of an NNP with float weights."""
+    """The network that an NNP runs, with float weights.
+
+    Args:
+        program: Of the file; built with ``quantized=False`` if that is converted.
+
+    Raises:
+        RecipeError: A parameter is NaN or infinite.
+    """
 
     def __init__(self, program: Program) -> None:
         self._program = program
         self.path = program.file.archive.path
-        self.checksum = _checksum(program.parameters())
+        self.checksum = _checksum(self.path, program.parameters())
 
     def outputs(
         self, student: Mapping[str, Logits], inputs: Mapping[str, Variable], batch_size: int
@@ -107,7 +89,7 @@ class ModelTeacher(Teacher):
         arrays: Its parameters. Without those that normalize pixels the recipe's values hold.
 
     Raises:
-        RecipeError: A parameter of the model is missing or has another shape.
+        RecipeError: A parameter of the model is missing, has another shape, or is NaN or infinite.
     """
 
     def __init__(self, path: Path, recipe: Recipe, arrays: Mapping[str, np.ndarray]) -> None:
@@ -130,7 +112,7 @@ class ModelTeacher(Teacher):
                     f"{v.shape} it has {found}"
                 )
             v.d = arrays[name]
-        self.checksum = _checksum(parameters)
+        self.checksum = _checksum(path, parameters)
 
     def outputs(
         self, student: Mapping[str, Logits], inputs: Mapping[str, Variable], batch_size: int
@@ -185,8 +167,9 @@ def open_teacher(
         raise RecipeError(f"key 'teacher': {path}: there is no such file")
     if is_nnp(path):
         file = NetworkFile.read(path, max_bytes)
-        if file.kind == DEPLOYED or (file.kind == CONVERTED and file.is_trained):
-            what = "deployed" if file.kind == DEPLOYED else "converted and trained"
+        quantized = file.kind in (DEPLOYED, PACKED)
+        if quantized or (file.kind == CONVERTED and file.is_trained):
+            what = file.kind if quantized else "converted and trained"
             raise RecipeError(f"key 'teacher': {path}: is {what}; {_QUANTIZED}")
         return FileTeacher(Program(file, quantized=False))
     if path.suffix in _PARAMETERS:
@@ -196,15 +179,18 @@ def open_teacher(
             )
         return _of_model(path, recipe, _read(path, max_bytes))
     checkpoint = read_checkpoint(path)
-    made = Recipe.from_mapping(checkpoint.notes["recipe"])
+    notes = checkpoint.notes.get("recipe")
+    made = None if notes is None else Recipe.from_mapping(notes)
+    if made is None:
+        raise RecipeError(
+            f"key 'teacher': {path}: is the checkpoint of a training without a recipe; name one "
+            f"of a model of this package, or an NNP"
+        )
     if made.model is None:
         raise RecipeError(
             f"key 'teacher': {path}: is the checkpoint of an NNP; name the NNP itself"
         )
     return _of_model(path, made, checkpoint.arrays)
-
-
-_QUANTIZED = "a teacher is a float network: name the one that it was made from"
 
 
 def _own_weights(student: Optional[NetworkFile]) -> Teacher:
@@ -237,74 +223,17 @@ def _read(path: Path, max_bytes: Optional[int]) -> Dict[str, np.ndarray]:
     return {name: parameter.array for name, parameter in found.items()}
 
 
-def _checksum(parameters: Mapping[str, Variable]) -> str:
+def _checksum(path: Path, parameters: Mapping[str, Variable]) -> str:
     total = hashlib.sha256()
     for name in sorted(parameters):
+        if not np.isfinite(parameters[name].d).all():
+            raise RecipeError(
+                f"key 'teacher': {path}: parameter {name} has NaN or infinity in it; name a "
+                f"network whose training went well"
+            )
         total.update(f"{name} {parameters[name].shape}".encode())
         total.update(np.ascontiguousarray(parameters[name].d).tobytes())
     return total.hexdigest()[:16]
-
-
-def _without_gradients(output: Variable) -> None:
-    """Let nothing above ``output`` get a gradient, so that nothing is kept for one."""
-
-    def cut(function: Any) -> None:
-        for v in (*function.inputs, *function.outputs):
-            v.need_grad = False
-
-    output.visit(cut)
-
-
-def distance(
-    student: Mapping[str, Logits],
-    inputs: Mapping[str, Variable],
-    teacher: Teacher,
-    recipe: Recipe,
-    batch_size: int,
-) -> Variable:
-    """The distillation loss over all outputs of the network that is run.
-
-    Args:
-        student: What is compared, by the names of its outputs.
-        inputs: Of the student, by name.
-        teacher: The float network.
-        recipe: Its temperature counts.
-        batch_size: Of the inputs.
-
-    Raises:
-        NNPError: The teacher has other inputs or outputs.
-    """
-    goals = teacher.outputs(student, inputs, batch_size)
-    distances = []
-    for (name, own), goal in zip(student.items(), goals):
-        _without_gradients(goal.variable)
-        if own.variable.shape != goal.variable.shape:
-            raise NNPError(
-                f"{teacher.path}: is no teacher for this network: its output has shape "
-                f"{goal.variable.shape}, {name} has {own.variable.shape}"
-            )
-        distances.append(distillation(own, goal, recipe.distillation_temperature))
-    return reduce(F.add2, distances)
-
-
-def taught(
-    loss: Variable,
-    student: Mapping[str, Logits],
-    inputs: Mapping[str, Variable],
-    teacher: Optional[Teacher],
-    recipe: Recipe,
-    batch_size: int,
-) -> Variable:
-    """``(1 - w) loss + w distance`` with the recipe's weight ``w``; ``loss`` without a teacher.
-
-    Raises:
-        NNPError: The teacher has other inputs or outputs.
-    """
-    if teacher is None:
-        return loss
-    own, other = 1 - recipe.taught, recipe.taught
-    goal = distance(student, inputs, teacher, recipe, batch_size)
-    return F.add2(F.mul_scalar(loss, own), F.mul_scalar(goal, other))
 
 
 def _shown(shapes: Mapping[str, Any]) -> str:

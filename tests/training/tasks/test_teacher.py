@@ -10,16 +10,20 @@ import nnabla.parametric_functions as PF
 import nnabla.solvers as S
 import numpy as np
 import pytest
+from nnabla.utils.save import save
 
 import nnabla_dqa as dqa
+from nnabla_dqa.export.metadata import PACKED
 from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.nnp_format.archive import Archive
 from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.recipes.recipe import DISTILLATION_WEIGHT, Recipe, RecipeError
 from nnabla_dqa.training.checkpoint import CheckpointError, read_checkpoint, write_checkpoint
 from nnabla_dqa.training.run import train
 from nnabla_dqa.training.tasks.task import Task
+from nnabla_dqa.training.update import Updater
 from tests.training.experiments import (
     CLASSES,
     KINDS,
@@ -43,6 +47,7 @@ from tests.training.files import (
 
 pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
 WIDER = {"model": {"width": 0.5}}
+HALF = nn.Context(["cpu:half", "cpu:float"], "CpuCachedArray", "0")
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +105,59 @@ def test_the_loss_of_labels_and_teacher(taught, kind, weight, temperature):
     divergence = temperature**2 * (np.exp(goal) * (goal - own)).sum(axis=1).mean()
     w = DISTILLATION_WEIGHT if weight is None else weight
     assert loss == pytest.approx((1 - w) * entropy + w * divergence, rel=1e-4)
+
+
+def test_the_gradient_of_the_scores(taught):
+    """``((1 - w) (p - y) + w T (p_T - q_T)) / B``: as if the teacher's probabilities were given."""
+    w, temperature, path = 0.7, 3.0, taught / "wide" / "network.nnp"
+    keys = {"distillation_weight": w, "distillation_temperature": temperature, "lambda": 0}
+    task = Task(experiment(taught, quantizers="minmax:2,4", teacher=str(path), **keys))
+    batch = task.data.at_epoch(0).batch(np.arange(16))
+    scores = task.objective.scores
+    scores.need_grad = True
+    loss_of(task, batch)
+    task.loss.backward()
+    student, goal = scores.d.astype(np.float64), logits_of(path, batch["x"])
+    labels = np.eye(CLASSES)[batch["y"].ravel().astype(int)]
+    own, soft, wanted = (
+        np.exp(log_softmax(z)) for z in (student, student / temperature, goal / temperature)
+    )
+    expected = ((1 - w) * (own - labels) + w * temperature * (soft - wanted)) / 16
+    np.testing.assert_allclose(scores.g, expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["wide/network.nnp", "float/checkpoint"])
+def test_updates_on_onednn_and_by_nnabla(taught, name):
+    """One update with the same loss, and the same gradients of the weights but for rounding."""
+    found = []
+    for layers in ("auto", "nnabla"):
+        with dqa.backend(layers=layers):
+            task = Task(experiment(taught, quantizers="minmax:2,4", teacher=str(taught / name)))
+            batch = task.data.at_epoch(0).batch(np.arange(16))
+            expected, shared = loss_of(task, batch), nn.NdArray((2,))
+            shared.zero()
+            loss = Updater(task)(batch, 0.05, 0, shared)
+        assert loss == pytest.approx(expected, rel=1e-4)
+        found.append({n: v.g.copy() for n, v in task.solver.get_parameters().items()})
+    for key, gradient in found[1].items():
+        close = dict(rtol=1e-2, atol=1e-4 * max(1e-3, float(np.abs(gradient).max())))
+        if not key.endswith("conv/b"):
+            np.testing.assert_allclose(found[0][key], gradient, err_msg=key, **close)
+
+
+@pytest.mark.parametrize("name", ["wide/network.nnp", "float/checkpoint"])
+def test_in_half_precision_a_teacher_computes_in_float32(taught, name):
+    keys = {"quantizers": "minmax:2,4", "teacher": str(taught / name)}
+    with nn.context_scope(HALF):
+        task = Task(experiment(taught, **keys))
+    halves = []
+
+    def look(function):
+        if function.info.type_name == "Convolution":
+            halves.append(any(":half" in backend for backend in function.context.backend))
+
+    task.loss.visit(look)
+    assert sorted(halves) == [False] * (len(halves) // 2) + [True] * (len(halves) // 2)
 
 
 @pytest.mark.parametrize("name", ["float/network.nnp", "float/checkpoint", "float.h5"])
@@ -191,10 +249,13 @@ def small(folder, classes):
 REFUSED = {
     "nothing.nnp": "there is no such file",
     "low/deployed.nnp": "is deployed; a teacher is a float network",
+    "packed.nnp": "is packed; a teacher is a float network",
+    "nan.npz": "parameter stem/conv/W has NaN or infinity in it",
+    "foreign.npz": "is the checkpoint of a training without a recipe",
     "low/checkpoint": "has quantized layers; a teacher is a float network",
     "images.npz": "not a checkpoint",
-    "other.nnp": f"its output has shape (16, {CLASSES + 1}), y has (16, {CLASSES})",
-    "classes/checkpoint": f"its output has shape (16, {CLASSES + 2}), y has (16, {CLASSES})",
+    "other.nnp": f"its output has shape (16, {CLASSES + 1}), the model's output has (16, 3)",
+    "classes/checkpoint": f"shape (16, {CLASSES + 2}), the model's output has (16, 3)",
     "wide.h5": "is no resnet8_32 of 3 classes and width 0.25: for parameter",
     "empty.h5": "holds no parameters, or is damaged",
 }
@@ -208,6 +269,17 @@ def test_what_is_no_teacher(taught, tmp_path, name):
     elif name == "classes/checkpoint":
         run(experiment(taught, model={"classes": CLASSES + 2}), tmp_path / "classes")
         path = tmp_path / name
+    elif name == "packed.nnp":
+        archive, path = Archive.read(taught / "low" / "deployed.nnp"), tmp_path / name
+        archive.metadata["kind"] = PACKED
+        archive.write(path)
+    elif name in ("nan.npz", "foreign.npz"):
+        found, path = read_checkpoint(taught / "float" / "checkpoint"), tmp_path / name
+        if name == "nan.npz":
+            found.arrays["stem/conv/W"][0, 0] = np.nan
+        else:
+            del found.notes["recipe"]
+        write_checkpoint(path, found.arrays, S.Sgd(), found.notes)
     elif name == "empty.h5":
         path = tmp_path / name
         path.write_bytes(b"\x89HDF")
@@ -239,6 +311,28 @@ def teach(folder, name="net.nnp", **options):
     write_console(folder / "other.nnp", seed=5)
     result = train(source, made, folder / "out.nnp")
     return parameters_of(result.path), result
+
+
+@pytest.mark.parametrize("inner", ["h", "y", "x0"])
+def test_whatever_variables_inside_are_called(taught, tmp_path, inner):
+    """A model's own output has no name that a file could use for something else."""
+    nn.clear_parameters()
+    x = nn.Variable((8, 3, 32, 32))
+    h = PF.affine(x, CLASSES, name="b", rng=np.random.RandomState(0))
+    scores = F.mul_scalar(h, 3.0)
+    network = {"name": "n", "batch_size": 8, "outputs": {"scores": scores}}
+    executor = {"name": "e", "network": "n", "data": ["x"], "output": ["scores"]}
+    path = str(tmp_path / "t.nnp")
+    named = {**network, "names": {"x": x, inner: h}}
+    save(path, {"networks": [named], "executors": [executor]}, include_params=True)
+    task = Task(experiment(taught, teacher=path, distillation_weight=1, **{"lambda": 0}))
+    batch = task.data.batch(np.arange(16))
+    loss = loss_of(task, batch)
+    own, goal = (
+        log_softmax(z / 2)
+        for z in (task.objective.scores.d.astype(np.float64), logits_of(path, batch["x"]))
+    )
+    assert loss == pytest.approx(4 * (np.exp(goal) * (goal - own)).sum(axis=1).mean(), rel=1e-4)
 
 
 @pytest.mark.parametrize("loss", [None, "softmax_cross_entropy"])
