@@ -49,7 +49,7 @@ def test_a_row_is_trained_measured_and_kept(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("script", "variants"), [("hard_end.py", 8), ("teacher.py", 10)], ids=["hard_end", "teacher"]
+    ("script", "variants"), [("hard_end.py", 8), ("teacher.py", 8)], ids=["hard_end", "teacher"]
 )
 def test_what_chooses_on_held_out_images(tmp_path, script, variants):
     (tmp_path / "cifar").mkdir()

@@ -39,6 +39,7 @@ HOLDOUT = 0.1
 SHARES = (1.0, 0.5, 0.25)
 DECAYS = (0.99,)
 SAMPLES = (1000, 10000)
+MEAN, MOVING = "mean over the last {:.0%} of the hard phase", "moving average, decay {:g}"
 Arrays = Dict[str, np.ndarray]
 
 
@@ -50,8 +51,8 @@ class Averages:
         # Attention is frozen in the hard phase, and its mean would be another one's.
         self._parameters = {name: v for name, v in trained.items() if "/dqa/" not in name}
         steps = task.steps - first
-        self._begin = {f"mean of the last {s:.0%}": task.steps - round(s * steps) for s in SHARES}
-        self._decay = {f"moving average, decay {d:g}": d for d in DECAYS}
+        self._begin = {MEAN.format(share): task.steps - round(share * steps) for share in SHARES}
+        self._decay = {MOVING.format(decay): decay for decay in DECAYS}
         self.first = first
         self._sums: Dict[str, Arrays] = {}
         self._counts: Dict[str, int] = {}
@@ -75,7 +76,7 @@ class Averages:
 
     def each(self) -> Dict[str, Arrays]:
         """The averages by what they are called."""
-        return self._sums
+        return {label: self._sums[label] for label in (*self._begin, *self._decay)}
 
 
 def measure(row: str, changes: List[str], progress: Callable[[str], None]) -> Dict[str, float]:

@@ -40,14 +40,13 @@ def variants(own: Path, large: Path) -> Dict[str, List[str]]:
 
     start = [f"init={own}", f"learning_rate={FROM_FLOAT}"]
     made: Dict[str, List[str]] = {"labels": []}
-    for weight, temperature in ((0.5, 2), (0.5, 4), (0.9, 4)):
+    for weight, temperature in ((0.5, 2), (0.9, 4)):
         label = f"float net as teacher, w {weight:g}, T {temperature}"
         made[label] = taught(own, weight, temperature)
-    made["ResNet-20 as teacher, w 0.5, T 4"] = taught(large, 0.5, 4)
+    made["ResNet-20 as teacher, w 0.5, T 2"] = taught(large, 0.5, 2)
     made["labels, from the float net's weights"] = start
-    for name, file in (("float net", own), ("ResNet-20", large)):
-        label = f"{name} as teacher, w 0.5, T 4, from the float net's weights"
-        made[label] = [*start, *taught(file, 0.5, 4)]
+    label = "float net as teacher, w 0.5, T 2, from its weights"
+    made[label] = [*start, *taught(own, 0.5, 2)]
     return made
 
 
