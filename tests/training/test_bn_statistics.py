@@ -42,6 +42,13 @@ def test_when_and_from_how_many_samples(keys, hard, deploy):
     assert (recipe.statistics_at("hard"), recipe.statistics_at("deploy")) == (hard, deploy)
 
 
+def test_off_in_yaml(tmp_path):
+    """Which YAML reads as false."""
+    (tmp_path / "r.yaml").write_text("data: x.npz\nbn_statistics: off\nupdate_normalization: 7\n")
+    recipe = Recipe.from_yaml(tmp_path / "r.yaml")
+    assert (recipe.bn_statistics, recipe.statistics_at("deploy")) == ("off", 0)
+
+
 def seen_of(parameters):
     """What normalization sees with the 2-bit weights, over all training samples in float64."""
     w = dqa.MinMax(2).quantize(parameters["Convolution/conv/W"]).astype(np.float64)[:, 0]

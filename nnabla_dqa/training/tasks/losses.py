@@ -23,13 +23,23 @@ _CLASSES = {
 _IMPLIED = {"SoftmaxCrossEntropy": "softmax", "SigmoidCrossEntropy": "sigmoid"}
 """Losses that apply an activation themselves."""
 _ACTIVATIONS = {"Softmax": "softmax", "LogSoftmax": "softmax", "Sigmoid": "sigmoid"}
+_AXES = {
+    "Softmax": "softmax_param",
+    "LogSoftmax": "log_softmax_param",
+    "SoftmaxCrossEntropy": "softmax_cross_entropy_param",
+}
+"""Where a function says over which axis its softmax is."""
 
 
 class Logits(NamedTuple):
-    """An output before its final activation: ``"softmax"``, ``"sigmoid"`` or ``""`` for none."""
+    """An output before its final activation: ``"softmax"``, ``"sigmoid"`` or ``""`` for none.
+
+    A softmax is over ``axis``, which counts from the front.
+    """
 
     variable: Variable
     activation: str
+    axis: int = 1
 
 
 class Teacher(abc.ABC):
@@ -62,7 +72,14 @@ def logits_of(built: Built, network: Any, output: str) -> Logits:
     if not activation:
         return Logits(built.variables[output], "")
     assert function is not None
-    return Logits(built.variables[function.input[0]], activation)
+    return _before(built, function, activation)
+
+
+def _before(built: Built, function: Any, activation: str) -> Logits:
+    """What goes into ``function``."""
+    x = built.variables[function.input[0]]
+    axis = getattr(function, _AXES[function.type]).axis % x.ndim if function.type in _AXES else 1
+    return Logits(x, activation, axis)
 
 
 def taught_outputs(built: Built, network: Any, outputs: Sequence[str]) -> Dict[str, Logits]:
@@ -76,12 +93,10 @@ def taught_outputs(built: Built, network: Any, outputs: Sequence[str]) -> Dict[s
     """
     made = {name for function in network.function for name in function.output}
     names = list(outputs) if made.issuperset(outputs) else predictions(network)
-    implied = {f.input[0]: _IMPLIED[f.type] for f in network.function if f.type in _IMPLIED}
+    losses = [f for f in network.function if f.type in _IMPLIED]
+    implied = {f.input[0]: _before(built, f, _IMPLIED[f.type]) for f in losses}
     found = {name: logits_of(built, network, name) for name in names}
-    return {
-        name: Logits(own.variable, own.activation or implied.get(name, ""))
-        for name, own in found.items()
-    }
+    return {k: own if own.activation else implied.get(k, own) for k, own in found.items()}
 
 
 def class_counts(built: Built, network: Any) -> Dict[str, int]:
@@ -145,10 +160,11 @@ def distillation(student: Logits, teacher: Logits, temperature: float) -> Variab
     goal = F.mul_scalar(teacher.variable, share)
     goal.need_grad = False
     if student.activation == "softmax":
-        scores = F.log_softmax(F.mul_scalar(student.variable, share), axis=1)
-        log_goal = F.log_softmax(goal, axis=1)
-        terms = F.mul2(F.softmax(goal, axis=1), F.sub2(log_goal, scores))
-        return F.mul_scalar(F.mean(F.sum(terms, axis=1)), temperature**2)
+        axis = student.axis
+        scores = F.log_softmax(F.mul_scalar(student.variable, share), axis=axis)
+        log_goal = F.log_softmax(goal, axis=axis)
+        terms = F.mul2(F.softmax(goal, axis=axis), F.sub2(log_goal, scores))
+        return F.mul_scalar(F.mean(F.sum(terms, axis=axis)), temperature**2)
     if student.activation == "sigmoid":
         probability = F.sigmoid(goal)
         own = _binary_cross_entropy(goal, probability)

@@ -71,10 +71,10 @@ class FileTeacher(Teacher):
             logits = logits_of(built, proto, name)
             if not own.activation:
                 logits = Logits(built.variables[name], "")
-            if logits.activation not in ("", own.activation):
+            if logits.activation and logits[1:] != own[1:]:
                 raise NNPError(
                     f"{self.path}: is no teacher for this network: its output {name} is that of a "
-                    f"{logits.activation}, the network's of a {own.activation}"
+                    f"{_end_of(logits)}, the network's of a {_end_of(own)}"
                 )
             found.append(logits)
         return found
@@ -163,6 +163,10 @@ def open_teacher(
     if recipe.teacher is None:
         return _own_weights(student) if recipe.loss == DISTILLATION else None
     path = Path(recipe.teacher)
+    if path.is_dir():
+        raise RecipeError(
+            f"key 'teacher': {path}: is a folder; name a file in it, of a run network.nnp"
+        )
     if not path.is_file():
         raise RecipeError(f"key 'teacher': {path}: there is no such file")
     if is_nnp(path):
@@ -234,6 +238,11 @@ def _checksum(path: Path, parameters: Mapping[str, Variable]) -> str:
         total.update(f"{name} {parameters[name].shape}".encode())
         total.update(np.ascontiguousarray(parameters[name].d).tobytes())
     return total.hexdigest()[:16]
+
+
+def _end_of(logits: Logits) -> str:
+    over = f" over axis {logits.axis}" if logits.activation == "softmax" else ""
+    return f"{logits.activation}{over}"
 
 
 def _shown(shapes: Mapping[str, Any]) -> str:

@@ -123,10 +123,29 @@ def test_losses_on_the_output_itself(kind, activation, tmp_path):
     assert value_of(loss, target, t) == pytest.approx(expected, rel=1e-5)
 
 
-def distilled(activation, z, goal, temperature=2.0):
+@pytest.mark.parametrize(("given", "axis"), [(1, 1), (2, 2), (-1, 2)])
+@pytest.mark.parametrize("end", [F.softmax, F.log_softmax])
+def test_classes_on_another_axis(end, given, axis, tmp_path):
+    """Of an output (B, 3, 4): logits know the axis, and probabilities over it are compared."""
+
+    def build(x):
+        return end(F.reshape(PF.affine(x, 12, name="a"), (-1, 3, 4), inplace=False), axis=given)
+
+    file = NetworkFile.read(write_plain(tmp_path / "net.nnp", build))
+    proto = file.network("net")
+    logits = logits_of(Program(file).build("net", ROWS), proto, "out")
+    assert logits[1:] == ("softmax", axis)
+    z, goal = np.random.RandomState(0).randn(2, ROWS, 3, 4)
+    value, _ = distilled("softmax", z, goal, axis=axis)
+    own, wanted = (np.moveaxis(a, axis, 1) for a in (z, goal))
+    assert value == pytest.approx(distilled("softmax", own, wanted)[0], rel=1e-5)
+
+
+def distilled(activation, z, goal, temperature=2.0, axis=1):
     student = nn.Variable.from_numpy_array(z, need_grad=True)
     teacher = nn.Variable.from_numpy_array(goal, need_grad=True)
-    loss = distillation(Logits(student, activation), Logits(teacher, activation), temperature)
+    ends = (Logits(v, activation, axis) for v in (student, teacher))
+    loss = distillation(*ends, temperature)
     loss.forward()
     student.g = teacher.g = 0
     loss.backward()

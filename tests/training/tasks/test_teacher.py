@@ -247,6 +247,7 @@ def small(folder, classes):
 
 
 REFUSED = {
+    "float": "is a folder; name a file in it, of a run network.nnp",
     "nothing.nnp": "there is no such file",
     "low/deployed.nnp": "is deployed; a teacher is a float network",
     "packed.nnp": "is packed; a teacher is a float network",
