@@ -202,6 +202,9 @@ def variants(content: Dict[str, Any]) -> str:
         f"`{meta['command']}`: accuracy in % on {meta['measured_on']}, {seeds} seeds, mean ± "
         f"sample sd; the gain is that over the first line, seed by seed. {meta['machine']}."
     )
+    others = [f"{r['variant']} {r['mean']:.2f}" for r in content["rows"] if "gain" not in r]
+    if others:
+        tail += f" Teachers: {', '.join(others)}."
     return f"{markdown(head, rows)}\n\n{tail}"
 
 
