@@ -21,6 +21,10 @@ PHOTOS = ["opencv-python-headless>=4.11,<4.12"]
 ONEDNN = [f"onednn-cpu-gomp>=2023.2,<2024; {LINUX}"]
 # The last before protobuf 4, which NNabla does not allow; any runtime since opset 18.
 ONNX = ["onnx>=1.14,<1.18", "onnxruntime>=1.16,<2"]
+# The first that allows NNabla's protobuf; it needs no TensorFlow.
+MONITOR = ["tensorboardX>=2.6.2.2,<3"]
+# Runs examples/lesson.ipynb.
+NOTEBOOK = ["nbclient>=0.8,<1", "nbformat>=5.7,<6", "ipykernel>=6.21,<8"]
 TEST = ["pytest>=7.4,<10", "pytest-xdist>=3,<4", "hypothesis>=6.90,<7"]
 LINT = ["ruff>=0.4,<1", "mypy>=1.8,<3"]
 NNABLA = ">=1.39,<1.40"
@@ -119,12 +123,13 @@ setup(
     ],
     extras_require={
         "demo": DEMO,
+        "monitor": MONITOR,
         "mpi": MPI,
         "onednn": ONEDNN,
         "onnx": ONNX,
         "photos": PHOTOS,
         "report": REPORT,
-        "test": DEMO + MPI + ONEDNN + ONNX + PHOTOS + TEST + LINT,
+        "test": DEMO + MONITOR + MPI + NOTEBOOK + ONEDNN + ONNX + PHOTOS + TEST + LINT,
         **CUDA,
     },
     classifiers=[

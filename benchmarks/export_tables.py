@@ -1,4 +1,4 @@
-"""Tables of docs/export.md, made of results/: onnx, onnx_accuracy, nnb, nnp_packed."""
+"""Tables of docs/export.md, made of results/onnx*.json, nnb.json and nnp_packed.json."""
 
 from __future__ import annotations
 
@@ -45,32 +45,6 @@ def onnx_accuracy(content: Dict[str, Any]) -> str:
     return f"{markdown(head, rows)}\n\n{tail}"
 
 
-def nnp_packed(content: Dict[str, Any]) -> str:
-    """Packed .nnp files of a ResNet-18 beside the deployed ones."""
-    head = ["weights", "entropy", "bits a weight, deployed", "packed", "packed file"]
-    head += ["one image, deployed", "packed", "opening, deployed", "packed"]
-    rows = []
-    for e in content["files"]:
-        rows.append(
-            [
-                e["quantizer"],
-                f"{e['entropy']:.2f}",
-                f"{e['deployed_bits']:.2f}",
-                f"{e['packed_bits']:.2f}",
-                f"{e['packed_bytes']:,}",
-                *(f"{e[f'{name}_ms']['median']:.0f} ms" for name in ("deployed", "packed")),
-                *(f"{e[f'{name}_load_s']:.1f} s" for name in ("deployed", "packed")),
-            ]
-        )
-    versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
-    tail = (
-        f"`{content['command']}`: {content['model']}, untrained weights; bits of the whole file "
-        f"without what is float32 in it; medians of {content['files'][0]['packed_ms']['runs']} "
-        f"images in NNabla; {content['machine']}, load average {content['load']:g}; {versions}."
-    )
-    return f"{markdown(head, rows)}\n\n{tail}"
-
-
 def nnb(content: Dict[str, Any]) -> str:
     """A 1-bit LeNet in NNabla's C runtime."""
     rows = [
@@ -87,3 +61,26 @@ def nnb(content: Dict[str, Any]) -> str:
     versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
     tail = f"`{content['command']}`: {content['net']}; {content['machine']}; {versions}."
     return f"{markdown(['1-bit LeNet', ''], rows)}\n\n{tail}"
+
+
+def nnp_packed(content: Dict[str, Any]) -> str:
+    """NNP files with packed weights beside the deployed ones."""
+    head = ["weights", "log2(levels)", "entropy of the codes", "bits a weight: packed, deflated"]
+    head += ["deployed file", "packed file", "loading", "one image"]
+    rows = []
+    for e in content["files"]:
+        both = (e["deployed"], e["packed"])
+        sizes = [f"{side['bytes']:,} ({side['bits']:.2f} bits)" for side in both]
+        times = [
+            " → ".join(f"{side[key]['median']:.0f}" for side in both) + " ms"
+            for key in ("load_ms", "run_ms")
+        ]
+        bits = [f"{e[key]:.2f}" for key in ("width", "entropy", "weight_bits")]
+        rows.append([e["quantizer"], *bits, *sizes, *times])
+    versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
+    tail = (
+        f"`{content['command']}`: {content['model']}, {e['weights']:,} weights, in brackets the "
+        f"whole file by these; medians of {e['packed']['run_ms']['runs']}, deployed → packed; "
+        f"{content['machine']}, load average {content['load']:g}; {versions}."
+    )
+    return f"{markdown(head, rows)}\n\n{tail}"

@@ -1,119 +1,134 @@
-"""Packed .nnp files of a ResNet-18 beside the deployed ones: bits a weight, cost of unpacking.
+"""NNP files with packed weights beside the deployed ones: bytes, loading and running in NNabla.
 
-    python benchmarks/nnp_packed.py --output results        # minutes
+    python benchmarks/nnp_packed.py                    # prints a table
+    python benchmarks/nnp_packed.py --output results   # also writes results/nnp_packed.json
 
-Untrained weights: bytes depend on how many weights lie on each level. Bits a weight are of the
-whole file, less what it has in float32: biases and normalization. Times are those of one image in
-NNabla, medians of runs in turns, and of opening the file.
+The weights are untrained and normally distributed: bytes depend on how often each level occurs,
+which training changes. Loading and runs take turns in one process, one image.
 """
 
 from __future__ import annotations
 
 import argparse
-import functools
 import os
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, List
 
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import nnabla as nn
 import numpy as np
-from nnabla.utils.nnp_graph import NnpLoader
 
 import nnabla_dqa as dqa
 from benchmarks.bench.measuring import clock, digits, summary, take_turns
-from benchmarks.exported import Row, table, where, written
-from nnabla_dqa.export.nnp import read_nnp
-from nnabla_dqa.export.quantizer_info import QuantizerInfo
+from benchmarks.exported import table, where, written
+from nnabla_dqa.export.tensor import DeployedTensor
 from nnabla_dqa.models import build
 
 MODEL = "resnet18_32"
-QUANTIZERS = (dqa.BWN(), dqa.TWN(), dqa.MinMax(2), dqa.SAWB(2), dqa.MinMax(4))
-COLUMNS: Dict[str, Callable[[Row], str]] = {
-    "weights": lambda row: row["quantizer"],
-    "entropy": lambda row: f"{row['entropy']:.2f}",
-    "deployed": lambda row: f"{row['deployed_bits']:.2f}",
-    "packed": lambda row: f"{row['packed_bits']:.2f}",
-    "packed file": lambda row: f"{row['packed_bytes']:,}",
-    "one image, ms": lambda row: f"{row['deployed_ms']['median']} -> {row['packed_ms']['median']}",
-    "opening, s": lambda row: f"{row['deployed_load_s']} -> {row['packed_load_s']}",
+QUANTIZERS = {
+    "BWN": dqa.BWN(),
+    "TWN": dqa.TWN(),
+    "MinMax 2": dqa.MinMax(2),
+    "MinMax 2, per channel": dqa.MinMax(2, channel_axis=0),
+    "SAWB 2": dqa.SAWB(2),
+    "MinMax 4": dqa.MinMax(4),
 }
+COLUMNS: Dict[str, Callable[[Dict[str, Any]], str]] = {
+    "weights": lambda row: str(row["quantizer"]),
+    "width": lambda row: f"{row['width']:.2f}",
+    "entropy": lambda row: f"{row['entropy']:.2f}",
+    "packed": lambda row: f"{row['weight_bits']:.2f}",
+    "deployed file": lambda row: f"{row['deployed']['bytes']:,}",
+    "packed file": lambda row: f"{row['packed']['bytes']:,}",
+    "load ms": lambda row: times(row, "load_ms"),
+    "run ms": lambda row: times(row, "run_ms"),
+}
+
+
+def times(row: Dict[str, Any], key: str) -> str:
+    return " -> ".join(f"{row[side][key]['median']:.0f}" for side in ("deployed", "packed"))
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--width", type=float, default=1.0, help="of the model (1)")
-    parser.add_argument("--rounds", type=int, default=5, help="of one image (5)")
+    parser.add_argument("--rounds", type=int, default=10, help="of loading and running (10)")
     parser.add_argument("--output", type=Path, help="folder for nnp_packed.json")
     options = parser.parse_args()
-    with tempfile.TemporaryDirectory() as folder:
-        rows = [
-            measure(quantizer, Path(folder), options.width, options.rounds)
-            for quantizer in QUANTIZERS
-        ]
+    rows = [measure(name, q, options.rounds) for name, q in QUANTIZERS.items()]
     measured = {
         "command": "python benchmarks/nnp_packed.py --output results",
         "load": digits(os.getloadavg()[0]),
         **where("nnabla", "numpy"),
-        "model": f"{MODEL}, width {options.width:g}",
+        "model": MODEL,
         "files": rows,
     }
     print(table(rows, COLUMNS))
     written(measured, options.output, "nnp_packed.json")
 
 
-def measure(quantizer: dqa.Quantizer, folder: Path, width: float, rounds: int) -> Row:
-    """A row: the net with this quantizer."""
+def measure(name: str, quantizer: dqa.Quantizer, rounds: int) -> Dict[str, Any]:
+    """Both files of the network with this quantizer."""
     nn.clear_parameters()
     nn.random.prng.seed(0)
     x = nn.Variable((1, 3, 32, 32))
-    deployed, packed = folder / "deployed.nnp", folder / "packed.nnp"
-    y = build(MODEL, x, 10, False, dqa.make_mixture(quantizer), width)
-    dqa.deploy(deployed, {"x": x}, {"y": y}, allow_untrained=True)
-    dqa.export_file(deployed, packed)
-    tensors = read_nnp(deployed)
-    quantized = [t for t in tensors.tensors.values() if not t.quantizer.is_float]
-    weights = sum(t.weights for t in quantized)
-    rest = sum(p.array.nbytes for p in tensors.parameters.values()) - 4 * weights
-    entropy = sum(t.weights * _entropy(t.codes) for t in quantized) / weights
-    files = {"deployed": deployed, "packed": packed}
-    opened: Dict[str, Any] = {}
-    row: Row = {"quantizer": QuantizerInfo.of(quantizer).name, "entropy": digits(entropy)}
-    for name, path in files.items():
-        started = time.perf_counter()
-        opened[name] = _opened(path)
-        row[f"{name}_load_s"] = digits(time.perf_counter() - started)
-        row[f"{name}_bytes"] = path.stat().st_size
-        row[f"{name}_bits"] = digits(8 * (path.stat().st_size - rest) / weights)
-    outputs = {name: network.outputs["y"] for name, network in opened.items()}
-    calls = {name: functools.partial(_clocked, y) for name, y in outputs.items()}
-    times = take_turns(calls, rounds, warm_up=1)
-    if not np.array_equal(*[y.d for y in outputs.values()]):
-        raise SystemExit(f"{quantizer}: the packed file computes something else")
-    row.update({f"{name}_ms": summary(values) for name, values in times.items()})
-    return row
+    with dqa.quantizers(quantizer):
+        y = build(MODEL, x, 10, False, dqa.make_mixture(quantizer))
+    with tempfile.TemporaryDirectory() as folder:
+        source, target = Path(folder) / "deployed.nnp", Path(folder) / "packed.nnp"
+        made = dqa.deploy(source, {"x": x}, {"y": y}, allow_untrained=True)
+        packed = dqa.export_file(source, target)
+        assert isinstance(packed, dqa.PackedFile)
+        paths = {"deployed": source, "packed": target}
+        sizes = {side: path.stat().st_size for side, path in paths.items()}
+        outputs = {side: loaded(path) for side, path in paths.items()}
+        loads = take_turns(
+            {s: lambda path=path: clock(lambda: loaded(path)) for s, path in paths.items()}, rounds
+        )
+    runs = take_turns(
+        {s: lambda v=v: clock(lambda: v.forward(clear_buffer=True)) for s, v in outputs.items()},
+        rounds,
+    )
+    if not np.array_equal(outputs["deployed"].d, outputs["packed"].d):
+        raise SystemExit(f"{name}: the packed file gives other outputs")
+    return {
+        "quantizer": name,
+        "weights": packed.weights,
+        "width": digits(float(np.log2(quantizer.levels))),
+        "entropy": digits(entropy(list(made.layers))),
+        "weight_bits": digits(packed.bits_per_weight),
+        **{
+            side: {
+                "bytes": size,
+                "bits": digits(8 * size / packed.weights),
+                "load_ms": summary(loads[side]),
+                "run_ms": summary(runs[side]),
+            }
+            for side, size in sizes.items()
+        },
+    }
 
 
-def _clocked(y: nn.Variable) -> float:
-    return clock(lambda: y.forward(clear_buffer=True))
-
-
-def _entropy(codes: Any) -> float:
-    shares = np.bincount(codes.ravel()) / codes.size
-    return float(-np.sum(shares * np.log2(np.maximum(shares, 1e-30))))
-
-
-def _opened(path: Path) -> Any:
+def loaded(path: Path) -> Any:
+    """The output of a file's network for one image, in plain NNabla."""
     nn.clear_parameters()
-    loader = NnpLoader(str(path))
-    network = loader.get_network(loader.get_network_names()[0], batch_size=1)
-    network.inputs["x"].d = np.random.RandomState(0).rand(1, 3, 32, 32)
-    return network
+    graph = nn.graph_def.load(str(path), batch_size=1)
+    image = np.random.RandomState(0).rand(1, 3, 32, 32)
+    return graph.networks["main"](nn.Variable.from_numpy_array(image))
+
+
+def entropy(tensors: List[DeployedTensor]) -> float:
+    """Bits a weight that the codes of each tensor need at least, if they were independent."""
+    total = 0.0
+    for tensor in tensors:
+        assert tensor.codes is not None
+        counts = np.bincount(tensor.codes.ravel())
+        shares = counts[counts > 0] / tensor.weights
+        total -= tensor.weights * float(np.sum(shares * np.log2(shares)))
+    return total / sum(tensor.weights for tensor in tensors)
 
 
 if __name__ == "__main__":

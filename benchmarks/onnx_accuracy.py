@@ -12,9 +12,13 @@ over all test images.
 from __future__ import annotations
 
 import argparse
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List
+
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import nnabla_dqa as dqa
 from benchmarks.exported import quietly_trained, table, trained, where, written

@@ -19,6 +19,9 @@ import tempfile
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
+if __name__ == "__main__":
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import nnabla as nn
 import nnabla.functions as F
 import nnabla.solvers as S

@@ -8,6 +8,7 @@ Trains every row of ROWS with several seeds, two runs at a time, deploys each
 net as an NNP and lets a plain NNabla, which cannot import nnabla_dqa, measure
 it (evaluate_plain.py). Writes digits.json, digits.meta.json and attention.png
 to runs/digits, which git ignores: results/ holds what the pages show.
+lesson.ipynb explains one such training step by step.
 """
 
 from __future__ import annotations

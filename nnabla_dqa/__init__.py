@@ -60,6 +60,7 @@ if TYPE_CHECKING:
     from nnabla_dqa.export.files import export_file
     from nnabla_dqa.export.nnb import NnbFile
     from nnabla_dqa.export.onnx.sizes import OnnxFile
+    from nnabla_dqa.export.packed.write import PackedFile
     from nnabla_dqa.graph.convert import convert
     from nnabla_dqa.graph.deploy import deploy
     from nnabla_dqa.graph.export import export_graph
@@ -101,6 +102,7 @@ _LATER = {
         "export.errors": "ExportError",
         "export.nnb": "NnbFile",
         "export.onnx.sizes": "OnnxFile",
+        "export.packed.write": "PackedFile",
         "graph.deploy": "deploy",
         "graph.export": "export_graph",
         "layers.report": "Report report",
@@ -195,6 +197,7 @@ __all__ = [
     "NothingToConvertError",
     "OneDnnError",
     "OnnxFile",
+    "PackedFile",
     "QNActivation",
     "QuantizedTensor",
     "Quantizer",

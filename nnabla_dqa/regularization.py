@@ -110,6 +110,30 @@ def _penalised(g: Sequence[float], members: List[Tuple[Variable, float]]) -> Var
     return F.sum(F.concatenate(*columns, axis=1), axis=(0, 1))
 
 
+class PenaltyValue:
+    """The value of :func:`regularizer` with its defaults, for coefficients that are at hand.
+
+    Args:
+        strength: lambda.
+    """
+
+    def __init__(self, strength: float) -> None:
+        layers = find_quantized()
+        self._factor = strength / total_weights()
+        mixed = [layer for layer in layers if layer.mixture.is_mixed]
+        self._constant = float(len(layers) - len(mixed))
+        self._costs = [np.array(penalty_vector(layer, _PENALTIES[0])) for layer in mixed]
+
+    def of(self, coefficients: Sequence[np.ndarray]) -> float:
+        """The penalty.
+
+        Args:
+            coefficients: Shape (K,), of each layer in the scope that mixes quantizers.
+        """
+        rows = zip(self._costs, coefficients)
+        return self._factor * (self._constant + sum(float(g @ a) for g, a in rows))
+
+
 def total_weights() -> int:
     """The weights in the current scope: of DQA layers and in all parameters named ``W``."""
     layers = {layer.weight_name for layer in find_quantized()}

@@ -81,7 +81,8 @@ def first_line(path: Path) -> str:
 ROOMS = (
     *("_util", "schedules", "quantization", "quantization/activations", "quantization/qn"),
     *("quantization/neighbours", "mixing", "backends", "backends/cuda", "layers", "solver"),
-    *("nnp_format", "export", "export/onnx", "export/onnx/functions", "graph", "onednn", "nnp"),
+    *("nnp_format", "export", "export/onnx", "export/onnx/functions", "export/packed"),
+    *("graph", "onednn", "nnp"),
     *("data", "data/cifar", "data/nnabla_csv", "data/photos", "distributed", "models"),
     *("recipes", "training", "training/tasks"),
     *("reporting", "reporting/page", "commands"),
@@ -257,9 +258,7 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/export.md", "onnx", export_tables.onnx_files(load("onnx.json"))
     yield "docs/export.md", "accuracy", export_tables.onnx_accuracy(load("onnx_accuracy.json"))
     yield "docs/export.md", "nnb", export_tables.nnb(load("nnb.json"))
-    packed = ROOT / "results" / "nnp_packed.json"
-    known = export_tables.nnp_packed(load(packed.name)) if packed.exists() else "Unmeasured."
-    yield "docs/export.md", "nnp_packed", known
+    yield "docs/export.md", "packed", export_tables.nnp_packed(load("nnp_packed.json"))
     for name, file, make in (
         ("neighbours_cifar", "neighbours_cifar.json", narrow),
         ("neighbours_activations", "neighbours_activations.json", narrow),

@@ -60,6 +60,28 @@ def test_the_page(digits, capsys):
     assert len(capsys.readouterr().out.strip("[]\n").split()) == 30
 
 
+def test_a_smaller_nnp(tmp_path, monkeypatch, capsys):
+    """The page's command, and the same outputs of what it writes."""
+    monkeypatch.chdir(tmp_path)
+    (command,) = re.findall(r"`(nnabla-dqa export \S+ -o \S+\.nnp)`", PAGE)
+    _, *arguments = shlex.split(command)
+    _, source, _, target = arguments
+    x = nn.Variable((1, 1, 12, 12))
+    with dqa.quantizers(dqa.SAWB(2)):
+        y = PF.dqa_affine(x, 200, name="fc")
+    dqa.deploy(source, {"x": x}, {"y": y}, allow_untrained=True)
+    assert main(arguments) == 0
+    assert Path(target).stat().st_size < Path(source).stat().st_size
+    found = []
+    for path in (source, target):
+        nn.clear_parameters()
+        given = nn.Variable.from_numpy_array(np.ones((2, 1, 12, 12)))
+        y = nn.graph_def.load(path, batch_size=2)(given, batch_size=2)
+        y.forward()
+        found.append(y.d.copy())
+    np.testing.assert_array_equal(*found)
+
+
 @pytest.mark.slow
 def test_the_c_program(digits):
     folder = sources()

@@ -322,3 +322,13 @@ def test_a_target_that_costs_more_than_others_is_warned_of():
         PF.dqa_affine(nn.Variable((1, 4)), 5, name="fc")
     with pytest.warns(dqa.AttentionWarning, match=r"fc/affine: .* away from the target, MinMax"):
         dqa.regularizer(1)
+
+
+def test_the_value_for_coefficients_at_hand():
+    """With float layers, layers of one quantizer, and a hard one."""
+    layers = build()
+    layers["fc/affine"].set_hard(0)
+    used = [layers[name].coefficients() for name in ("c1/conv", "fc/affine")]
+    r = dqa.regularizer(5)
+    r.forward()
+    assert regularization.PenaltyValue(5).of(used) == pytest.approx(float(r.d), rel=1e-6)

@@ -19,12 +19,12 @@ from nnabla_dqa.export.onnx.write import ARITHMETIC, AUTO
 from nnabla_dqa.recipes.parts import DataRecipe
 from nnabla_dqa.training.tasks.exported import Comparison
 
-HELP = "write a deployed NNP for another engine, or packed: .onnx, .nnb, .nnp"
+HELP = "write a deployed NNP with packed weights: ONNX, a smaller NNP, or NNB"
 EXAMPLE = """examples:
   nnabla-dqa export lenet_2bit.nnp -o lenet_2bit.onnx
   nnabla-dqa export lenet_2bit.nnp -o lenet_2bit.onnx --verify mnist/
   nnabla-dqa export lenet_1bit.nnp -o lenet_1bit.nnb          (for NNabla's C runtime)
-  nnabla-dqa export resnet.nnp -o resnet_packed.nnp           (for NNabla, in fewer bytes)
+  nnabla-dqa export lenet_2bit.nnp -o lenet_small.nnp         (any NNabla, fewer bytes)
 
 exit code: 0 if it was written (and gives what the NNP gives), 1 if it gives something else
 """

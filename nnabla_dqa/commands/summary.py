@@ -20,7 +20,7 @@ EXAMPLE = """examples:
 def add(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments."""
     parser.add_argument(
-        "input", metavar="NNP", type=Path, help="any NNP: plain, converted or deployed"
+        "input", metavar="NNP", type=Path, help="any NNP: plain, converted, deployed or packed"
     )
     add_max_bytes(parser)
     parser.add_argument("--json", action="store_true", help="as JSON instead of a table")

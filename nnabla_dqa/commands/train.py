@@ -90,7 +90,15 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="go on from the checkpoint in the folder of the run, or beside the NNP",
     )
     parser.add_argument(
-        "--monitor", metavar="FOLDER", type=Path, help="write NNabla's monitor files there"
+        "--monitor",
+        metavar="FOLDER",
+        type=Path,
+        help="write NNabla's monitor files there (default: in the folder of the run)",
+    )
+    parser.add_argument(
+        "--tensorboard",
+        action="store_true",
+        help="write TensorBoard event files beside them (needs the extra [monitor])",
     )
     parser.add_argument(
         "--save-every", metavar="MINUTES", type=float, default=10.0, help="a checkpoint (10)"
@@ -125,6 +133,10 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     with open_communicator(wanted, arguments.parallel) as communicator:
         recipe = _recipe(arguments)
         target, folder = _outputs(arguments, recipe)
+        if arguments.tensorboard and folder is None and arguments.monitor is None:
+            raise ValueError(
+                "--tensorboard: name the folder of a run (-o or --run FOLDER), or --monitor FOLDER"
+            )
         device = communicator.local_rank if arguments.device is None else arguments.device
         context = make_context(**computing, device=device)
         check_own_gpu(communicator, context)
@@ -149,6 +161,7 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
                 save_seconds=60 * arguments.save_every,
                 communicator=communicator,
                 max_bytes=arguments.max_bytes,
+                tensorboard=arguments.tensorboard,
             )
         except RecipeError as error:
             if arguments.recipe is None or str(error).startswith(str(arguments.recipe)):

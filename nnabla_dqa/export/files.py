@@ -8,16 +8,17 @@ from typing import Optional, Union
 from nnabla_dqa._util.files import PathLike, check_target
 from nnabla_dqa.export.deployed import Deployed
 from nnabla_dqa.export.errors import ExportError
-from nnabla_dqa.export.metadata import DEPLOYED, PACKED
+from nnabla_dqa.export.metadata import DEPLOYED, packed_message
 from nnabla_dqa.export.nnb import SUFFIX as NNB
 from nnabla_dqa.export.nnb import NnbFile, write_nnb
 from nnabla_dqa.export.nnp import deployed_of
 from nnabla_dqa.export.onnx.sizes import OnnxFile
 from nnabla_dqa.export.onnx.write import AUTO, FLOAT, check_arithmetic, write_onnx
 from nnabla_dqa.export.onnx.write import SUFFIX as ONNX
-from nnabla_dqa.export.packed import SUFFIX as NNP
-from nnabla_dqa.export.packed import PackedFile, write_packed
+from nnabla_dqa.export.packed.write import SUFFIX as NNP
+from nnabla_dqa.export.packed.write import PackedFile, Source, write_packed
 from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp_format.members import check_output
 
 Exported = Union[OnnxFile, NnbFile, PackedFile]
 """What was written; ``str()`` of it is a table of its bytes."""
@@ -37,43 +38,43 @@ def export_file(
         source: A deployed NNP.
         target: Ends in ``.onnx``: ONNX with packed weights, as
             :func:`nnabla_dqa.export.onnx.write.write_onnx` says; in ``.nnb``: for
-            NNabla's C runtime, as :func:`nnabla_dqa.export.nnb.write_nnb` says; or in
-            ``.nnp``: a smaller NNP, as :func:`nnabla_dqa.export.packed.write_packed` says.
-            Replaced if it exists.
+            NNabla's C runtime, as :func:`nnabla_dqa.export.nnb.write_nnb` says; or in ``.nnp``:
+            for NNabla, with packed weights, as
+            :func:`nnabla_dqa.export.packed.write.write_packed` says. Replaced if it exists.
         network: Which network; default: that of the first executor. An NNP keeps all.
         max_bytes: What ``source`` may unpack to; the default is that of
             :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
         arithmetic: ``"auto"``, ``"float"``, ``"integer"`` or ``"qdq"``, as of
-            :func:`nnabla_dqa.export.onnx.write.write_onnx`; NNB is float only.
+            :func:`nnabla_dqa.export.onnx.write.write_onnx`; NNB and NNP are float only.
 
     Returns:
         What was written; ``str()`` of it is a table of its bytes by part.
 
     Raises:
-        NNPError: ``source`` is no NNP, or not deployed.
+        NNPError: ``source`` is no NNP, not deployed, or the same file as ``target``.
         ValueError: ``arithmetic`` is something else.
         ExportError: ``target`` has another ending, or the network cannot be
-            written (names the function or parameter).
+            written (names the function or parameter), or ``network`` is given for an NNP.
         OnnxMissingError: The package ``onnx`` is not installed.
         OSError: A file cannot be read or written.
     """
     check_export_output(target, arithmetic)
-    if Path(target).resolve() == Path(source).resolve():
-        raise ExportError(f"{target}: is the input; give another name")
+    if Path(target).suffix == NNP:
+        check_output(target, [source])
     archive = Archive.read(source, max_bytes)
+    packed = packed_message(archive, "export")
+    if packed:
+        raise ExportError(f"{source}: {packed}")
     kind = (archive.metadata or {}).get("kind")
     if kind != DEPLOYED:
-        found = "is not quantized"
-        if kind == PACKED:
-            found = "is packed; take the deployed .nnp that it was made of"
-        elif kind is not None:
-            found = f"is {kind}, not deployed; deploy it first"
+        found = "is not quantized" if kind is None else f"is {kind}, not deployed; deploy it first"
         raise ExportError(
             f"{source}: {found}; export writes what nnabla-dqa deploy has written (convert, "
             f"train, deploy, export)"
         )
     try:
-        return write_deployed(deployed_of(archive), target, network, arithmetic)
+        deployed = deployed_of(archive)
+        return _write(deployed, target, network, arithmetic, Source.of(archive.path))
     except ExportError as error:
         raise ExportError(f"{source}: {error}") from None
 
@@ -86,13 +87,23 @@ def write_deployed(
 ) -> Exported:
     """Write a deployed network in memory; raises as :func:`export_file`."""
     check_export_output(path, arithmetic)
+    return _write(deployed, path, network, arithmetic)
+
+
+def _write(
+    deployed: Deployed,
+    path: PathLike,
+    network: Optional[str],
+    arithmetic: str,
+    source: Optional[Source] = None,
+) -> Exported:
     if Path(path).suffix == ONNX:
         return write_onnx(deployed, path, network, arithmetic)
-    if Path(path).suffix == NNP:
-        if network is not None:
-            raise ExportError(f"{path}: a packed .nnp keeps all networks; leave --network out")
-        return write_packed(deployed, path)
-    return write_nnb(deployed, path, network)
+    if Path(path).suffix == NNB:
+        return write_nnb(deployed, path, network)
+    if network is not None:
+        raise ExportError(f"{path}: an .nnp keeps all networks; network {network!r} is not chosen")
+    return write_packed(deployed, path, source)
 
 
 def check_export_output(path: PathLike, arithmetic: str = AUTO) -> Path:

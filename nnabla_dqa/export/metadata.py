@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Any, Dict, List, Mapping
+from typing import Any, Dict, List, Mapping, NamedTuple, Tuple
 
 import numpy as np
 
@@ -24,7 +24,7 @@ FORMAT = 2
 FORMATS = (1, 2)
 DEPLOYED = "deployed"
 PACKED = "packed"
-"""The kinds of files, here and with ``"converted"`` those that ``nnp/`` writes."""
+"""Kinds of files: with weights on levels, and with packed weights that the networks unpack."""
 MALFORMED = (AttributeError, IndexError, KeyError, OverflowError, TypeError, ValueError)
 """What reading the metadata of a tensor raises if somebody else has written it."""
 
@@ -37,6 +37,20 @@ def check_format(archive: Archive) -> None:
             f"{archive.path}: {METADATA} has format {found!r}; this version of nnabla_dqa reads "
             f"{' and '.join(map(str, FORMATS))}"
         )
+
+
+def packed_message(archive: Archive, verb: str) -> str:
+    """What is said of a file with packed weights, behind its name; '' if it is none.
+
+    ``verb`` is what can be done with the file it was made from instead.
+    """
+    metadata = archive.metadata or {}
+    if metadata.get("kind") != PACKED:
+        return ""
+    source = metadata.get("source")
+    name = source.get("file") if isinstance(source, Mapping) else None
+    which = f"{name}, the deployed file it was made from" if name else "the deployed file"
+    return f"its weights are packed by nnabla-dqa export; {verb} {which}"
 
 
 def tensor_entries(archive: Archive) -> List[Any]:
@@ -78,6 +92,67 @@ def read_activations(archive: Archive) -> List[DeployedActivation]:
                 f"read: {reason(error)}"
             ) from None
     return made
+
+
+class PackedTensor(NamedTuple):
+    """What a file with packed weights says of a tensor; its values only the networks compute.
+
+    ``scope`` is that of the parameters that it is computed from, '' if it is a parameter itself.
+    """
+
+    name: str
+    quantizer: QuantizerInfo
+    shape: Tuple[int, ...]
+    groups: int
+    attention: Tuple[float, ...]
+    scope: str
+
+    @property
+    def bits(self) -> int:
+        """Bits of the quantizer."""
+        return self.quantizer.bits
+
+
+def packed_tensors(archive: Archive) -> List[PackedTensor]:
+    """The quantized tensors of a file with packed weights.
+
+    Raises:
+        NNPError: The file says something of one that cannot be read.
+    """
+    networks = archive.definition.network
+    shapes = {v.name: tuple(v.shape.dim) for network in networks for v in network.variable}
+    shapes.update({name: array.shape for name, (array, _) in archive.parameters.items()})
+    made = []
+    for entry in tensor_entries(archive):
+        try:
+            name = str(entry["name"])
+            made.append(
+                PackedTensor(
+                    name,
+                    QuantizerInfo.from_json(entry["quantizer"]),
+                    shapes[name],
+                    RowLayout.of(shapes[name], entry["channel_axis"]).rows,
+                    tuple(float(a) for a in entry["attention"]),
+                    str(entry["packed"]),
+                )
+            )
+        except MALFORMED as error:
+            raise NNPError(
+                f"{archive.path}: {METADATA}: the quantization of {tensor_name(entry)} cannot be "
+                f"read: {reason(error)}"
+            ) from None
+    return made
+
+
+def packed_to_json(tensor: DeployedTensor, scope: str) -> Dict[str, Any]:
+    """What a file with packed weights says of a tensor."""
+    return {
+        "name": tensor.name,
+        "quantizer": tensor.quantizer.to_json(),
+        "channel_axis": tensor.channel_axis,
+        "attention": list(tensor.attention),
+        "packed": scope,
+    }
 
 
 def tensor_to_json(tensor: DeployedTensor) -> Dict[str, Any]:

@@ -12,6 +12,7 @@ from nnabla_dqa.export.metadata import (
     DEPLOYED,
     FORMAT,
     MALFORMED,
+    packed_message,
     read_activations,
     read_tensor,
     reason,
@@ -62,7 +63,8 @@ def deployed_of(archive: Archive) -> Deployed:
     """The deployed network that a file holds; raises NNPError as :func:`read_nnp`."""
     metadata = archive.metadata or {}
     if metadata.get("kind") != DEPLOYED:
-        raise NNPError(f"{archive.path}: is not a deployed file")
+        found = packed_message(archive, "use") or "is not a deployed file"
+        raise NNPError(f"{archive.path}: {found}")
     tensors = {}
     for entry in tensor_entries(archive):
         try:

@@ -15,7 +15,8 @@ from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.export.metadata import (
     DEPLOYED,
     MALFORMED,
-    PACKED,
+    packed_message,
+    packed_tensors,
     read_tensor,
     reason,
     tensor_entries,
@@ -26,8 +27,8 @@ from nnabla_dqa.nnp.layers import discover
 from nnabla_dqa.nnp_format.archive import Archive
 from nnabla_dqa.quantization import quantizer_from_json
 
-_NOT_DEPLOYED = "not checked: nnabla-dqa has not deployed it; run deploy first"
-_PACKED = "not checked: it is packed; check the deployed .nnp that it was made of"
+_NOT_CHECKED = "not checked: "
+_NOT_DEPLOYED = f"{_NOT_CHECKED}nnabla-dqa has not deployed it; run deploy first"
 _NOTHING = "nothing to check: the file names no quantized tensor"
 
 
@@ -81,8 +82,8 @@ class Check:
         verdict = "verified: the quantized weights are on their grids, no NaN or infinity"
         if not self.ok:
             verdict = "NOT as its metadata say"
-            general = (_NOT_DEPLOYED, _PACKED, _NOTHING)
-            verdict = next((f for f in self.faults if f in general), verdict)
+            general = (f for f in self.faults if f.startswith(_NOT_CHECKED) or f == _NOTHING)
+            verdict = next(general, verdict)
         lines = [f"not quantized, float: {name}" for name in self.not_quantized]
         lines += [f"fault: {fault}" for fault in self.faults if fault != verdict]
         return "\n".join([*table, *self.runs, *lines, f"{self.path}: {verdict}"])
@@ -109,9 +110,13 @@ def check_file(path: PathLike, max_bytes: Optional[int] = None) -> Check:
     archive = Archive.read(path, max_bytes)
     faults = []
     layers = []
-    kind = (archive.metadata or {}).get("kind")
-    if kind != DEPLOYED:
-        faults.append(_PACKED if kind == PACKED else _NOT_DEPLOYED)
+    checked = set()
+    packed = packed_message(archive, "check")
+    if packed:
+        faults.append(_NOT_CHECKED + packed)
+        checked = {tensor.name for tensor in packed_tensors(archive)}
+    elif (archive.metadata or {}).get("kind") != DEPLOYED:
+        faults.append(_NOT_DEPLOYED)
     else:
         layers = [_check_tensor(entry, archive) for entry in tensor_entries(archive)]
         faults += [f"{row.weight}: {row.fault}" for row in layers if row.fault]
@@ -120,7 +125,7 @@ def check_file(path: PathLike, max_bytes: Optional[int] = None) -> Check:
     for name, (array, _) in archive.parameters.items():
         if not np.isfinite(array).all():
             faults.append(f"parameter {name} holds NaN or infinity")
-    checked = {row.weight for row in layers}
+    checked |= {row.weight for row in layers}
     found, _ = discover(archive.definition, archive.parameters)
     others = tuple(layer.weight for layer in found if layer.weight not in checked)
     return Check(Path(path), tuple(layers), tuple(faults), tuple(_runs(archive)), others)

@@ -88,7 +88,7 @@ def convert_file(
             :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
 
     Raises:
-        NNPError: The file is broken, or converted or deployed already.
+        NNPError: The file is broken, or converted, deployed or packed already.
         NothingToConvertError: It has no layer; nothing is written.
         ValueError: A rule matches no layer or two match the same.
         OSError: A file cannot be read or written.
@@ -103,7 +103,7 @@ def convert_file(
     if file.kind in (DEPLOYED, PACKED):
         raise NNPError(
             f"{source}: is a {file.kind} file, whose weights are quantized for good; convert the "
-            f"file it came from"
+            f"float file it came from"
         )
     if not file.layers:
         left = "; ".join(str(entry) for entry in file.skipped)

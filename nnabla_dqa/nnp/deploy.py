@@ -11,7 +11,7 @@ import numpy as np
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.renamed import renamed
 from nnabla_dqa.export.deployed import Deployed, Deployment
-from nnabla_dqa.export.metadata import DEPLOYED, PACKED
+from nnabla_dqa.export.metadata import DEPLOYED, packed_message
 from nnabla_dqa.export.nnp import deployed_of, write_nnp
 from nnabla_dqa.export.tensor import DeployedTensor
 from nnabla_dqa.layers.report import LayerReport, Report
@@ -180,10 +180,11 @@ def _tensor(
 def _check_deployable(file: NetworkFile, allow_untrained: bool) -> None:
     """Raise NNPError unless ``file`` is converted, trained (or that is allowed) and finite."""
     path = file.archive.path
+    packed = packed_message(file.archive, "use")
+    if packed:
+        raise NNPError(f"{path}: {packed}")
     if file.kind == DEPLOYED:
         raise NNPError(f"{path}: is deployed already (batch normalization can still be folded)")
-    if file.kind == PACKED:
-        raise NNPError(f"{path}: is packed, and was deployed before that")
     if file.kind != CONVERTED:
         raise NNPError(f"{path}: is not converted; run nnabla-dqa convert and train first")
     file.check_quantizers()

@@ -295,16 +295,17 @@ def _configs(layer: FileLayer) -> str:
 
 
 def _assignments(archive: Archive) -> Dict[str, Assignment]:
-    """What the metadata of a converted file say, by the weights; empty for a deployed one."""
+    """What the metadata of a converted file say, by the weights; empty for other kinds."""
     metadata: Dict[str, Any] = archive.metadata or {}
     where = f"{archive.path}: {METADATA}"
     check_format(archive)
-    if metadata.get("kind") == PACKED:
-        return {}
-    if metadata.get("kind") not in (CONVERTED, DEPLOYED):
+    if metadata.get("kind") not in (CONVERTED, DEPLOYED, PACKED):
         raise NNPError(
-            f"{where} has kind {metadata.get('kind')!r}, not {CONVERTED!r} or {DEPLOYED!r}"
+            f"{where} has kind {metadata.get('kind')!r}, not {CONVERTED!r}, {DEPLOYED!r} or "
+            f"{PACKED!r}"
         )
+    if metadata["kind"] == PACKED:
+        return {}
     if metadata["kind"] == DEPLOYED:
         deployed_of(archive)
         return {}

@@ -6,15 +6,16 @@ import dataclasses
 import math
 import zipfile
 from pathlib import Path
-from typing import Any, Dict, List, Mapping, Optional, Tuple
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Tuple, Union
 
 import nnabla as nn
+import numpy as np
 
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.renamed import renamed
 from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.export.deployed import Deployed
-from nnabla_dqa.export.metadata import DEPLOYED
+from nnabla_dqa.export.metadata import DEPLOYED, PACKED, PackedTensor, packed_tensors
 from nnabla_dqa.export.nnp import deployed_of
 from nnabla_dqa.export.quantizer_info import FLOAT_BITS
 from nnabla_dqa.export.tensor import DeployedTensor
@@ -24,10 +25,12 @@ from nnabla_dqa.layers.report import LayerReport, layer_report, short_names
 from nnabla_dqa.layers.tensors import INPUT, STATE_SCOPE
 from nnabla_dqa.nnp.expand import state_path
 from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
-from nnabla_dqa.nnp.layers import FileLayer
+from nnabla_dqa.nnp.layers import FileLayer, Skipped, discover
+from nnabla_dqa.nnp_format.parameters import Parameter
 from nnabla_dqa.quantization.encoding import RowLayout
 
 _RANGE_BYTES = 8
+_Quantized = Union[DeployedTensor, PackedTensor]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -172,7 +175,7 @@ class FileSummary:
 
 
 def summarize(path: PathLike, max_bytes: Optional[int] = None) -> FileSummary:
-    """The layers of an NNP, whether plain, converted or deployed.
+    """The layers of an NNP, whether plain, converted, deployed or packed.
 
     The classes of its quantizers need not be known.
 
@@ -187,14 +190,18 @@ def summarize(path: PathLike, max_bytes: Optional[int] = None) -> FileSummary:
     """
     path = Path(path)
     file = NetworkFile.read(path, max_bytes)
-    total = sum(layer.size for layer in file.layers)
     deployed = deployed_of(file.archive) if file.kind == DEPLOYED else None
-    tensors = {} if deployed is None else deployed.tensors
+    packed = packed_tensors(file.archive) if file.kind == PACKED else []
+    tensors: Dict[str, _Quantized] = {tensor.name: tensor for tensor in packed}
+    if deployed is not None:
+        tensors.update(deployed.tensors)
+    found, skipped = _discovered(file, packed)
+    total = sum(layer.size for layer in found)
     layers = tuple(
         _with_activations(
             file, layer, deployed, _row(file, layer, tensors.get(layer.weight), total)
         )
-        for layer in file.layers
+        for layer in found
     )
     with zipfile.ZipFile(path) as archive:
         members = {info.filename: info.compress_size for info in archive.infolist()}
@@ -202,13 +209,24 @@ def summarize(path: PathLike, max_bytes: Optional[int] = None) -> FileSummary:
         path,
         file.kind,
         layers,
-        tuple(str(entry) for entry in file.skipped),
-        _others(file),
+        tuple(str(entry) for entry in skipped),
+        _others(file, found, packed),
         file.networks,
         tuple(dict.fromkeys(e.network_name for e in file.archive.definition.executor)),
         path.stat().st_size,
         members,
     )
+
+
+def _discovered(
+    file: NetworkFile, packed: Sequence[PackedTensor]
+) -> Tuple[Sequence[FileLayer], Sequence[Skipped]]:
+    """The layers of a file, those too whose weights its networks unpack."""
+    if not packed:
+        return file.layers, file.skipped
+    zero = np.float32(0)
+    stand_ins = {t.name: Parameter(np.broadcast_to(zero, t.shape), False) for t in packed}
+    return discover(file.archive.definition, {**file.archive.parameters, **stand_ins})
 
 
 def file_report(file: NetworkFile, layer: FileLayer) -> LayerReport:
@@ -238,7 +256,7 @@ def activation_report(file: NetworkFile, layer: FileLayer) -> LayerReport:
 
 
 def _row(
-    file: NetworkFile, layer: FileLayer, tensor: Optional[DeployedTensor], total: int
+    file: NetworkFile, layer: FileLayer, tensor: Optional[_Quantized], total: int
 ) -> LayerSummary:
     bits, groups, rule = FLOAT_BITS, 1, ""
     names: Tuple[str, ...] = ()
@@ -313,10 +331,11 @@ def _entering(file: NetworkFile, layer: FileLayer) -> int:
     return total
 
 
-def _others(file: NetworkFile) -> int:
+def _others(file: NetworkFile, layers: Sequence[FileLayer], packed: Sequence[PackedTensor]) -> int:
     """Numbers in parameters that are neither weights of layers nor state of this package."""
-    weights = {layer.weight for layer in file.layers}
+    weights = {layer.weight for layer in layers}
     scopes = tuple(f"{state_path(layer.weight)}/" for layer in file.quantized)
+    scopes += tuple(f"{tensor.scope}/" for tensor in packed if tensor.scope)
     names: List[str] = [
         name
         for name in file.archive.parameters

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Mapping, Optional
@@ -24,6 +25,7 @@ from nnabla_dqa.training.checkpoint import (
     read_checkpoint,
     write_checkpoint,
 )
+from nnabla_dqa.training.event_files import EventFiles
 from nnabla_dqa.training.loss_scaler import LossScaler
 from nnabla_dqa.training.monitors import Monitors
 from nnabla_dqa.training.result import Epoch, TrainingStopped
@@ -72,6 +74,7 @@ class Loop:
         self._saved_time = time.monotonic()
         self._started = 0.0
         self._on_step: OnStep = None
+        self._events: Optional[EventFiles] = None
         self._requests = nn.NdArray.from_numpy_array(np.zeros(2, np.float32))
         """Whether a process wants to stop, and to save: averaged with the gradients."""
 
@@ -81,6 +84,7 @@ class Loop:
         monitor: Optional[PathLike] = None,
         progress: bool = False,
         on_step: OnStep = None,
+        tensorboard: bool = False,
     ) -> List[Epoch]:
         """Train to the end.
 
@@ -89,6 +93,7 @@ class Loop:
             monitor: Folder for :class:`Monitors`; the first process writes it.
             progress: Show a progress bar on stderr.
             on_step: Called before each step, in every process.
+            tensorboard: Write :class:`EventFiles` into the folder ``monitor`` too.
 
         Raises:
             NonFiniteError: The loss, a weight or a gradient is NaN or infinite;
@@ -103,10 +108,19 @@ class Loop:
         if first:
             remove_parts(self.checkpoint)
         self._check_ranks()
+        with contextlib.ExitStack() as stack:
+            if tensorboard and monitor is not None and first:
+                self._events = stack.enter_context(EventFiles(monitor, self.trainable, self.at))
+            return self._run(series, on_epoch, progress and first)
+
+    def _run(self, series: Optional[Monitors], on_epoch: OnEpoch, progress: bool) -> List[Epoch]:
+        first = self.trainable.communicator.rank == 0
         try:
             with InterruptGuard() as guard:
                 while len(self.at.history) < self.trainable.recipe.epochs:
-                    done = self._epoch(progress and first, guard)
+                    done = self._epoch(progress, guard)
+                    if self._events is not None:
+                        self._events.epoch(done)
                     self.at.end_epoch(done)
                     self.save()
                     if series is not None:
@@ -202,6 +216,8 @@ class Loop:
         self.at.losses.append(self._update(batch, rate, self.at.step, self._requests))
         self.at.correct += task.correct() or 0
         self.at.step += 1
+        if self._events is not None:
+            self._events.update(self.at)
         stop = guard.noted
         if task.communicator.size > 1:
             stop, save = (bool(request) for request in self._requests.data > 0)
@@ -259,6 +275,8 @@ class Loop:
         if comm.rank == 0:
             arrays = {name: v.d for name, v in self.trainable.parameters().items()}
             check_arrays(arrays)
+            if self._events is not None:
+                self._events.flush()
             notes = {**self.metadata(), "correct": sum(correct)}
             write_checkpoint(self.checkpoint, arrays, self.trainable.solver, notes)
         # A process that goes on and fails would end the first one while it is writing.

@@ -15,7 +15,7 @@ def _error(score: Optional[float], metric: str) -> Optional[float]:
     return 1.0 - score if score is not None and metric == "accuracy" else None
 
 
-_SERIES: Dict[str, Callable[[Epoch], Optional[float]]] = {
+SERIES: Dict[str, Callable[[Epoch], Optional[float]]] = {
     "loss": lambda e: e.loss,
     "score": lambda e: e.score,
     "soft score": lambda e: e.soft_score,
@@ -24,6 +24,7 @@ _SERIES: Dict[str, Callable[[Epoch], Optional[float]]] = {
     "learning rate": lambda e: e.learning_rate,
     "temperature": lambda e: e.temperature,
 }
+"""The curves by name, and what of an epoch they show."""
 
 
 class Monitors:
@@ -52,7 +53,7 @@ class Monitors:
 
     def add(self, epoch: Epoch) -> None:
         """Append an epoch's values."""
-        for name, read in _SERIES.items():
+        for name, read in SERIES.items():
             value = read(epoch)
             if value is not None:
                 if name not in self._series:

@@ -27,6 +27,7 @@ from nnabla_dqa.recipes.recipe import Recipe, RecipeError, method_of
 from nnabla_dqa.recipes.yaml_files import is_nnp, placed
 from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training.checkpoint import checkpoint_path
+from nnabla_dqa.training.event_files import check_tensorboard, event_files
 from nnabla_dqa.training.lock import locked
 from nnabla_dqa.training.loop import SAVE_SECONDS, Loop, OnEpoch, OnStep, gather_skipped
 from nnabla_dqa.training.loss_scaler import LossScaler
@@ -55,6 +56,7 @@ def train(
     communicator: Optional[Communicator] = None,
     on_step: OnStep = None,
     max_bytes: Optional[int] = None,
+    tensorboard: bool = False,
 ) -> Training:
     """Train by a recipe.
 
@@ -88,6 +90,9 @@ def train(
             steps done, in every process.
         max_bytes: What the NNP, or a teacher, may unpack to; the default is that
             of :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
+        tensorboard: Write TensorBoard event files there too, see
+            :class:`~nnabla_dqa.training.event_files.EventFiles`. A training
+            that wrote them and is resumed goes on writing them.
 
     Raises:
         NNPError, RecipeError, DataError, CheckpointError, RunError: One line
@@ -95,12 +100,16 @@ def train(
         NonFiniteError: The loss, a weight or a gradient became NaN or infinite;
             the last checkpoint is kept, and ``run.json`` says where it was.
         ParallelError: The processes do not agree.
+        TensorboardMissingError: ``tensorboard`` without tensorboardX; names the extra.
         TrainingStopped: On Ctrl-C or SIGTERM; a checkpoint is kept.
     """
     made = recipe_of(what, recipe)
     comm, context = given_or_single(communicator), context or nn.get_current_context()
     check_device(comm, context)
     place = None if folder is None else RunFolder(folder)
+    if place is not None and monitor is None:
+        monitor = place.monitors
+    tensorboard = _writes_events(monitor, tensorboard, resume)
     written_to = _target(made, target, place)
     checkpoint = checkpoint_path(written_to or "") if place is None else place.checkpoint
     if place is not None:
@@ -125,13 +134,12 @@ def train(
             if place is not None and comm.rank == 0:
                 start = {"seed": made.seed, "from_step": loop.at.step, "teacher": task.teacher}
                 place.note_start({**start, **environment(context, comm.size)})
-                monitor = monitor or place.monitors
             if on_message is not None and comm.rank == 0:
                 for message in task.messages:
                     on_message(message)
             started = time.perf_counter()
             try:
-                loop.run(on_epoch, monitor, progress, on_step)
+                loop.run(on_epoch, monitor, progress, on_step, tensorboard)
             except NonFiniteError as error:
                 if place is not None and comm.rank == 0:
                     place.note_failure(loop.failure(error))
@@ -159,6 +167,23 @@ def recipe_of(what: RecipeLike, recipe: Optional[RecipeLike] = None) -> Recipe:
         made = Recipe.from_yaml(what, None if network is None else {"network": network})
     made = dataclasses.replace(made, data=made.data.resolved())
     return made if network is None else dataclasses.replace(made, network=network)
+
+
+def _writes_events(folder: Optional[PathLike], wanted: bool, resume: bool) -> bool:
+    """Whether there will be event files in the folder of the monitor files.
+
+    Raises:
+        RecipeError: There is no folder for them.
+        TensorboardMissingError: Without tensorboardX.
+    """
+    if folder is None:
+        if wanted:
+            raise RecipeError("tensorboard: a folder or monitor is needed, to write event files to")
+        return False
+    if wanted or (resume and event_files(folder)):
+        check_tensorboard()
+        return True
+    return False
 
 
 def _target(

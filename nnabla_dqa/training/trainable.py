@@ -46,6 +46,7 @@ class Trainable(abc.ABC):
         scope: The parameter scope of the network.
         communicator: The processes that train together.
         workers: Threads that read the data ahead; 0 for none.
+        strength: Lambda of the penalty on attention in the loss; 0 if there is none.
     """
 
     recipe: Recipe
@@ -56,6 +57,7 @@ class Trainable(abc.ABC):
     scope: Any
     communicator: Communicator
     workers: int = 0
+    strength: float = 0.0
 
     @abc.abstractmethod
     def fill(self, batch: Mapping[str, np.ndarray]) -> None:

@@ -173,6 +173,106 @@ def test_without_the_package(deployed, capsys, monkeypatch):
     assert err.count("\n") == 1
 
 
+@pytest.fixture
+def packed(tmp_path):
+    """A deployed file that packing makes smaller, ``d.nnp``, and its packed form."""
+    nn.random.prng.seed(1)
+    x = nn.Variable((2, *SHAPE))
+    with dqa.quantizers(dqa.SAWB(2)):
+        h = F.relu(PF.dqa_convolution(x, 16, (3, 3), name="c1"))
+        y = PF.dqa_affine(h, 30, name="f")
+    dqa.deploy(tmp_path / "d.nnp", {"x": x}, {"y": y}, allow_untrained=True)
+    nn.clear_parameters()
+    dqa.export_file(tmp_path / "d.nnp", tmp_path / "p.nnp")
+    return tmp_path / "p.nnp"
+
+
+def test_a_packed_nnp(packed, capsys):
+    """It is a plain network, which can be measured; its bits are those of the deployed file."""
+    source = packed.with_name("d.nnp")
+    assert main(["export", str(source), "-o", str(packed), "--force"]) == 0
+    out, err = capsys.readouterr()
+    assert f"p.nnp: {packed.stat().st_size:,} bytes, " in out
+    assert "c1/conv/W" in err
+    assert err.count("\n") == 1
+    rng = np.random.RandomState(0)
+    samples = rng.rand(50, *SHAPE).astype(np.float32)
+    np.savez(packed.with_name("data.npz"), x=samples, y=rng.randint(0, 30, (50, 1)))
+    for layers in ("auto", "nnabla"):
+        with dqa.backend(layers=layers):
+            for name in ("d.nnp", "p.nnp"):
+                data = str(packed.with_name("data.npz"))
+                assert main(["evaluate", str(packed.with_name(name)), "--data", data]) == 0
+            first, second = capsys.readouterr().out.splitlines()
+            assert first.split("accuracy")[1] == second.split("accuracy")[1]
+
+
+def test_what_is_known_of_a_packed_nnp(packed, capsys):
+    """The quantizers and bytes of all its layers, packed or not; its weights are not checked."""
+    capsys.readouterr()
+    small, large = (dqa.summarize(packed.with_name(name)) for name in ("d.nnp", "p.nnp"))
+    assert (small.kind, large.kind) == ("deployed", "packed")
+    assert small.layers == large.layers
+    assert small.other_parameters == large.other_parameters
+    assert small.skipped == large.skipped
+    assert main(["check", str(packed)]) == 1
+    out, err = capsys.readouterr()
+    assert out.splitlines()[-1] == (
+        f"{packed}: not checked: its weights are packed by nnabla-dqa export; check d.nnp, the "
+        f"deployed file it was made from"
+    )
+    assert "not quantized, float" not in out
+    assert "fault" not in out
+    assert err == ""
+    page = packed.with_name("page.html")
+    assert main(["report", str(packed), "-o", str(page)]) == 0
+    assert "A packed file: the network unpacks its weights" in page.read_text("utf-8")
+
+
+def test_a_packed_nnp_that_somebody_else_has_written(packed):
+    archive = Archive.read(packed)
+    del archive.metadata["tensors"][1]["packed"]
+    archive.write(packed)
+    message = "the quantization of f/affine/W cannot be read: key 'packed' is missing"
+    with pytest.raises(dqa.NNPError, match=message):
+        dqa.summarize(packed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["export", "p.nnp", "-o", "q.onnx"], "packed by nnabla-dqa export; export d.nnp, the"),
+        (["export", "p.nnp", "-o", "q.nnp"], "packed by nnabla-dqa export; export d.nnp, the"),
+        (["deploy", "p.nnp", "-o", "q.nnp"], "packed by nnabla-dqa export; use d.nnp, the"),
+        (["deploy", "p.nnp", "-o", "q.nnp", "--fold-bn"], "nnabla-dqa export; use d.nnp, the"),
+        (
+            ["convert", "p.nnp", "-o", "q.nnp", "--quantizers", "minmax:2,4"],
+            "p.nnp: is a packed file, whose weights are quantized for good; convert the float file",
+        ),
+        (
+            ["train", "p.nnp", "--recipe", "r.yaml", "-o", "q.nnp"],
+            "p.nnp: is a packed file, quantized for good; convert and train the float file",
+        ),
+        (["export", "d.nnp", "-o", "p.nnp"], "p.nnp: exists; give --force to overwrite it"),
+        (["export", "d.nnp", "-o", "d.nnp", "--force"], "d.nnp: is an input, which is never"),
+        (["export", "d.nnp", "-o", "q.nnp", "--arithmetic", "qdq"], "is for .onnx; .nnp is float"),
+        (["export", "d.nnp", "-o", "q.nnp", "--verify", "x.npz"], "--verify runs .onnx files, not"),
+        (["export", "d.nnp", "-o", "q.nnp", "--network", "no"], "an .nnp keeps all networks"),
+    ],
+)
+def test_what_is_wrong_with_a_packed_nnp(packed, capsys, monkeypatch, arguments, message):
+    monkeypatch.chdir(packed.parent)
+    np.savez("data.npz", x=np.zeros((4, *SHAPE), np.float32), y=np.zeros((4, 1), np.int64))
+    packed.with_name("r.yaml").write_text("data: {train: data.npz}\nepochs: 1\n")
+    before = {path: path.read_bytes() for path in packed.parent.iterdir()}
+    capsys.readouterr()
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert message in err
+    assert err.count("\n") == 1
+    assert {path: path.read_bytes() for path in packed.parent.iterdir()} == before
+
+
 @pytest.mark.slow
 def test_nothing_else_imports_onnx():
     """Nor does declaring the command."""

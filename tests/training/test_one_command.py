@@ -47,7 +47,10 @@ def stop(trainable, step):
         os.kill(os.getpid(), signal.SIGTERM)
 
 with open_communicator(nn.get_current_context()) as comm:
-    train(sys.argv[1], sys.argv[2], folder=sys.argv[3], communicator=comm, on_step=stop)
+    train(
+        sys.argv[1], sys.argv[2], folder=sys.argv[3], communicator=comm, on_step=stop,
+        tensorboard=True,
+    )
 """
 """Process 1 of those that train is told to stop in the middle of a step."""
 
@@ -96,9 +99,13 @@ class TestTwoProcesses:
         return done.returncode, done.stdout, done.stderr
 
     def test_an_nnp_with_augmentation_fills_the_folder_of_a_run(self, nnp, tmp_path):
+        from tests.training.events import curves
+
         source, path = nnp
         folder = tmp_path / "straight"
-        code, out, err = self.start(*COMMAND, "train", source, "--recipe", path, "-o", folder)
+        code, out, err = self.start(
+            *COMMAND, "train", source, "--recipe", path, "-o", folder, "--tensorboard"
+        )
         assert code == 0, err
         assert "epoch 2/2: loss" in out
         result = json.loads((folder / "result.json").read_text())
@@ -118,6 +125,11 @@ class TestTwoProcesses:
         code, _, err = self.start(*COMMAND, "train", "-o", stopped, "--resume")
         assert code == 0, err
         assert_equal_runs(folder, stopped)
+        live = [curves(each / "monitors") for each in (folder, stopped)]
+        assert live[0] == live[1]
+        assert [*live[0]["epoch/loss"].values()] == pytest.approx(
+            [epoch["loss"] for epoch in result["epochs"]]
+        )
 
 
 def test_an_nnp_in_one_process_resumes_bit_for_bit(nnp, tmp_path):

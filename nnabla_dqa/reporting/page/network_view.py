@@ -61,7 +61,7 @@ class NetworkView:
 
 
 def view_of_file(path: PathLike, max_bytes: Optional[int] = None) -> NetworkView:
-    """What an NNP holds, whether float, converted or deployed.
+    """What an NNP holds, whether float, converted, deployed or packed.
 
     Raises:
         NNPError, OSError: As of :func:`~nnabla_dqa.nnp.summary.summarize`.

@@ -37,7 +37,7 @@ def evaluate_file(
     output: Optional[str] = None,
     max_bytes: Optional[int] = None,
 ) -> Score:
-    """Run an NNP, plain, converted or deployed, over the validation part of ``data``.
+    """Run an NNP, plain, converted, deployed or packed, over the validation part of ``data``.
 
     A converted file runs with the target quantizer of each layer alone.
 

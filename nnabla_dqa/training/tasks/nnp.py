@@ -31,7 +31,7 @@ from nnabla_dqa.training.tasks.teacher import open_teacher
 _UNTRAINABLE = {
     CONVERTED: "all float, nothing in it learns low bits; convert the float file with quantizers",
     DEPLOYED: "a deployed file, quantized for good; convert and train the file it came from",
-    PACKED: "a packed file, quantized for good; convert and train the file it came from",
+    PACKED: "a packed file, quantized for good; convert and train the float file it came from",
     FLOAT: "a float file, nothing in it learns low bits; convert it first, or name quantizers in "
     "the recipe",
 }

@@ -134,8 +134,8 @@ class Task(Trainable):
         if not any(mixture.mixing.penalised for mixture in self.mixed.values()):
             return loss
         strength = self.recipe.strength
-        strength = PULL * total_weights() if strength is None else strength
-        return F.add2(loss, regularizer(strength)) if strength else loss
+        self.strength = PULL * total_weights() if strength is None else strength
+        return F.add2(loss, regularizer(self.strength)) if self.strength else loss
 
     def _solver(self) -> Any:
         solver = self.recipe.make_solver()

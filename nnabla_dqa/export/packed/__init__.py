@@ -1,0 +1,1 @@
+"""Writing deployed networks as NNP files whose networks unpack their weights."""
