@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures as futures
+import hashlib
 import json
 import os
 import subprocess
@@ -60,10 +61,10 @@ NEIGHBOURS = (
 
 Those of activations have 2-bit weights; w2a2-sawb-plain is PACT at 2 bits.
 """
-
-
 FROM_FLOAT = 0.02
 """The learning rate of runs that begin with a float net; a fifth of the others'."""
+LONGEST = 200
+"""Letters of a folder's name; file systems allow 255."""
 
 
 def main() -> None:
@@ -127,7 +128,16 @@ def shown(words: List[str]) -> List[str]:
     for name, value in (("--data", "CIFAR"), ("--work", "WORK"), ("-o", "JSON")):
         if name in result:
             result[result.index(name) + 1] = value
+    files = {"teacher=": "teacher=FLOAT.nnp", "init=": "init=FLOAT.nnp"}
+    for i, word in enumerate(result):
+        result[i] = next((files[key] for key in files if word.startswith(key)), word)
     return result
+
+
+def held_out(data: str, share: float) -> str:
+    """On what accuracy is measured with ``--holdout``."""
+    _, images = open_data(data, "train").split(share, 0)
+    return f"{len(images):,} training images held out"
 
 
 def init_of(row: str, seed: int, arguments: argparse.Namespace) -> Dict[str, Any]:
@@ -139,10 +149,13 @@ def init_of(row: str, seed: int, arguments: argparse.Namespace) -> Dict[str, Any
 
 
 def folder_of(row: str, seed: int, arguments: argparse.Namespace) -> Path:
-    changes = "".join(f"-{change}" for change in arguments.changes)
+    changes = "".join(f"-{change}" for change in arguments.changes).replace(os.sep, "_")
     holdout = f"-holdout{arguments.holdout:g}" if arguments.holdout else ""
     start = "-from-float" if arguments.from_float and row != "float" else ""
-    return Path(arguments.work) / f"{row}{start}{holdout}{changes}-{seed}"
+    name = f"{row}{start}{holdout}{changes}-{seed}"
+    if len(name) > LONGEST:
+        name = f"{name[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return Path(arguments.work) / name
 
 
 def result_of(row: str, seed: int, arguments: argparse.Namespace) -> Dict[str, Any]:
@@ -179,15 +192,9 @@ def train(row: str, seed: int, arguments: argparse.Namespace) -> None:
 
 def check_recipe(row: str, seed: int, arguments: argparse.Namespace) -> None:
     """Refuse a finished run of another recipe."""
-    changes = {"seed": seed, "data": {"train": "-", "holdout": arguments.holdout}}
-    changes.update(init_of(row, seed, arguments))
-    for change in arguments.changes:
-        key, _, value = change.partition("=")
-        *above, last = key.split(".")
-        place = changes
-        for name in above:
-            place = place.setdefault(name, {})
-        place[last] = yaml.safe_load(value)
+    own = [f"{key}={value}" for key, value in init_of(row, seed, arguments).items()]
+    data = ["data.train=there", f"data.holdout={arguments.holdout}"]
+    changes = nested([f"seed={seed}", *data, *own, *arguments.changes])
     wanted = Recipe.from_yaml(HERE / "narrow" / f"{row}.yaml", changes).decisive()
     found = Recipe.from_mapping(result_of(row, seed, arguments)["recipe"]).decisive()
     for recipe in (wanted, found):
@@ -195,6 +202,19 @@ def check_recipe(row: str, seed: int, arguments: argparse.Namespace) -> None:
     if found != wanted:
         folder = folder_of(row, seed, arguments)
         raise RuntimeError(f"{folder}: is a run of another recipe; remove it, or name other --work")
+
+
+def nested(changes: List[str]) -> Dict[str, Any]:
+    """Words such as ``data.limit=100`` as the mapping that they change in a recipe."""
+    result: Dict[str, Any] = {}
+    for change in changes:
+        key, _, value = change.partition("=")
+        *above, last = key.split(".")
+        place = result
+        for name in above:
+            place = place.setdefault(name, {})
+        place[last] = yaml.safe_load(value)
+    return result
 
 
 def measured(

@@ -141,7 +141,7 @@ def train(
             if resume and (place is None or checkpoint.exists()):
                 loop.resume()
             if place is not None and comm.rank == 0:
-                start = {"seed": made.seed, "from_step": loop.at.step}
+                start = {"seed": made.seed, "from_step": loop.at.step, "teacher": task.teacher}
                 place.note_start({**start, **environment(context, comm.size)})
             if on_message is not None and comm.rank == 0:
                 for message in task.messages:
@@ -212,8 +212,8 @@ def _finish(
 ) -> Training:
     """Write the networks and the result; evaluate what was deployed."""
     comm, epochs = task.communicator, list(loop.at.history)
-    if task.recipe.update_normalization:
-        task.update_normalization()
+    if task.recipe.statistics_at("deploy"):
+        task.estimate_statistics(task.recipe.statistics_at("deploy"))
         scores = task.evaluate()
         epochs[-1] = dataclasses.replace(
             epochs[-1], score=scores.hard, soft_score=scores.soft, top5=scores.top5
