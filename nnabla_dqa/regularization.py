@@ -59,6 +59,17 @@ def regularizer(
     Raises:
         ValueError: An argument is not allowed, or the current scope has no DQA
             layer (build the model first).
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> with dqa.quantizers(*map(dqa.MinMax, (2, 4, 8)), mixing=dqa.Attention("uniform")):
+        ...     y = PF.dqa_affine(nn.Variable((8, 64)), 10, name="fc")
+        >>> penalty = dqa.regularizer(strength=640)
+        >>> penalty.forward()
+        >>> round(float(penalty.d), 3)  # 640 / 640 weights * (1 + 4 + 16) / 3
+        7.0
     """
     if strength != AUTO and (not is_number(strength) or float(strength) < 0):
         raise ValueError(

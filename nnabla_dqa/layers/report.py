@@ -128,6 +128,16 @@ def report(scope: Any = None) -> Report:
     Raises:
         ValueError: There is no quantized layer, or the state of one belongs to
             another net.
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> with dqa.quantizers(dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8)):
+        ...     y = PF.dqa_affine(nn.Variable((8, 64)), 10, name="fc")
+        >>> row = dqa.report().layers[0]  # print(dqa.report()) is a table
+        >>> row.name, row.quantizers, row.bits, row.hard
+        ('fc/affine', ('MinMax2', 'MinMax4', 'MinMax8'), 2, False)
     """
     layers = find_quantized(scope)
     if not layers:

@@ -56,6 +56,15 @@ class QuantizedTensor:
     ``name`` is the layer's: the path of its scope below the scope it was looked
     up in, such as ``"conv1/conv"``, or ``"conv1/conv:input"`` for what enters it. ``scope`` is
     the dictionary of that scope and ``key`` the name of the weights in it.
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> y = PF.dqa_affine(nn.Variable((8, 64)), 10, name="fc", quantizers=[dqa.SAWB(2)])
+        >>> (layer,) = dqa.find_quantized()
+        >>> layer.name, layer.function, layer.weight.shape, layer.is_weight
+        ('fc/affine', 'Affine', (64, 10), True)
     """
 
     name: str
@@ -339,6 +348,16 @@ def find_quantized(scope: Any = None) -> List[QuantizedTensor]:
     Raises:
         ValueError: A layer's state belongs to two different mixtures: the
             parameters of another net were loaded. Names the layer.
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> with dqa.quantizers(dqa.SAWB(2), activations=[dqa.PACT(2)]):
+        ...     h = PF.dqa_affine(nn.Variable((8, 64)), 32, name="fc1")
+        ...     y = PF.dqa_affine(h, 10, name="fc2")
+        >>> [tensor.name for tensor in dqa.find_quantized()]
+        ['fc1/affine', 'fc2/affine', 'fc2/affine:input']
     """
     root = nn.parameter.get_current_parameter_scope() if scope is None else scope
     found = []

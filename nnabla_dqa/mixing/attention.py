@@ -43,6 +43,19 @@ class Attention(MixingRule):
     With two quantizers ``alpha / sd(alpha)`` is always (+-1/sqrt(2)): alpha
     gets no gradient and the coefficients follow the schedule alone. Such a layer
     warns; ``normalize="none"`` makes its attention learn.
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> with dqa.quantizers(*map(dqa.MinMax, (2, 4, 8)), mixing=dqa.Attention()):
+        ...     y = PF.dqa_affine(nn.Variable((8, 64)), 10, name="fc")
+        >>> (layer,) = dqa.find_quantized()
+        >>> print(layer.attention().round(2))  # hot: nearly equal
+        [0.34 0.33 0.33]
+        >>> layer.state["temperature"].d = 0.03
+        >>> print(layer.attention().round(2))  # cold: one-hot
+        [1. 0. 0.]
     """
 
     label: ClassVar[str] = "DQA"

@@ -25,6 +25,11 @@ def temperature(b: int, steps: int, start: float = 100.0, end: float = 0.03) -> 
         steps: B.
         start: T(0).
         end: T(B).
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> [round(dqa.temperature(b, steps=100), 2) for b in (0, 50, 100)]
+        [100.0, 1.73, 0.03]
     """
     return float(start * math.exp(math.log(end / start) * b / steps))
 
@@ -50,6 +55,14 @@ class TemperatureSchedule:
     Raises:
         ValueError: ``steps`` <= 0, a temperature <= 0 or not finite, or
             ``hard_fraction`` or ``order_from`` outside [0, 1).
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> schedule = dqa.TemperatureSchedule(steps=1000)
+        >>> schedule.soft_steps  # then, for 100 steps, the target alone
+        900
+        >>> schedule.state(900)
+        {'temperature': 0.03...}
     """
 
     steps: int

@@ -61,6 +61,20 @@ class Annealer:
 
     Warns:
         UntrainedWarning: A quantizer needs a trained float network, and this one is not.
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> with dqa.quantizers(dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8)):
+        ...     y = PF.dqa_affine(nn.Variable((8, 16)), 4, name="fc")
+        >>> annealer = dqa.Annealer(dqa.TemperatureSchedule(steps=10, hard_fraction=0.2))
+        >>> hard = []
+        >>> for _ in range(10):
+        ...     annealer()  # after each update of a solver
+        ...     hard.append(annealer.is_hard)
+        >>> hard.index(True)  # the 8th update was the last soft one
+        7
     """
 
     def __init__(self, *schedules: Schedule, restart: bool = False) -> None:

@@ -102,6 +102,15 @@ def train(
         ParallelError: The processes do not agree.
         TensorboardMissingError: ``tensorboard`` without tensorboardX; names the extra.
         TrainingStopped: On Ctrl-C or SIGTERM; a checkpoint is kept.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> recipe = dqa.Recipe(
+        ...     "digits.npz", quantizers="minmax:2,4,8", loss="distillation", batch_size=8
+        ... )
+        >>> training = dqa.train("lenet.nnp", recipe, "lenet_trained.nnp")
+        >>> [epoch.hard for epoch in training.epochs]
+        [False, False, True]
     """
     made = recipe_of(what, recipe)
     comm, context = given_or_single(communicator), context or nn.get_current_context()
@@ -132,7 +141,7 @@ def train(
             if resume and (place is None or checkpoint.exists()):
                 loop.resume()
             if place is not None and comm.rank == 0:
-                start = {"seed": made.seed, "from_step": loop.at.step}
+                start = {"seed": made.seed, "from_step": loop.at.step, "teacher": task.teacher}
                 place.note_start({**start, **environment(context, comm.size)})
             if on_message is not None and comm.rank == 0:
                 for message in task.messages:
@@ -203,8 +212,8 @@ def _finish(
 ) -> Training:
     """Write the networks and the result; evaluate what was deployed."""
     comm, epochs = task.communicator, list(loop.at.history)
-    if task.recipe.update_normalization:
-        task.update_normalization()
+    if task.recipe.statistics_at("deploy"):
+        task.estimate_statistics(task.recipe.statistics_at("deploy"))
         scores = task.evaluate()
         epochs[-1] = dataclasses.replace(
             epochs[-1], score=scores.hard, soft_score=scores.soft, top5=scores.top5

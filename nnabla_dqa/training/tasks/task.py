@@ -10,14 +10,16 @@ import numpy as np
 
 from nnabla_dqa._util.devices import float_context, in_float32
 from nnabla_dqa.data import DataError
+from nnabla_dqa.data.prefetch import Prefetcher
 from nnabla_dqa.data.sampler import batches_of
 from nnabla_dqa.distributed import Communicator, given_or_single
 from nnabla_dqa.graph.bn_statistics import estimate, moving
 from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.nnp_format.members import NNPError
+from nnabla_dqa.onednn.accelerate import fast
 from nnabla_dqa.quantization.graph_ops import Variable
-from nnabla_dqa.recipes.recipe import DISTILLATION, Recipe, RecipeError
+from nnabla_dqa.recipes.recipe import Recipe, RecipeError
 from nnabla_dqa.regularization import PULL, regularizer, total_weights
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.solver.attached import attach
@@ -80,7 +82,7 @@ class Task(Trainable):
             with in_float32():
                 self.loss = self._with_regularizer(self.objective.loss)
                 self.solver = self._solver()
-        self.messages = [*network.messages, *messages, *self._unused_keys()]
+        self.messages = [*network.messages, *messages, *self._unused_keys(), *self._taught()]
         self._checksum = dataset_checksum(self.data)
         self._statistics = moving(self.loss)
 
@@ -177,8 +179,10 @@ class Task(Trainable):
     def _unused_keys(self) -> List[str]:
         """Messages for keys that have no effect here, and what the mixing rules warn of."""
         unused = []
-        if self.recipe.loss != DISTILLATION:
-            unused += ["teacher", "distillation_temperature"]
+        if self.network.teacher is None:
+            unused += ["distillation_weight", "distillation_temperature"]
+        if self.recipe.bn_statistics == "hard" and not self.is_hard_at(self.steps - 1):
+            unused.append("bn_statistics")
         if not any(mixture.mixing.penalised for mixture in self.mixed.values()):
             unused += ["temperature", "order_from", "lambda", "attention_lr"]
         mixtures = self.network.mixtures.values()
@@ -198,6 +202,22 @@ class Task(Trainable):
             every = len(names) == len(self.network.mixtures)
             messages.append(f"{'all layers' if every else 'layer ' + ', '.join(names)}: {text}")
         return messages
+
+    def _taught(self) -> List[str]:
+        """What the user should know of the teacher."""
+        if self.network.teacher is None:
+            return []
+        recipe, path = self.recipe, self.network.teacher.path
+        return [
+            f"teacher {path.name}: its distance is {recipe.taught:g} of the loss, at temperature "
+            f"{recipe.distillation_temperature:g}"
+        ]
+
+    @property
+    def teacher(self) -> Optional[Dict[str, Any]]:
+        """File and checksum of what is learned from, for a run's record; None without one."""
+        teacher = self.network.teacher
+        return None if teacher is None else {"file": str(teacher.path), "sum": teacher.checksum}
 
     def fill(self, batch: Mapping[str, np.ndarray]) -> None:
         fill(self.objective.feeds, batch)
@@ -227,20 +247,34 @@ class Task(Trainable):
             found[0].top5 if top5 else None,
         )
 
-    def update_normalization(self) -> None:
-        """Running statistics as the network with the target quantizers sees the training data."""
+    def begin_hard(self) -> None:
+        samples = self.recipe.statistics_at("hard")
+        if samples:
+            self.estimate_statistics(samples)
+
+    def estimate_statistics(self, samples: int, augmented: bool = True) -> None:
+        """Running statistics as the network with the target quantizers sees the training data.
+
+        Args:
+            samples: How many of them, rounded down to whole mini-batches.
+            augmented: As they are in the first epoch, which is what the network is trained on;
+                False: as they are for evaluation.
+        """
+        data = self.data.at_epoch(0) if augmented else self.data
         size = min(self.recipe.batch_size, len(self.data))
-        count = max(1, min(self.recipe.update_normalization, len(self.data)) // size)
+        count = max(1, min(samples, len(self.data)) // size)
         rows = batches_of(len(self.data), size, self.recipe.seed, 0)[:count]
-        with nn.parameter_scope("", self.scope), nn.auto_forward(False):
+        with nn.parameter_scope("", self.scope), nn.auto_forward(False), in_float32():
             feeds, output = self.network.to_estimate(self.data.shapes, size)
+            computed = fast([output], trains=False)[0]
 
         def filled() -> Iterator[None]:
-            for part in rows:
-                fill(feeds, self.data.batch(part))
-                yield
+            with Prefetcher(data.batch, rows, self.workers) as batches:
+                for batch in batches:
+                    fill(feeds, batch)
+                    yield
 
-        estimate(output, filled())
+        estimate(output, filled(), computed)
 
     def identity(self) -> Dict[str, Any]:
         context = nn.get_current_context()
@@ -249,6 +283,7 @@ class Task(Trainable):
             "recipe": self.recipe.decisive(),
             "type_config": "half" if half else "float",
             "source": self.network.identity,
+            "teacher": None if self.network.teacher is None else self.network.teacher.checksum,
             "data": self._checksum,
         }
 
