@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import Dict, List, Sequence, Tuple
+from typing import Dict, List, Sequence, Tuple, Union
 
 import nnabla as nn
 import nnabla.functions as F
@@ -19,10 +19,13 @@ from nnabla_dqa.quantization.graph_ops import Variable, lift
 
 _PENALTIES = ("powers_of_4", "squared_bits")
 _WEIGHTINGS = ("network", "layer", "none")
+AUTO = "auto"
+PULL = 0.02
+"""Lambda of ``"auto"``, as a multiple of the number of weights."""
 
 
 def regularizer(
-    strength: float, penalty: str = "powers_of_4", weighting: str = "network"
+    strength: Union[float, str], penalty: str = "powers_of_4", weighting: str = "network"
 ) -> Variable:
     """``strength * sum_l g^T a_l / S`` over the DQA layers of the current scope.
 
@@ -31,7 +34,10 @@ def regularizer(
     parameters named ``W`` in the current scope, float layers included.
 
     Args:
-        strength: lambda, not negative; the paper uses 1 to 30.
+        strength: lambda, not negative; the paper uses 1 to 30. ``"auto"``: ``0.02 S``, so that
+            each layer's attention feels ``0.02 g^T a_l`` whatever the size of the network (with
+            the paper's 5 a net of 9 thousand weights feels a thousand times more than ResNet-18's
+            11 million); what ``train`` takes by default. Not from the paper.
         penalty: ``"powers_of_4"``, or ``"squared_bits"``: ``g_k = (bits_k / bits_1)^2``.
         weighting: ``"network"``: divide by S, as printed; ``"layer"``: multiply
             by the layer's part of the weights, M_l / S; ``"none"``: neither.
@@ -65,8 +71,10 @@ def regularizer(
         >>> round(float(penalty.d), 3)  # 640 / 640 weights * (1 + 4 + 16) / 3
         7.0
     """
-    if not is_number(strength) or strength < 0:
-        raise ValueError(f"regularizer: strength={strength!r} is not a finite number >= 0")
+    if strength != AUTO and (not is_number(strength) or float(strength) < 0):
+        raise ValueError(
+            f"regularizer: strength={strength!r} is not a finite number >= 0, nor 'auto'"
+        )
     if penalty not in _PENALTIES:
         raise ValueError(f"regularizer: penalty={penalty!r} is none of {', '.join(_PENALTIES)}")
     if weighting not in _WEIGHTINGS:
@@ -78,8 +86,9 @@ def regularizer(
         raise ValueError(
             "regularizer: the current parameter scope has no DQA layer; build the model first"
         )
+    number = PULL * total_weights() if strength == AUTO else float(strength)
     with in_float32():
-        return _penalty(layers, float(strength), penalty, weighting)
+        return _penalty(layers, number, penalty, weighting)
 
 
 def _penalty(

@@ -253,6 +253,7 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/cifar.md", "narrow", narrow(load("cifar_narrow.json"))
     yield "docs/cifar.md", "narrow_w2a2", narrow(load("cifar_narrow_w2a2.json"))
     yield "docs/cifar.md", "teacher", variants(load("cifar_teacher_validation.json"))
+    yield "docs/method.md", "order", variants(load("cifar_order_validation.json"))
     yield "docs/method.md", "hard_end", variants(load("cifar_hard_end_validation.json"))
     yield "docs/compiling.md", "compiled", compiled(load("compiled.json"))
     yield "docs/export.md", "onnx", export_tables.onnx_files(load("onnx.json"))

@@ -48,6 +48,26 @@ def test_a_row_is_trained_measured_and_kept(tmp_path):
     assert "is a run of another recipe" in again.stderr
 
 
+def test_cifar_100_by_the_same_command(tmp_path):
+    (tmp_path / "cifar").mkdir()
+    for name in ("train", "test"):
+        write_records(tmp_path / "cifar" / f"{name}.bin", 64, label_bytes=2, classes=100)
+    done = narrow(tmp_path, "-o", str(tmp_path / "out.json"))
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    result = json.loads((folder / "result.json").read_text())
+    assert result["recipe"]["model"]["classes"] == 100
+    assert narrow(tmp_path).returncode == 0
+
+
+def test_the_picture_of_a_table(tmp_path):
+    script = ROOT / "examples" / "cifar" / "picture.py"
+    source, picture = ROOT / "results" / "cifar_narrow.json", tmp_path / "table.png"
+    subprocess.run([sys.executable, str(script), str(source), str(picture)], check=True)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 10_000
+
+
 @pytest.mark.parametrize(
     ("script", "variants"), [("hard_end.py", 8), ("teacher.py", 8)], ids=["hard_end", "teacher"]
 )

@@ -31,7 +31,7 @@ from nnabla_dqa.training.tasks.task import Task
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from narrow import held_out, nested, shown  # noqa: E402
+from narrow import FREE, held_out, nested, shown  # noqa: E402
 from runner import environment  # noqa: E402
 
 ROWS = ("minmax-dqa", "minmax-plain", "sawb-dqa")
@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
     parser.add_argument("-o", "--output", help="JSON to write")
     arguments = parser.parse_args()
-    fixed = [f"data.train={arguments.data}", f"data.holdout={HOLDOUT}", *arguments.changes]
+    fixed = [f"data.train={arguments.data}", f"data.holdout={HOLDOUT}", FREE, *arguments.changes]
     rows: List[Dict[str, Any]] = []
     for row in arguments.rows:
         runs = [measure(row, [*fixed, f"seed={i}"], print) for i in range(arguments.seeds)]

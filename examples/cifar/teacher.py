@@ -22,7 +22,7 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
-from narrow import FROM_FLOAT, folder_of, held_out, result_of, row_of, shown, train  # noqa: E402
+from narrow import FREE, FROM_FLOAT, folder_of, held_out, result_of, row_of, shown, train  # noqa: E402
 from runner import environment  # noqa: E402
 
 ROWS = ("minmax-dqa", "sawb-dqa")
@@ -62,7 +62,7 @@ def run(row: str, seeds: int, changes: List[str], given: argparse.Namespace) -> 
 
 def changed(given: argparse.Namespace, changes: List[str]) -> argparse.Namespace:
     arguments = copy.copy(given)
-    arguments.changes = [*given.changes, *changes]
+    arguments.changes = [FREE, *given.changes, *changes]
     return arguments
 
 

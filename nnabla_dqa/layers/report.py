@@ -22,7 +22,7 @@ class LayerReport:
     quantizer that remains, ``bits`` its bit width. ``tensor`` is ``"weight"``, or
     ``"activation"`` for what enters the layer; ``shape`` is that of the layer's weights.
     ``soft_gap``: ``mean|soft - steps| / mean|steps|`` of the weights of a target that training
-    softens, such as :class:`~nnabla_dqa.QN`; None for others.
+    softens, such as :class:`~nnabla_dqa.QN`, as soft as it was last; None for others.
     """
 
     name: str

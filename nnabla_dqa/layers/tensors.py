@@ -305,16 +305,17 @@ class QuantizedTensor:
     def soft_gap(self) -> Optional[float]:
         """``mean|soft - steps| / mean|steps|`` of a target that is soft in training, else None.
 
-        What training uses against what is deployed; 0 from the hard phase on. Reads only.
+        What training uses, or used when the hard phase began (at its last temperature or
+        slope, with the weights of now), against what is deployed. Reads only.
         """
         index = self.mixture.target
         if not self.is_weight or not self.mixture.target_quantizer.is_soft:
             return None
-        levels = self.mixture.target_quantizer.quantize(
-            self.weight.d, self.quantizer_state(index)
-        ).astype(np.float64)
+        q, state = self.mixture.target_quantizer, self.quantizer_state(index)
+        levels = q.quantize(self.weight.d, state).astype(np.float64)
         size = np.abs(levels).mean()
-        return float(np.abs(self._values(index) - levels).mean() / size) if size else 0.0
+        soft = soft_values(q, self.weight.d, state)
+        return float(np.abs(soft - levels).mean() / size) if size else 0.0
 
 
 def _lookup(node: Any, path: str) -> Any:

@@ -149,5 +149,19 @@ class Attention(MixingRule):
             alpha = state["alpha"].d.astype(np.float64)
             state["alpha"].d = alpha / self._deviation(alpha)
 
+    def hold_below(self, state: Mapping[str, Any], target: int, ceiling: float) -> None:
+        """``alpha_k <- min(alpha_k, alpha_target + ceiling sd(alpha))`` for the others."""
+        if "alpha" not in state:
+            return
+        alpha = state["alpha"].d.astype(np.float64)
+        flat = alpha.ravel()
+        highest = flat[target] + ceiling * self._deviation(flat)
+        above = flat > highest
+        above[target] = False
+        if above.any():
+            # Written where something is held only: on a GPU this is a copy.
+            flat[above] = highest
+            state["alpha"].d = alpha
+
     def _deviation(self, alpha: np.ndarray) -> float:
         return max(float(alpha.std(ddof=self.ddof)), self.eps)

@@ -149,6 +149,9 @@ class Recipe:
             epoch adds to it. ``parq``: ``{steepness: 10}`` of the course of their slope.
         hard_fraction: The last fraction of the steps, in which every layer uses
             its target quantizer alone; 0 is the paper's schedule.
+        order_from: The fraction of the updates before the hard phase from which on each layer's
+            attention is brought to its target (:class:`~nnabla_dqa.TemperatureSchedule`); None,
+            the default: never, as in the paper.
         strength: Of the regularizer on high bit widths (DQA eq. 6, key
             ``lambda``), which is divided by the number of weights; default:
             0.02 times the number of weights, the same pull on each layer
@@ -208,6 +211,7 @@ class Recipe:
     temperature: Dict[str, float] = option(numbers_by_name("start", "end", above=0), {})
     sharpening: Dict[str, float] = option(numbers_by_name(*_SHARPENING, above=0), {})
     hard_fraction: float = option(number(below=1), 0.5)
+    order_from: Optional[float] = option(number(below=1), None)
     strength: Optional[float] = option(number(), None, key="lambda")
     attention_lr: float = option(number(), 1.0)
     loss: Optional[str] = option(one_of(*LOSSES), None)
@@ -323,7 +327,9 @@ class Recipe:
         """What drives the state of layers that mix ``mixture``."""
         rule = mixture.mixing
         cooled = "temperature" in rule.state(mixture.quantizers)
-        options = self.temperature if cooled else {}
+        options: Dict[str, Any] = dict(self.temperature) if cooled else {}
+        if cooled and self.order_from is not None:
+            options["order_from"] = self.order_from
         return rule.default_schedule(steps, steps_per_epoch, self.hard_fraction, **options)
 
     def make_sharpening(

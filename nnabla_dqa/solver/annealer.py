@@ -185,6 +185,7 @@ class Annealer:
             for layer in layers:
                 if layer.mixture.is_mixed:
                     layer.mixture.mixing.after_update(layer.state)
+            self._hold_below(layers, step + 1)
         step += 1
         self._step_parameter.d = self._counted = step
         self._write(layers, step)
@@ -225,6 +226,18 @@ class Annealer:
             for layer in layers:
                 layer.set_hard(layer.mixture.target if is_hard else None)
         self._written = (layers, is_hard)
+
+    def _hold_below(self, layers: List[QuantizedTensor], step: int) -> None:
+        """Bring attention to the target, if a schedule says so."""
+        for schedule in self.schedules:
+            ceiling_of = getattr(schedule, "ceiling", None)
+            if ceiling_of is None or ceiling_of(step, 2) is None:
+                continue
+            for layer in layers:
+                mixture = layer.mixture
+                if mixture.is_mixed:
+                    ceiling = ceiling_of(step, len(mixture.quantizers))
+                    mixture.mixing.hold_below(layer.state, mixture.target, ceiling)
 
     def _check_alone(self, layers: List[QuantizedTensor]) -> None:
         for layer in layers:

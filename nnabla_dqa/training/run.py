@@ -278,6 +278,8 @@ def _content(
     classified = measured if metric == "accuracy" else None
     many = task.objective.hard.classes >= MANY_CLASSES
     off_target = [row for row in result.report.layers if not row.on_target] if result.report else []
+    rows = result.report.layers if result.report else ()
+    gaps = {row.name: row.soft_gap for row in rows if row.soft_gap is not None}
     return {
         "method": method_of(task.network.mixtures.values()),
         "metric": metric,
@@ -286,6 +288,7 @@ def _content(
         "top5": classified.top5 if classified is not None and many else None,
         "validation_images": measured.samples if measured is not None else 0,
         "off_target": len(off_target) if result.report else None,
+        **({"soft_gap": gaps} if gaps else {}),
         **notes,
         "seconds_of_epochs": round(sum(epoch.seconds for epoch in result.epochs), 1),
         "data": task.identity()["data"],

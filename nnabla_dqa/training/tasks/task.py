@@ -20,7 +20,7 @@ from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.onednn.accelerate import fast
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import Recipe, RecipeError
-from nnabla_dqa.regularization import regularizer, total_weights
+from nnabla_dqa.regularization import PULL, regularizer, total_weights
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.solver.attached import attach
 from nnabla_dqa.training.tasks.evaluation import evaluate
@@ -31,8 +31,6 @@ from nnabla_dqa.training.tasks.nnp import FileNetwork
 from nnabla_dqa.training.tasks.sources import dataset_checksum, open_sources
 from nnabla_dqa.training.trainable import Scores, Trainable
 
-PULL = 0.02
-"""The default strength of the regularizer: this times the number of weights."""
 MANY_CLASSES = 100
 """From so many classes on, top-5 accuracy is measured too."""
 
@@ -186,7 +184,7 @@ class Task(Trainable):
         if self.recipe.bn_statistics == "hard" and not self.is_hard_at(self.steps - 1):
             unused.append("bn_statistics")
         if not any(mixture.mixing.penalised for mixture in self.mixed.values()):
-            unused += ["temperature", "lambda", "attention_lr"]
+            unused += ["temperature", "order_from", "lambda", "attention_lr"]
         mixtures = self.network.mixtures.values()
         known = {name for m in mixtures for q in m.quantizers for name in q.schedule_options}
         if not set(self.recipe.sharpening) <= known:
