@@ -26,6 +26,9 @@ MONITOR = ["tensorboardX>=2.6.2.2,<3"]
 # Runs examples/lesson.ipynb.
 NOTEBOOK = ["nbclient>=0.8,<1", "nbformat>=5.7,<6", "ipykernel>=6.21,<8"]
 TEST = ["pytest>=7.4,<10", "pytest-xdist>=3,<4", "hypothesis>=6.90,<7"]
+# pymdown-extensions 11 and later change what mkdocstrings builds on.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.5,<10", "mkdocstrings[python]>=0.26,<2"]
+DOCS += ["pymdown-extensions>=10.7,<11"]
 LINT = ["ruff>=0.4,<1", "mypy>=1.8,<3"]
 NNABLA = ">=1.39,<1.40"
 CUDA = {f"cuda{v}": [f"nnabla-ext-cuda{v}{NNABLA}"] for v in ("110", "116", "120")}
@@ -123,13 +126,14 @@ setup(
     ],
     extras_require={
         "demo": DEMO,
+        "docs": DOCS,
         "monitor": MONITOR,
         "mpi": MPI,
         "onednn": ONEDNN,
         "onnx": ONNX,
         "photos": PHOTOS,
         "report": REPORT,
-        "test": DEMO + MONITOR + MPI + NOTEBOOK + ONEDNN + ONNX + PHOTOS + TEST + LINT,
+        "test": DEMO + DOCS + MONITOR + MPI + NOTEBOOK + ONEDNN + ONNX + PHOTOS + TEST + LINT,
         **CUDA,
     },
     classifiers=[

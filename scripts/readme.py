@@ -19,7 +19,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "nnp")]
 
 from run import format_results as format_nnp  # noqa: E402
 
-from benchmarks import export_tables  # noqa: E402
+from benchmarks import export_tables, question_tables  # noqa: E402
 from benchmarks.bench import tables  # noqa: E402
 from benchmarks.bench.tables import markdown  # noqa: E402
 from benchmarks.peers import as_table  # noqa: E402
@@ -211,6 +211,32 @@ def compiled(content: Dict[str, Any]) -> str:
     return "\n\n".join([calls, begun, effort, tail])
 
 
+def variants(content: Dict[str, Any]) -> str:
+    """Accuracies of variants, a column a recipe, with their gain over the first one."""
+    names = list(dict.fromkeys(row["row"] for row in content["rows"] if "gain" in row))
+    labels = list(dict.fromkeys(row["variant"] for row in content["rows"] if "gain" in row))
+    found = {(row["variant"], row["row"]): row for row in content["rows"]}
+    rows = []
+    for label in labels:
+        cells = [label]
+        for name in names:
+            row, gain = found[label, name], found[label, name]["gain"]
+            cells.append(f"{row['mean']:.2f} ± {row['sd']:.2f}")
+            first = label == labels[0]
+            cells.append("" if first else f"{gain['mean']:+.2f} ± {gain['sd']:.2f}")
+        rows.append(cells)
+    head = ["", *(cell for name in names for cell in (f"`{name}`", "gain"))]
+    meta, seeds = content["meta"], len(found[labels[0], names[0]]["accuracies"])
+    tail = (
+        f"`{meta['command']}`: accuracy in % on {meta['measured_on']}, {seeds} seeds, mean ± "
+        f"sample sd; the gain is that over the first line, seed by seed. {meta['machine']}."
+    )
+    others = [f"{r['variant']} {r['mean']:.2f}" for r in content["rows"] if "gain" not in r]
+    if others:
+        tail += f" Teachers: {', '.join(others)}."
+    return f"{markdown(head, rows)}\n\n{tail}"
+
+
 SIDES = ("kernels", "numba")
 
 
@@ -257,6 +283,9 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     measured_budget = (ROOT / "results" / "budget.json").exists()
     known = budgets(load("budget.json")) if measured_budget else "Unmeasured."
     yield "docs/cifar.md", "budget", known
+    yield "docs/cifar.md", "teacher", variants(load("cifar_teacher_validation.json"))
+    yield "docs/method.md", "order", variants(load("cifar_order_validation.json"))
+    yield "docs/method.md", "hard_end", variants(load("cifar_hard_end_validation.json"))
     yield "docs/compiling.md", "compiled", compiled(load("compiled.json"))
     yield "docs/export.md", "onnx", export_tables.onnx_files(load("onnx.json"))
     yield "docs/export.md", "accuracy", export_tables.onnx_accuracy(load("onnx_accuracy.json"))
@@ -269,6 +298,7 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     ):
         known = make(load(file)) if (ROOT / "results" / file).exists() else "Unmeasured."
         yield "docs/neighbours.md", name, known
+    yield from _questions()
     published = format_nnp(load("nnp.json"))
     yield "examples/nnp/README.md", "results", published
     yield "examples/nnp/README.md", "activations", format_nnp(load("nnp_w2a2.json"))
@@ -278,6 +308,15 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     measured = [load(path.name) for path in sorted((ROOT / "results").glob("bench-*.json"))]
     for name in tables.TABLES:
         yield "docs/performance.md", name, tables.page_part(name, measured)
+
+
+def _questions() -> Iterator[Tuple[str, str, str]]:
+    digits, nnp = load("digits.json"), load("nnp.json")["rows"]
+    cifar, tuned = (load(name)["rows"] for name in ("cifar_narrow.json", "neighbours_cifar.json"))
+    page = "docs/questions.md"
+    yield page, "lost", question_tables.lost(digits, cifar, tuned, nnp)
+    yield page, "elsewhere", question_tables.elsewhere(load("digits_validation.json"))
+    yield page, "sizes", question_tables.sizes(digits, nnp, load("onnx.json")["files"])
 
 
 def main(argv: Optional[List[str]] = None) -> int:

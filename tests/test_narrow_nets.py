@@ -15,6 +15,7 @@ from tests.data.files import write_records
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[1]
+SMALL = ("epochs=2", "batch_size=16", "model.width=0.25", "data.workers=0")
 
 
 def narrow(folder, *options):
@@ -45,3 +46,44 @@ def test_a_row_is_trained_measured_and_kept(tmp_path):
     again = narrow(tmp_path)
     assert again.returncode != 0
     assert "is a run of another recipe" in again.stderr
+
+
+def test_cifar_100_by_the_same_command(tmp_path):
+    (tmp_path / "cifar").mkdir()
+    for name in ("train", "test"):
+        write_records(tmp_path / "cifar" / f"{name}.bin", 64, label_bytes=2, classes=100)
+    done = narrow(tmp_path, "-o", str(tmp_path / "out.json"))
+    assert done.returncode == 0, done.stderr
+    (folder,) = (tmp_path / "runs").iterdir()
+    result = json.loads((folder / "result.json").read_text())
+    assert result["recipe"]["model"]["classes"] == 100
+    assert narrow(tmp_path).returncode == 0
+
+
+def test_the_picture_of_a_table(tmp_path):
+    script = ROOT / "examples" / "cifar" / "picture.py"
+    source, picture = ROOT / "results" / "cifar_narrow.json", tmp_path / "table.png"
+    subprocess.run([sys.executable, str(script), str(source), str(picture)], check=True)
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert picture.stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("script", "variants"), [("hard_end.py", 8), ("teacher.py", 8)], ids=["hard_end", "teacher"]
+)
+def test_what_chooses_on_held_out_images(tmp_path, script, variants):
+    (tmp_path / "cifar").mkdir()
+    for i in range(1, 6):
+        write_records(tmp_path / "cifar" / f"data_batch_{i}.bin", 20)
+    command = [sys.executable, str(ROOT / "examples" / "cifar" / script), "--seeds", "1"]
+    command += ["--data", str(tmp_path / "cifar"), "--rows", "minmax-dqa", "-o", "out.json"]
+    command += [word for key in SMALL for word in ("--set", key)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    options = dict(capture_output=True, text=True, env=environment, timeout=300, cwd=tmp_path)
+    done = subprocess.run(command, **options)
+    assert done.returncode == 0, done.stderr
+    content = json.loads((tmp_path / "out.json").read_text())
+    assert content["meta"]["measured_on"] == "10 training images held out"
+    assert len(content["rows"]) == variants
+    rows = [row for row in content["rows"] if "gain" in row]
+    assert rows[0]["gain"]["mean"] == 0

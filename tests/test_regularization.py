@@ -75,6 +75,15 @@ def test_value_and_gradient(options, g, factor):
     assert float(r.d) == pytest.approx(expected, rel=1e-6)
 
 
+@pytest.mark.parametrize("weighting", ["network", "layer", "none"])
+def test_auto_is_a_multiple_of_the_number_of_weights(weighting):
+    build()
+    found = dqa.regularizer("auto", weighting=weighting)
+    wanted = dqa.regularizer(0.02 * sum(SIZES.values()), weighting=weighting)
+    nn.forward_all([found, wanted])
+    assert found.d == wanted.d > 0
+
+
 def test_looks_at_the_current_scope_only():
     with nn.parameter_scope("one"):
         build()
@@ -103,6 +112,7 @@ def test_wrong_use_is_named():
     for arguments, message in (
         ({"strength": -1}, "strength=-1"),
         ({"strength": float("nan")}, "strength=nan"),
+        ({"strength": "strong"}, "strength='strong' is not a finite number >= 0, nor 'auto'"),
         ({"strength": 1, "penalty": "cubes"}, "penalty='cubes'"),
         ({"strength": 1, "weighting": "S"}, "weighting='S'"),
     ):

@@ -45,6 +45,36 @@ def test_hard_end():
     assert TemperatureSchedule(steps=3, hard_fraction=0.1).soft_steps == 2
 
 
+@given(st.integers(1, 10_000), st.floats(0, 1), st.floats(0, 0.99), st.integers(2, 6))
+def test_the_ceiling_falls_from_the_largest_distance_to_below_the_target(steps, share, begin, k):
+    schedule = TemperatureSchedule(steps, hard_fraction=0.3, order_from=begin)
+    b = round(share * schedule.soft_steps)
+    p, highest = b / schedule.soft_steps, np.sqrt(2 * (k - 1))
+    found = schedule.ceiling(b, k)
+    if p <= begin:
+        assert found is None
+    else:
+        assert found == pytest.approx(-0.3 + (highest + 0.3) * (1 - p) / (1 - begin), abs=1e-9)
+    assert schedule.ceiling(schedule.soft_steps, k) == pytest.approx(-0.3)
+    assert TemperatureSchedule(steps, hard_fraction=0.3).ceiling(b, k) is None
+
+
+def test_no_numbers_are_farther_apart_than_the_first_ceiling():
+    """``order_from`` begins to hold where nothing can be above it yet."""
+    rng = np.random.RandomState(0)
+    for k in (2, 3, 5):
+        numbers = rng.standard_cauchy((1000, k))
+        distance = (np.ptp(numbers, axis=1) / numbers.std(axis=1, ddof=1)).max()
+        assert distance <= np.sqrt(2 * (k - 1)) * (1 + 1e-9)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1, 1.5, np.nan, "0.5", True])
+def test_order_from_is_a_fraction(value):
+    with pytest.raises(ValueError, match="TemperatureSchedule: order_from=") as caught:
+        TemperatureSchedule(10, order_from=value)
+    assert str(caught.value).endswith("is not a number from 0 to below 1, nor None")
+
+
 def test_relax_grows_once_an_epoch():
     schedule = RelaxSchedule(steps=300 * 10, steps_per_epoch=10, hard_fraction=0)
     assert [schedule.state(b)["omega"] for b in (1, 10, 11, 20, 21)] == pytest.approx(

@@ -3,6 +3,8 @@
 python examples/cifar/narrow.py --data cifar-10-batches-bin               # 21 runs, under an hour
 python examples/cifar/narrow.py --data cifar-10-batches-bin --holdout 0.1 --rows minmax-dqa \
     --set lambda=40 --seeds 1                                             # choosing a recipe
+python examples/cifar/narrow.py --data cifar-10-batches-bin --table-1 --set epochs=12 \
+    -o results/cifar_table_1.json                      # the paper's Table 1 in small: 39 runs
 
 Each run is `nnabla-dqa train` with a recipe of examples/cifar/narrow/ into its own folder; runs
 that are finished are not run again, unfinished ones go on. The accuracy is that of the deployed
@@ -14,6 +16,8 @@ from __future__ import annotations
 
 import argparse
 import concurrent.futures as futures
+import functools
+import hashlib
 import json
 import os
 import subprocess
@@ -61,9 +65,23 @@ NEIGHBOURS = (
 Those of activations have 2-bit weights; w2a2-sawb-plain is PACT at 2 bits.
 """
 
+TABLE_1 = (
+    "float",
+    *(
+        f"{kind}-{method}"
+        for kind in ("minmax", "sawb", "bwn", "twn")
+        for method in ("plain", "binary-relax", "dqa")
+    ),
+)
+"""The rows of the paper's Table 1."""
+
 
 FROM_FLOAT = 0.02
 """The learning rate of runs that begin with a float net; a fifth of the others'."""
+FREE = "order_from=null"
+"""Attention that is not brought to its target."""
+LONGEST = 200
+"""Letters of a folder's name; file systems allow 255."""
 
 
 def main() -> None:
@@ -108,6 +126,9 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--rows", nargs="+", choices=ROWS + W2A2_ROWS + NEIGHBOURS, default=list(ROWS)
     )
+    parser.add_argument(
+        "--table-1", action="store_const", dest="rows", const=list(TABLE_1), help="its rows"
+    )
     parser.add_argument("--work", default="runs/narrow", help="where the runs are kept")
     parser.add_argument("--holdout", type=float, default=0.0, help="share of the training images")
     parser.add_argument("--set", action="append", default=[], dest="changes", metavar="KEY=VALUE")
@@ -127,7 +148,24 @@ def shown(words: List[str]) -> List[str]:
     for name, value in (("--data", "CIFAR"), ("--work", "WORK"), ("-o", "JSON")):
         if name in result:
             result[result.index(name) + 1] = value
+    files = {"teacher=": "teacher=FLOAT.nnp", "init=": "init=FLOAT.nnp"}
+    for i, word in enumerate(result):
+        result[i] = next((files[key] for key in files if word.startswith(key)), word)
     return result
+
+
+@functools.cache
+def classes_of(data: str) -> Dict[str, Any]:
+    """What a recipe for CIFAR-100 has beside those for CIFAR-10."""
+    images = open_data(data, "train")
+    highest = images.batch(np.arange(min(len(images), 1000)))["y"].max()
+    return {} if highest < 10 else {"model.classes": 100}
+
+
+def held_out(data: str, share: float) -> str:
+    """On what accuracy is measured with ``--holdout``."""
+    _, images = open_data(data, "train").split(share, 0)
+    return f"{len(images):,} training images held out"
 
 
 def init_of(row: str, seed: int, arguments: argparse.Namespace) -> Dict[str, Any]:
@@ -139,10 +177,13 @@ def init_of(row: str, seed: int, arguments: argparse.Namespace) -> Dict[str, Any
 
 
 def folder_of(row: str, seed: int, arguments: argparse.Namespace) -> Path:
-    changes = "".join(f"-{change}" for change in arguments.changes)
+    changes = "".join(f"-{change}" for change in arguments.changes).replace(os.sep, "_")
     holdout = f"-holdout{arguments.holdout:g}" if arguments.holdout else ""
     start = "-from-float" if arguments.from_float and row != "float" else ""
-    return Path(arguments.work) / f"{row}{start}{holdout}{changes}-{seed}"
+    name = f"{row}{start}{holdout}{changes}-{seed}"
+    if len(name) > LONGEST:
+        name = f"{name[:LONGEST]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return Path(arguments.work) / name
 
 
 def result_of(row: str, seed: int, arguments: argparse.Namespace) -> Dict[str, Any]:
@@ -163,7 +204,8 @@ def train(row: str, seed: int, arguments: argparse.Namespace) -> None:
     else:
         command += ["--recipe", str(HERE / "narrow" / f"{row}.yaml"), "--data", arguments.data]
         command += ["--seed", str(seed), "--set", f"data.holdout={arguments.holdout}"]
-        own = [f"{key}={value}" for key, value in init_of(row, seed, arguments).items()]
+        changes = {**classes_of(arguments.data), **init_of(row, seed, arguments)}
+        own = [f"{key}={value}" for key, value in changes.items()]
         command += [word for change in own + arguments.changes for word in ("--set", change)]
     # One thread each: with two runs at a time more would only be in each other's way.
     done = subprocess.run(
@@ -179,15 +221,10 @@ def train(row: str, seed: int, arguments: argparse.Namespace) -> None:
 
 def check_recipe(row: str, seed: int, arguments: argparse.Namespace) -> None:
     """Refuse a finished run of another recipe."""
-    changes = {"seed": seed, "data": {"train": "-", "holdout": arguments.holdout}}
-    changes.update(init_of(row, seed, arguments))
-    for change in arguments.changes:
-        key, _, value = change.partition("=")
-        *above, last = key.split(".")
-        place = changes
-        for name in above:
-            place = place.setdefault(name, {})
-        place[last] = yaml.safe_load(value)
+    own = [f"{key}={value}" for key, value in init_of(row, seed, arguments).items()]
+    own += [f"{key}={value}" for key, value in classes_of(arguments.data).items()]
+    data = ["data.train=there", f"data.holdout={arguments.holdout}"]
+    changes = nested([f"seed={seed}", *data, *own, *arguments.changes])
     wanted = Recipe.from_yaml(HERE / "narrow" / f"{row}.yaml", changes).decisive()
     found = Recipe.from_mapping(result_of(row, seed, arguments)["recipe"]).decisive()
     for recipe in (wanted, found):
@@ -195,6 +232,19 @@ def check_recipe(row: str, seed: int, arguments: argparse.Namespace) -> None:
     if found != wanted:
         folder = folder_of(row, seed, arguments)
         raise RuntimeError(f"{folder}: is a run of another recipe; remove it, or name other --work")
+
+
+def nested(changes: List[str]) -> Dict[str, Any]:
+    """Words such as ``data.limit=100`` as the mapping that they change in a recipe."""
+    result: Dict[str, Any] = {}
+    for change in changes:
+        key, _, value = change.partition("=")
+        *above, last = key.split(".")
+        place = result
+        for name in above:
+            place = place.setdefault(name, {})
+        place[last] = yaml.safe_load(value)
+    return result
 
 
 def measured(

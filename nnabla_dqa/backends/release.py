@@ -31,6 +31,19 @@ def release_mixtures(loss: nn.Variable, least: int = 2**20) -> Optional[Callable
     Returns:
         The hook, or None, which ``backward`` takes too. Mixtures of standard
         functions, persistent variables and everything else are left to NNabla.
+
+    Examples:
+        >>> import nnabla as nn, nnabla.functions as F, nnabla.solvers as S
+        >>> import numpy as np
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> x = nn.Variable.from_numpy_array(np.random.RandomState(0).randn(8, 16))
+        >>> with dqa.quantizers(dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8)):
+        ...     y = PF.dqa_affine(x, 4, name="fc")
+        >>> loss = F.mean(y**2)
+        >>> release = dqa.release_mixtures(loss)
+        >>> loss.forward(clear_no_need_grad=True)
+        >>> loss.backward(clear_buffer=True, function_post_hook=release)
     """
     users: Dict[nn.Variable, List[Any]] = {}
 

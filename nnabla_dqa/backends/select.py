@@ -64,6 +64,12 @@ def backend(name: str = "", layers: str = "") -> Iterator[None]:
 
     Raises:
         ValueError: There is no such backend.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> with dqa.backend("portable"):
+        ...     dqa.current_backend()
+        'portable'
     """
     token = _chosen.set(_checked(name, "backend") if name else _chosen.get())
     layers_token = _layers.set(_checked(layers, "layers", LAYERS) if layers else _layers.get())
@@ -79,6 +85,12 @@ def current_backend() -> str:
 
     Raises:
         ValueError: ``NNABLA_DQA_BACKEND`` has another value.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> with dqa.backend("auto"):
+        ...     dqa.current_backend()
+        'auto'
     """
     return _chosen.get() or _checked(os.environ.get(VARIABLE) or "auto", VARIABLE)
 
@@ -94,7 +106,13 @@ def current_layers() -> str:
 
 
 def available_backends() -> Dict[str, str]:
-    """What the fused kernels are on each device, or why there are none, in one line each."""
+    """What the fused kernels are on each device, or why there are none, in one line each.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> sorted(dqa.available_backends())
+        ['cpu', 'cuda']
+    """
     described = {}
     for device, module in _MODULES.items():
         kernels = importlib.import_module(module)

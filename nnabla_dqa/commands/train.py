@@ -35,7 +35,8 @@ mnist.yaml (docs/experiments.md lists all keys):
   batch_size: 64
   learning_rate: 0.001
 
-With no labels at all, towards the outputs of the float network:
+From labels and a float network, or with no labels at all towards the outputs of the float weights:
+  teacher: lenet.nnp
   loss: distillation
 
 A recipe may name what it trains (network: lenet.nnp, or model: resnet20_32) and its quantizers:

@@ -57,6 +57,12 @@ def export_file(
             written (names the function or parameter), or ``network`` is given for an NNP.
         OnnxMissingError: The package ``onnx`` is not installed.
         OSError: A file cannot be read or written.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> _ = dqa.convert_file("lenet.nnp", "lenet_dqa.nnp", "minmax:8")
+        >>> _ = dqa.deploy_file("lenet_dqa.nnp", "lenet_8bit.nnp", allow_untrained=True)
+        >>> file = dqa.export_file("lenet_8bit.nnp", "lenet_8bit.onnx")
     """
     check_export_output(target, arithmetic)
     if Path(target).suffix == NNP:

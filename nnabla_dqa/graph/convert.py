@@ -100,10 +100,15 @@ def convert(outputs: Variables, rules: Optional[RulesLike] = None) -> Any:
     Warns:
         UserWarning: For each such function whose weights are left as they are.
 
-    Example:
-        y = model(x)                       # plain NNabla
-        y = dqa.convert(y, [dqa.Rule("conv1*", "float"), dqa.Rule("conv[2-9]*", "minmax:2,4,8")])
-        loss = F.mean(F.softmax_cross_entropy(y, t)) + dqa.regularizer(strength=5)
+    Examples:
+        >>> import nnabla as nn, nnabla.functions as F, nnabla.parametric_functions as PF
+        >>> import nnabla_dqa as dqa
+        >>> x = nn.Variable((8, 1, 28, 28))
+        >>> h = F.relu(PF.convolution(x, 16, (5, 5), name="conv1"))  # plain NNabla
+        >>> y = PF.affine(h, 10, name="fc")
+        >>> y = dqa.convert(y, [dqa.Rule("conv1*", "float"), dqa.Rule("fc*", "minmax:2,4,8")])
+        >>> [layer.name for layer in dqa.find_quantized()]
+        ['conv1/conv', 'fc/affine']
     """
     several = not isinstance(outputs, nn.Variable)
     roots: List[Variable] = list(outputs) if several else [outputs]

@@ -43,10 +43,18 @@ def deploy(
 ) -> Deployment:
     """Write the graph as an NNP of standard functions that holds the quantized weights.
 
+    The outputs equal those of the graph built under :func:`~nnabla_dqa.hard` exactly. Nothing in
+    the parameter scope is changed. :func:`deploy_graph` says more.
+
     Args:
         path: The file, ``.nnp``; replaced atomically if it exists.
-        inputs, outputs, select, network, variable_batch_size, allow_untrained:
-            As of :func:`deploy_graph`, which says what is deployed.
+        inputs: Input variables by the names they shall have.
+        outputs: Output variables by name, of the evaluation graph.
+        select: ``"target"``: each layer's target, the lowest bit width;
+            ``"argmax"``: the quantizer with the largest attention.
+        network: Name of the network; its executor is ``runtime``.
+        variable_batch_size: Leave the batch size open.
+        allow_untrained: Deploy although no schedule has moved yet, without warnings.
 
     Returns:
         What was written, layer by layer.
@@ -57,6 +65,18 @@ def deploy(
 
     Warns:
         AttentionWarning, UserWarning: As of :func:`deploy_graph`.
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> import numpy as np
+        >>> x = nn.Variable((8, 64))
+        >>> y = PF.dqa_affine(x, 10, name="fc", quantizers=[dqa.SAWB(2)])
+        >>> result = dqa.deploy("small.nnp", {"x": x}, {"y": y})
+        >>> y = nn.graph_def.load("small.nnp")(x)  # in any NNabla, without this package
+        >>> len(np.unique(nn.graph_def.load("small.nnp").get_parameters()["fc/affine/W"].d))
+        4
     """
     check_output(path)
     made = deploy_graph(inputs, outputs, select, network, variable_batch_size, allow_untrained)

@@ -25,8 +25,12 @@ def export_graph(
 
     Args:
         path: As ``target`` of :func:`nnabla_dqa.export.files.export_file`.
-        inputs, outputs, select, network, variable_batch_size, allow_untrained:
-            As of :func:`nnabla_dqa.graph.deploy.deploy_graph`, which says what is deployed.
+        inputs: Input variables by the names they shall have.
+        outputs: Output variables by name, of the evaluation graph.
+        select: As of :func:`nnabla_dqa.deploy`, like all that follows but ``arithmetic``.
+        network: Name of the network.
+        variable_batch_size: Leave the batch size open.
+        allow_untrained: Deploy although no schedule has moved yet.
         arithmetic: As of ``export_file``.
 
     Raises:
@@ -35,6 +39,19 @@ def export_graph(
 
     Warns:
         AttentionWarning, UserWarning: As of ``deploy_graph``.
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> x = nn.Variable((8, 64))
+        >>> y = PF.dqa_affine(x, 10, name="fc", quantizers=[dqa.BWN()])
+        >>> file = dqa.export_graph("small.onnx", {"x": x}, {"y": y})
+        >>> print(file)
+        part              bytes  at least
+        ----------------  -----  --------
+        weights           80     80
+        ...
     """
     check_export_output(path, arithmetic)
     deployed = deploy_graph(inputs, outputs, select, network, variable_batch_size, allow_untrained)

@@ -30,6 +30,19 @@ def load_weights(path: PathLike) -> List[str]:
             already, or none of its names is in that model; names it, and
             nothing has been loaded then.
         OSError: The file cannot be read.
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> x = nn.Variable((8, 64))
+        >>> y = PF.dqa_affine(x, 10, name="fc", quantizers=[dqa.MinMax(b) for b in (2, 4, 8)])
+        >>> nn.save_parameters("minmax.h5")
+        >>> nn.clear_parameters()
+        >>> y = PF.dqa_affine(x, 10, name="fc", quantizers=[dqa.SAWB(2)])
+        >>> left_out = dqa.load_weights("minmax.h5")
+        >>> [name for name in left_out if "config" not in name]
+        ['fc/affine/dqa/alpha', 'fc/affine/dqa/temperature', 'fc/affine/dqa/hard']
     """
     with open(path, "rb"):
         pass

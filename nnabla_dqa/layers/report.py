@@ -22,8 +22,8 @@ class LayerReport:
     quantizer that remains, ``bits`` its bit width. ``tensor`` is ``"weight"``, or
     ``"activation"`` for what enters the layer; ``shape`` is that of the layer's weights.
     ``soft_gap``: ``mean|soft - steps| / mean|steps|`` of the weights of a target that training
-    softens, such as :class:`~nnabla_dqa.QN`; None for others. ``by_budget``: a budget has chosen
-    what remains.
+    softens, such as :class:`~nnabla_dqa.QN`, as soft as it was last; None for others.
+    ``by_budget``: a budget has chosen what remains.
     """
 
     name: str
@@ -136,6 +136,16 @@ def report(scope: Any = None) -> Report:
     Raises:
         ValueError: There is no quantized layer, or the state of one belongs to
             another net.
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> with dqa.quantizers(dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8)):
+        ...     y = PF.dqa_affine(nn.Variable((8, 64)), 10, name="fc")
+        >>> row = dqa.report().layers[0]  # print(dqa.report()) is a table
+        >>> row.name, row.quantizers, row.bits, row.hard
+        ('fc/affine', ('MinMax2', 'MinMax4', 'MinMax8'), 2, False)
     """
     layers = find_quantized(scope)
     if not layers:

@@ -85,6 +85,12 @@ class Rule:
 
     Raises:
         ValueError: The notation cannot be read.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> rules = [dqa.Rule("conv1*", "float"), dqa.Rule("*", "sawb:2,4,8")]
+        >>> [str(rule.quantizers.quantizers[0]) for rule in rules]
+        ['FullPrecision()', 'SAWB(bits=2, channel_axis=None)']
     """
 
     pattern: str
@@ -150,6 +156,12 @@ class Rules:
             network's own input stays as it is. None: activations stay float. What several
             layers read is quantized once if they have the same quantizers and mixing rule.
         keep_activations: Globs of layers at whose input nothing is quantized.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> first = dqa.Rule("conv1*", "float")
+        >>> rules = dqa.Rules("sawb:2,4,8", rules=[first], activations="pact:2,4,8")
+        >>> _ = dqa.convert_file("lenet.nnp", "lenet_dqa.nnp", rules)
     """
 
     quantizers: Any = DEFAULT

@@ -24,7 +24,15 @@ _CHOOSING: contextvars.ContextVar[bool] = contextvars.ContextVar("choosing", def
 def make_mixture(
     *quantizers: Quantizer, mixing: Optional[MixingRule] = None, target: int = 0
 ) -> Mixture:
-    """A mixture with the default rule: attention, or Single for one quantizer."""
+    """A mixture with the default rule: attention, or Single for one quantizer.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> dqa.make_mixture(dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8)).mixing.label
+        'DQA'
+        >>> dqa.make_mixture(dqa.SAWB(2)).mixing.label
+        'Plain'
+    """
     if mixing is None:
         mixing = Single() if len(quantizers) == 1 else Attention()
     return Mixture(tuple(quantizers), mixing, target)
@@ -53,9 +61,16 @@ def quantizers(
         ValueError: None given, not sorted, one given twice, different channel
             axes, no such target, or a rule that refuses them.
 
-    Example:
-        with dqa.quantizers(dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8)):
-            h = PF.dqa_convolution(x, 64, (3, 3), name="conv1")
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> x = nn.Variable((8, 3, 32, 32))
+        >>> with dqa.quantizers(dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8)):
+        ...     h = PF.dqa_convolution(x, 16, (3, 3), name="conv1")
+        ...     y = PF.dqa_affine(h, 10, name="fc", quantizers=[dqa.FullPrecision()])
+        >>> [(layer.name, layer.mixture.target_quantizer.bits) for layer in dqa.find_quantized()]
+        [('conv1/conv', 2), ('fc/affine', 32)]
     """
     made = make_mixture(*quantizers, mixing=mixing, target=target)
     inputs = make_mixture(*activations, mixing=mixing) if activations else None
@@ -106,6 +121,21 @@ def hard(select: str = "target") -> Iterator[None]:
 
     Raises:
         ValueError: ``select`` is something else.
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> import numpy as np
+        >>> def model(x):
+        ...     with dqa.quantizers(dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8)):
+        ...         return PF.dqa_affine(x, 10, name="fc")
+        >>> x = nn.Variable.from_numpy_array(np.eye(64))
+        >>> with dqa.hard():
+        ...     y = model(x)  # as it will be deployed
+        >>> y.forward()
+        >>> len(np.unique(y.d))  # one row of the weights for each image: 2 bits
+        4
     """
     token = _SELECTION.set(checked_selection(select, "hard"))
     try:

@@ -60,6 +60,15 @@ class QuantizedTensor:
     ``name`` is the layer's: the path of its scope below the scope it was looked
     up in, such as ``"conv1/conv"``, or ``"conv1/conv:input"`` for what enters it. ``scope`` is
     the dictionary of that scope and ``key`` the name of the weights in it.
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> y = PF.dqa_affine(nn.Variable((8, 64)), 10, name="fc", quantizers=[dqa.SAWB(2)])
+        >>> (layer,) = dqa.find_quantized()
+        >>> layer.name, layer.function, layer.weight.shape, layer.is_weight
+        ('fc/affine', 'Affine', (64, 10), True)
     """
 
     name: str
@@ -311,15 +320,18 @@ class QuantizedTensor:
     def soft_gap(self) -> Optional[float]:
         """``mean|soft - steps| / mean|steps|`` of a target that is soft in training, else None.
 
-        What training uses against what is deployed; 0 from the hard phase on. Reads only.
+        What training uses, or used when the hard phase began (at its last temperature or
+        slope, with the weights of now), against what is deployed. Reads only.
         """
         index = self.target
         quantizer = self.mixture.quantizers[index]
         if not self.is_weight or not quantizer.is_soft:
             return None
-        levels = quantizer.quantize(self.weight.d, self.quantizer_state(index)).astype(np.float64)
+        state = self.quantizer_state(index)
+        levels = quantizer.quantize(self.weight.d, state).astype(np.float64)
         size = np.abs(levels).mean()
-        return float(np.abs(self._values(index) - levels).mean() / size) if size else 0.0
+        soft = soft_values(quantizer, self.weight.d, state)
+        return float(np.abs(soft - levels).mean() / size) if size else 0.0
 
 
 def _lookup(node: Any, path: str) -> Any:
@@ -352,6 +364,16 @@ def find_quantized(scope: Any = None) -> List[QuantizedTensor]:
     Raises:
         ValueError: A layer's state belongs to two different mixtures: the
             parameters of another net were loaded. Names the layer.
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> with dqa.quantizers(dqa.SAWB(2), activations=[dqa.PACT(2)]):
+        ...     h = PF.dqa_affine(nn.Variable((8, 64)), 32, name="fc1")
+        ...     y = PF.dqa_affine(h, 10, name="fc2")
+        >>> [tensor.name for tensor in dqa.find_quantized()]
+        ['fc1/affine', 'fc2/affine', 'fc2/affine:input']
     """
     root = nn.parameter.get_current_parameter_scope() if scope is None else scope
     found = []

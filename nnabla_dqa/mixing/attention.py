@@ -43,6 +43,19 @@ class Attention(MixingRule):
     With two quantizers ``alpha / sd(alpha)`` is always (+-1/sqrt(2)): alpha
     gets no gradient and the coefficients follow the schedule alone. Such a layer
     warns; ``normalize="none"`` makes its attention learn.
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> with dqa.quantizers(*map(dqa.MinMax, (2, 4, 8)), mixing=dqa.Attention()):
+        ...     y = PF.dqa_affine(nn.Variable((8, 64)), 10, name="fc")
+        >>> (layer,) = dqa.find_quantized()
+        >>> print(layer.attention().round(2))  # hot: nearly equal
+        [0.34 0.33 0.33]
+        >>> layer.state["temperature"].d = 0.03
+        >>> print(layer.attention().round(2))  # cold: one-hot
+        [1. 0. 0.]
     """
 
     label: ClassVar[str] = "DQA"
@@ -135,6 +148,20 @@ class Attention(MixingRule):
         if self.normalize == "project":
             alpha = state["alpha"].d.astype(np.float64)
             state["alpha"].d = alpha / self._deviation(alpha)
+
+    def hold_below(self, state: Mapping[str, Any], target: int, ceiling: float) -> None:
+        """``alpha_k <- min(alpha_k, alpha_target + ceiling sd(alpha))`` for the others."""
+        if "alpha" not in state:
+            return
+        alpha = state["alpha"].d.astype(np.float64)
+        flat = alpha.ravel()
+        highest = flat[target] + ceiling * self._deviation(flat)
+        above = flat > highest
+        above[target] = False
+        if above.any():
+            # Written where something is held only: on a GPU this is a copy.
+            flat[above] = highest
+            state["alpha"].d = alpha
 
     def _deviation(self, alpha: np.ndarray) -> float:
         return max(float(alpha.std(ddof=self.ddof)), self.eps)

@@ -68,6 +68,17 @@ class MixingRule(abc.ABC):
     def after_update(self, state: Mapping[str, Any]) -> None:  # noqa: B027
         """Change the arrays of one layer after a solver update (default: leave them)."""
 
+    def hold_below(  # noqa: B027
+        self, state: Mapping[str, Any], target: int, ceiling: float
+    ) -> None:
+        """Lower what is learned for others than the target (default: nothing is learned).
+
+        Args:
+            state: The arrays of one layer.
+            target: Index of the quantizer that is to remain.
+            ceiling: How far the others may be above it, in standard deviations.
+        """
+
     def evaluate(self, state: Mapping[str, Any], count: int, target: int = 0) -> np.ndarray:
         """``a`` as numbers, shape (count,), from the parameters of one layer; reads only."""
         if count == 1:

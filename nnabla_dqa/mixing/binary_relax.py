@@ -22,6 +22,17 @@ class BinaryRelax(MixingRule):
     Nothing is learned; ``omega`` grows by :class:`~nnabla_dqa.RelaxSchedule`.
     With the quantizers (Q, FullPrecision()) this is the original relaxation
     ``(omega Q(w) + w) / (omega + 1)``; :class:`BinaryRelaxOriginal` has its schedule too.
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> with dqa.quantizers(dqa.BWN(), dqa.FullPrecision(), mixing=dqa.BinaryRelax()):
+        ...     y = PF.dqa_affine(nn.Variable((8, 64)), 10, name="fc")
+        >>> (layer,) = dqa.find_quantized()
+        >>> layer.state["omega"].d = 3
+        >>> print(layer.coefficients())
+        [0.75 0.25]
     """
 
     label: ClassVar[str] = "Binary-Relax"

@@ -39,6 +39,13 @@ class Mixture:
         ValueError: There is no quantizer, they are not sorted by bits, two are
             equal, their channel axes differ, there is no such target, or the
             rule refuses them.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> two = dqa.Attention(normalize="none")
+        >>> mixture = dqa.Mixture((dqa.MinMax(2), dqa.SAWB(2)), two, target=1)
+        >>> mixture.target_quantizer
+        SAWB(bits=2, channel_axis=None)
     """
 
     quantizers: Tuple[Quantizer, ...]

@@ -12,7 +12,13 @@ from nnabla_dqa.quantization.graph_ops import Variable
 
 @dataclasses.dataclass(frozen=True)
 class Single(MixingRule):
-    """``a = 1`` for the only quantizer; refuses more than one."""
+    """``a = 1`` for the only quantizer; refuses more than one.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> dqa.make_mixture(dqa.SAWB(2)) == dqa.Mixture((dqa.SAWB(2),), dqa.Single())
+        True
+    """
 
     label: ClassVar[str] = "Plain"
 

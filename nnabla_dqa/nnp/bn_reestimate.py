@@ -10,6 +10,7 @@ import numpy as np
 from nnabla_dqa.graph.bn_statistics import estimate
 from nnabla_dqa.layers.scopes import hard
 from nnabla_dqa.nnp.live import Program
+from nnabla_dqa.onednn.accelerate import fast
 
 
 def estimate_statistics(
@@ -51,7 +52,8 @@ def estimate_statistics(
                 variable.d = values[name]
             yield
 
-    changed = estimate(F.sink(*built.outputs.values()), filled())
+    output = F.sink(*built.outputs.values())
+    changed = estimate(output, filled(), fast([output], trains=False)[0])
     parameters = program.parameters()
     names = {v.data: name for name, v in parameters.items()}
     result = {names[v.data]: v.d.copy() for v in changed}

@@ -106,6 +106,15 @@ def check_file(path: PathLike, max_bytes: Optional[int] = None) -> Check:
     Raises:
         NNPError: It is no NNP, or broken.
         OSError: It cannot be read.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> _ = dqa.convert_file("lenet.nnp", "lenet_dqa.nnp", "minmax:8")
+        >>> _ = dqa.deploy_file("lenet_dqa.nnp", "lenet_8bit.nnp", allow_untrained=True)
+        >>> dqa.check_file("lenet_8bit.nnp").ok
+        True
+        >>> dqa.check_file("lenet.nnp").ok  # not quantized: nothing is proved
+        False
     """
     archive = Archive.read(path, max_bytes)
     faults = []

@@ -71,6 +71,18 @@ def check_activations(
         NNPError: It is no NNP, or broken.
         ValueError: It has no quantized activations, or other inputs.
         OSError: It cannot be read.
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> import numpy as np
+        >>> x = nn.Variable((8, 64))
+        >>> y = PF.dqa_affine(x, 10, name="fc", quantizers=[dqa.SAWB(2)], activations=[dqa.Sign()])
+        >>> _ = dqa.deploy("small.nnp", {"x": x}, {"y": y})
+        >>> found = dqa.check_activations("small.nnp", {"x": np.random.randn(8, 64)})
+        >>> found.rows[0].layer, found.rows[0].levels, found.rows[0].values
+        ('fc/affine:input', 2, 2)
     """
     archive = Archive.read(path, max_bytes)
     stated = read_activations(archive)

@@ -92,6 +92,12 @@ def convert_file(
         NothingToConvertError: It has no layer; nothing is written.
         ValueError: A rule matches no layer or two match the same.
         OSError: A file cannot be read or written.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> result = dqa.convert_file("lenet.nnp", "lenet_dqa.nnp", [dqa.Rule("fc*", "sawb:2,4,8")])
+        >>> result.path.name
+        'lenet_dqa.nnp'
     """
     check_output(target, [source])
     file = NetworkFile.read(source, max_bytes)

@@ -42,17 +42,32 @@ def deploy_file(
 ) -> Deployment:
     """Write a converted NNP with its quantized weights, in standard functions only.
 
+    :func:`deployed_from` says what is kept of the file.
+
     Args:
         source: A converted NNP, trained; with ``fold`` also a deployed one.
         target: The file to write, replaced atomically if it exists.
-        select, fold, whole, allow_untrained, samples: As of
-            :func:`deployed_from`, which says what is deployed.
+        select: ``"target"``: each layer's target, the lowest bit width;
+            ``"argmax"``: the quantizer with the largest attention.
+        fold: Fold batch normalization into the layers before it.
+        whole: Keep all networks and sections; not with ``fold``.
+        allow_untrained: Deploy a file that was not trained after it was
+            converted (post-training quantization).
+        samples: Batches of equal size, ``{input: array}``, from which the running
+            statistics of batch normalization are computed anew.
         max_bytes: What ``source`` may unpack to; the default is that of
             :meth:`nnabla_dqa.nnp_format.archive.Archive.read`.
 
     Raises:
         NNPError, ValueError: As of :func:`deployed_from`.
         OSError: A file cannot be read or written.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> _ = dqa.convert_file("lenet.nnp", "lenet_dqa.nnp", "minmax:8")
+        >>> result = dqa.deploy_file("lenet_dqa.nnp", "lenet_8bit.nnp", allow_untrained=True)
+        >>> [(row.layer, row.values) for row in result.layers]  # different values of 36 and 1,440
+        [('conv1/conv', ...), ('fc/affine', ...)]
     """
     select = checked_selection(select, "deploy")
     _check_options(fold, whole)

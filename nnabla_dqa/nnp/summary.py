@@ -186,6 +186,11 @@ def summarize(path: PathLike, max_bytes: Optional[int] = None) -> FileSummary:
     Raises:
         NNPError: It is no NNP, or broken.
         OSError: It cannot be read.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> [(layer.layer, layer.shape, layer.bits) for layer in dqa.summarize("lenet.nnp").layers]
+        [('conv1/conv', (4, 1, 3, 3), 32), ('fc/affine', (144, 10), 32)]
     """
     path = Path(path)
     file = NetworkFile.read(path, max_bytes)

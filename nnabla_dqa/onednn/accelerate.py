@@ -44,6 +44,19 @@ def accelerate(*outputs: nn.Variable, keep: Sequence[nn.Variable] = ()) -> Accel
         TypeError: Something given is no variable.
         OneDnnError: ``backend(layers="onednn")`` holds and oneDNN cannot be used; or a function
             behind a layer is written in Python and cannot be built anew.
+
+    Examples:
+        >>> import nnabla as nn, nnabla.functions as F, nnabla.solvers as S
+        >>> import numpy as np
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> x = nn.Variable.from_numpy_array(np.random.RandomState(0).randn(8, 16))
+        >>> with dqa.quantizers(dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8)):
+        ...     y = PF.dqa_affine(x, 4, name="fc")
+        >>> loss = F.mean(y**2)
+        >>> with dqa.backend(layers="nnabla"):
+        ...     dqa.accelerate(loss).reason
+        'NNabla was chosen'
     """
     ends = [*outputs, *(keep if isinstance(keep, (list, tuple)) else [keep])]
     for v in ends:

@@ -21,6 +21,12 @@ class BWN(Quantizer):
     Args:
         channel_axis: One ``b`` per index of this axis, as in XNOR-Net; None:
             one per tensor, as in DQA.
+
+    Examples:
+        >>> import numpy as np
+        >>> import nnabla_dqa as dqa
+        >>> print(dqa.BWN().quantize(np.array([-1.0, -0.5, 0.5, 1.0])))
+        [-0.75 -0.75  0.75  0.75]
     """
 
     bits: ClassVar[int] = 1  # type: ignore[misc]

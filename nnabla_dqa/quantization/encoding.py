@@ -85,6 +85,15 @@ class Encoded(NamedTuple):
     with all other axes of size 1, so that they broadcast against ``codes``.
     For any other set of levels they are None, and ``levels`` is (C, L): a row
     of values per tensor, or per index of ``axis``.
+
+    Examples:
+        >>> import numpy as np
+        >>> import nnabla_dqa as dqa
+        >>> stored = dqa.MinMax(2).encode(np.array([-1.0, -0.2, 0.1, 0.5]))
+        >>> print(stored.codes, stored.scale, stored.offset)
+        [0 2 2 3] [0.5] [-1.]
+        >>> print(stored.decode())
+        [-1.   0.   0.   0.5]
     """
 
     codes: np.ndarray

@@ -15,7 +15,14 @@ from nnabla_dqa.quantization.statistics import Statistics
 
 @dataclasses.dataclass(frozen=True)
 class FullPrecision(Quantizer):
-    """``Q(w) = w``; counted as 32 bits, as in the paper's sets 1/2/32."""
+    """``Q(w) = w``; counted as 32 bits, as in the paper's sets 1/2/32.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> mixture = dqa.make_mixture(dqa.BWN(), dqa.TWN(), dqa.FullPrecision())  # bwn/twn/float
+        >>> [quantizer.bits for quantizer in mixture.quantizers]
+        [1, 2, 32]
+    """
 
     bits: ClassVar[int] = 32  # type: ignore[misc]
 

@@ -37,6 +37,13 @@ class LSQ(Quantizer):
         offset: Learn an offset ``b`` too (LSQ+, arXiv 2004.09576, eq. 3 and 4):
             ``Q(x) = s * round(clip((x - b) / s, -n, p)) + b``. It starts at 0; its gradient is 0
             inside the clip and 1 outside, times the same factor.
+
+    Examples:
+        >>> import numpy as np
+        >>> import nnabla_dqa as dqa
+        >>> w = np.array([-1.0, -0.9, 0.6, 0.9])
+        >>> print(dqa.LSQ(2).quantize(w, {"step": np.array([[0.5]])}))
+        [-1.  -1.   0.5  0.5]
     """
 
     bits: int

@@ -23,6 +23,15 @@ class MinMax(Quantizer):
     Args:
         bits: 1 to 8.
         channel_axis: One range per index of this axis; None: one per tensor.
+
+    Examples:
+        >>> import numpy as np
+        >>> import nnabla_dqa as dqa
+        >>> w = np.array([-1.0, -0.2, 0.1, 0.5])
+        >>> print(dqa.MinMax(2).quantize(w))
+        [-1.   0.   0.   0.5]
+        >>> print(dqa.MinMax(2).encode(w).codes)
+        [0 2 2 3]
     """
 
     bits: int

@@ -33,6 +33,13 @@ class SAWB(Quantizer):
     Args:
         bits: 2 to 8. The best symmetric grid of 1 bit is :class:`BWN`.
         channel_axis: One clip per index of this axis; None: one per tensor.
+
+    Examples:
+        >>> import numpy as np
+        >>> import nnabla_dqa as dqa
+        >>> w = np.random.RandomState(0).randn(1000)
+        >>> print(np.unique(dqa.SAWB(2).quantize(w)).round(2))
+        [-1.46 -0.49  0.49  1.46]
     """
 
     bits: int

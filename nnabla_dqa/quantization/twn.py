@@ -22,6 +22,12 @@ class TWN(Quantizer):
 
     Args:
         channel_axis: One ``d`` and ``b`` per index of this axis; None: one per tensor.
+
+    Examples:
+        >>> import numpy as np
+        >>> import nnabla_dqa as dqa
+        >>> print(dqa.TWN().quantize(np.array([-1.0, 0.25, 0.5, 0.25])))
+        [-0.75  0.    0.75  0.  ]
     """
 
     bits: ClassVar[int] = 2  # type: ignore[misc]

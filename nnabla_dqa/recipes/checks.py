@@ -143,10 +143,16 @@ def fractions(key: str, value: Any) -> Any:
 
 
 def one_of(*words: str) -> Check:
-    """One of some words."""
-    return must_be(f"one of {', '.join(words)}", lambda v: isinstance(v, str) and v in words)
+    """One of some words; ``off``, where it is one, may be false, as which YAML reads it."""
+    check = must_be(f"one of {', '.join(words)}", lambda v: isinstance(v, str) and v in words)
+
+    def checked(key: str, value: Any) -> Any:
+        return check(key, "off" if value is False and "off" in words else value)
+
+    return checked
 
 
+share = must_be("a number from 0 to 1", lambda v: is_finite(v) and 0 <= v <= 1, float)
 text = must_be("text", lambda value: isinstance(value, (str, Path)), str)
 flag = must_be("true or false", lambda value: isinstance(value, bool))
 

@@ -110,6 +110,11 @@ class DataRecipe:
 
     Raises:
         RecipeError: Names the key and what is allowed.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> data = dqa.DataRecipe("cifar-10-batches-bin", augment="crop_flip", holdout=0.1)
+        >>> recipe = dqa.Recipe(data, model="resnet20_32", quantizers="minmax:2,4,8")
     """
 
     train: str = option(text)

@@ -34,6 +34,7 @@ from nnabla_dqa.recipes.checks import (
     one_of,
     option,
     part,
+    share,
     text,
     whole,
     with_numbers,
@@ -52,6 +53,8 @@ from nnabla_dqa.schedules import Schedule
 __all__ = ["LOSSES", "LR_SCHEDULES", "DataRecipe", "ModelRecipe", "Recipe", "RecipeError"]
 
 DISTILLATION = "distillation"
+DISTILLATION_WEIGHT = 0.5
+"""How much of the loss is the distance to a teacher, if a recipe has labels too."""
 LOSSES = (
     "file",
     "softmax_cross_entropy",
@@ -60,6 +63,8 @@ LOSSES = (
     "huber",
     DISTILLATION,
 )
+STATISTICS_SAMPLES = 10000
+"""From how many samples statistics of batch normalization are computed anew by default."""
 LR_SCHEDULES = ("late_cosine", "cosine", "step", "constant")
 _RATES = ("lr", "alpha", "eta")
 """What NNabla's solvers call the learning rate."""
@@ -152,6 +157,9 @@ class Recipe:
             epoch adds to it. ``parq``: ``{steepness: 10}`` of the course of their slope.
         hard_fraction: The last fraction of the steps, in which every layer uses
             its target quantizer alone; 0 is the paper's schedule.
+        order_from: The fraction of the updates before the hard phase from which on each layer's
+            attention is brought to its target (:class:`~nnabla_dqa.TemperatureSchedule`); None,
+            the default: never, as in the paper.
         strength: Of the regularizer on high bit widths (DQA eq. 6, key
             ``lambda``), which is divided by the number of weights; default:
             0.02 times the number of weights, the same pull on each layer
@@ -160,18 +168,26 @@ class Recipe:
         budget: What the deployed network may weigh, such as ``100kB`` (1,000 bytes each),
             ``100KiB`` (1,024 each), or bytes: column ``packed`` of ``nnabla-dqa summary``.
             Attention chooses the bits of each layer for it, in place of the target.
-            ``lambda`` counts for quantized activations alone then.
+            ``lambda`` and ``order_from`` count for quantized activations alone then.
         loss: One of :data:`LOSSES`; default: the NNP's own training network
             and loss if it has one, else the key is needed; softmax cross
             entropy for a model. ``distillation`` needs no labels.
-        teacher: For ``distillation``: the float NNP; default: the float
-            weights of the NNP that is trained.
-        distillation_temperature: Softens the teacher's class probabilities.
+        teacher: A float network to learn from besides the labels: an NNP, such as the
+            ``network.nnp`` of a float run of a model, or its ``checkpoint``; for a model also an
+            ``.h5`` of its parameters. With loss ``distillation`` it is all that is learned
+            from, and of an NNP by default its own float weights.
+        distillation_weight: From 0 to 1, how much of the loss is the distance to the teacher; the
+            rest is ``loss``. Default: 0.5.
+        distillation_temperature: T, softens the class probabilities of both; the distance is
+            ``T^2 KL(teacher || network)`` (Hinton et al., arXiv 1503.02531).
         output: Of an NNP, the output the loss is taken on; default: the first of the executor.
         train_network: The network inside the NNP to train; default: its
             training network for its own loss, else the one its executor runs.
-        update_normalization: Samples from which running statistics of batch
-            normalization are computed anew at the end; 0 leaves them.
+        bn_statistics: When running statistics of batch normalization are computed anew from
+            training samples, with the target quantizers alone: ``hard``, as the hard phase
+            begins; ``deploy``, at the end; ``both``; ``off``. Default: ``deploy`` with
+            ``update_normalization``, else ``off``.
+        update_normalization: From how many samples; 0: 10,000, where ``bn_statistics`` asks for it.
         sync_normalization: Batch statistics of a model over all processes
             rather than each one's own part of the mini-batch.
         seed: Of initial weights, data order, dropout and augmentation.
@@ -179,6 +195,12 @@ class Recipe:
 
     Raises:
         RecipeError: Names the key and what is allowed.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> recipe = dqa.Recipe("mnist", network="lenet.nnp", quantizers="sawb:2,4,8", epochs=10)
+        >>> recipe.data.train, recipe.batch_size, recipe.hard_fraction
+        ('mnist', 64, 0.5)
     """
 
     data: DataRecipe = option(part(DataRecipe, "train"))
@@ -201,14 +223,17 @@ class Recipe:
     temperature: Dict[str, float] = option(numbers_by_name("start", "end", above=0), {})
     sharpening: Dict[str, float] = option(numbers_by_name(*_SHARPENING, above=0), {})
     hard_fraction: float = option(number(below=1), 0.5)
+    order_from: Optional[float] = option(number(below=1), None)
     strength: Optional[float] = option(number(), None, key="lambda")
     attention_lr: float = option(number(), 1.0)
     budget: Optional[int] = option(_size, None)
     loss: Optional[str] = option(one_of(*LOSSES), None)
     teacher: Optional[str] = option(text, None)
+    distillation_weight: Optional[float] = option(share, None)
     distillation_temperature: float = option(number(above=0), 2.0)
     output: Optional[str] = option(text, None)
     train_network: Optional[str] = option(text, None)
+    bn_statistics: Optional[str] = option(one_of("off", "hard", "deploy", "both"), None)
     update_normalization: int = option(whole(0), 0)
     sync_normalization: bool = option(flag, False)
     seed: int = option(whole(0, 2**32 - 1), 0)
@@ -250,6 +275,11 @@ class Recipe:
             raise RecipeError("key 'loss': file is for an NNP; a model has no loss of its own")
         if self.model is not None and self.loss == DISTILLATION and self.teacher is None:
             raise RecipeError("key 'teacher' is missing: the float NNP that a model learns from")
+        if self.loss == DISTILLATION and self.distillation_weight is not None:
+            raise RecipeError(
+                "key 'distillation_weight' is for a teacher beside labels; loss: distillation "
+                "uses none: leave one of the two out"
+            )
         for kind, other, keys in (("model", "an NNP", _OF_NNP), ("network", "a model", _OF_MODEL)):
             for key in keys:
                 *above, name = key.split(".")
@@ -257,6 +287,22 @@ class Recipe:
                 field = next(f for f in dataclasses.fields(place) if f.name == name)
                 if getattr(self, kind) is not None and getattr(place, name) != field.default:
                     raise RecipeError(f"key {key!r} is for {other}; leave it out")
+
+    @property
+    def taught(self) -> float:
+        """How much of the loss is the distance to a teacher, 0 to 1."""
+        if self.loss == DISTILLATION:
+            return 1.0
+        if self.teacher is None:
+            return 0.0
+        weight = self.distillation_weight
+        return DISTILLATION_WEIGHT if weight is None else weight
+
+    def statistics_at(self, when: str) -> int:
+        """From how many samples statistics are computed anew ``"hard"`` or ``"deploy"``; 0: not."""
+        chosen = self.bn_statistics or ("deploy" if self.update_normalization else "off")
+        count = self.update_normalization or STATISTICS_SAMPLES
+        return count if chosen in (when, "both") else 0
 
     @property
     def quantization(self) -> Optional[Rules]:
@@ -294,7 +340,9 @@ class Recipe:
         """What drives the state of layers that mix ``mixture``."""
         rule = mixture.mixing
         cooled = "temperature" in rule.state(mixture.quantizers)
-        options = self.temperature if cooled else {}
+        options: Dict[str, Any] = dict(self.temperature) if cooled else {}
+        if cooled and self.order_from is not None:
+            options["order_from"] = self.order_from
         return rule.default_schedule(steps, steps_per_epoch, self.hard_fraction, **options)
 
     def make_sharpening(

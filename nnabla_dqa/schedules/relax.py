@@ -31,6 +31,15 @@ class RelaxSchedule:
     Raises:
         ValueError: ``steps`` or ``steps_per_epoch`` <= 0, ``start`` or ``rho``
             not positive and finite, or ``hard_fraction`` outside [0, 1).
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> schedule = dqa.RelaxSchedule(steps=3000, steps_per_epoch=10)
+        >>> [round(schedule.state(b)["omega"], 2) for b in (1, 11, 2700)]
+        [1.0, 1.02, 205.8]
+        >>> short = dqa.RelaxSchedule.reaching(steps=100, steps_per_epoch=10)
+        >>> round(short.state(90)["omega"])
+        380
     """
 
     steps: int
@@ -62,7 +71,8 @@ class RelaxSchedule:
         50 of 200 epochs.
 
         Args:
-            steps, steps_per_epoch: As of the class.
+            steps: Mini-batches of the whole training, hard phase included.
+            steps_per_epoch: Mini-batches of one epoch.
             hard_fraction: The second phase.
             rho: Growth an epoch. None: from 1.04 to what the original's 150 epochs come to,
                 1.04^150 = 359, over the epochs there are, in 150 parts if these are fewer.

@@ -33,6 +33,12 @@ class SharpeningSchedule:
     Raises:
         ValueError: ``steps`` or ``steps_per_epoch`` <= 0, ``per_epoch`` or ``highest`` not
             positive and finite, or ``hard_fraction`` outside [0, 1).
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> schedule = dqa.SharpeningSchedule(steps=550, steps_per_epoch=10, hard_fraction=0)
+        >>> [schedule.state(b)["*/temperature"] for b in (1, 11, 550)]
+        [5.0, 10.0, 275.0]
     """
 
     steps: int

@@ -17,6 +17,11 @@ def inverse_slope(progress: float, steepness: float = 10.0, center: float = 0.5)
     ``s = (g(f) - g(1)) / (g(0) - g(1))`` with ``g(f) = 1 / (1 + exp(steepness (f - center)))``: it
     falls from 1 to 0, almost linearly for a steepness below 1, in one step at ``center`` for a
     large one.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> [round(dqa.inverse_slope(f), 3) for f in (0, 0.25, 0.5, 0.75, 1)]
+        [1.0, 0.93, 0.5, 0.07, 0.0]
     """
 
     def g(f: float) -> float:
@@ -41,6 +46,12 @@ class SlopeSchedule:
     Raises:
         ValueError: ``steps`` <= 0, ``steepness`` not above 0, ``center`` outside [0, 1], or
             ``hard_fraction`` outside [0, 1).
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> schedule = dqa.SlopeSchedule(steps=100, hard_fraction=0.25)
+        >>> [round(schedule.state(b)["*/inverse_slope"], 2) for b in (1, 38, 75)]
+        [1.0, 0.5, 0.0]
     """
 
     steps: int

@@ -62,6 +62,20 @@ class Annealer:
 
     Warns:
         UntrainedWarning: A quantizer needs a trained float network, and this one is not.
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> with dqa.quantizers(dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8)):
+        ...     y = PF.dqa_affine(nn.Variable((8, 16)), 4, name="fc")
+        >>> annealer = dqa.Annealer(dqa.TemperatureSchedule(steps=10, hard_fraction=0.2))
+        >>> hard = []
+        >>> for _ in range(10):
+        ...     annealer()  # after each update of a solver
+        ...     hard.append(annealer.is_hard)
+        >>> hard.index(True)  # the 8th update was the last soft one
+        7
     """
 
     def __init__(self, *schedules: Schedule, restart: bool = False) -> None:
@@ -175,6 +189,7 @@ class Annealer:
             for layer in layers:
                 if layer.mixture.is_mixed:
                     layer.mixture.mixing.after_update(layer.state)
+            self._hold_below(layers, step + 1)
         step += 1
         self._step_parameter.d = self._counted = step
         follow_budget(self.scope, step, self.soft_steps)
@@ -217,6 +232,18 @@ class Annealer:
                 layer.set_hard(layer.target if is_hard else None)
             self.targets = tuple(layer.target for layer in layers)
         self._written = (layers, is_hard)
+
+    def _hold_below(self, layers: List[QuantizedTensor], step: int) -> None:
+        """Bring attention to the target, if a schedule says so and no budget chooses it."""
+        for schedule in self.schedules:
+            ceiling_of = getattr(schedule, "ceiling", None)
+            if ceiling_of is None or ceiling_of(step, 2) is None:
+                continue
+            for layer in layers:
+                mixture = layer.mixture
+                if mixture.is_mixed and layer.chosen is None:
+                    ceiling = ceiling_of(step, len(mixture.quantizers))
+                    mixture.mixing.hold_below(layer.state, mixture.target, ceiling)
 
     def _check_alone(self, layers: List[QuantizedTensor]) -> None:
         for layer in layers:

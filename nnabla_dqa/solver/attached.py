@@ -53,9 +53,25 @@ def attach(
             to another net, a schedule that is missing, does not fit the layers or
             is finished, or a learning rate < 0.
 
-    Example:
-        solver = dqa.attach(S.Momentum(0.1, 0.9), dqa.TemperatureSchedule(steps=B))
-        solver.set_parameters(nn.get_parameters())
+    Examples:
+        >>> import nnabla as nn, nnabla.functions as F, nnabla.solvers as S
+        >>> import numpy as np
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> x = nn.Variable.from_numpy_array(np.random.RandomState(0).randn(8, 16))
+        >>> with dqa.quantizers(dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8)):
+        ...     y = PF.dqa_affine(x, 4, name="fc")
+        >>> loss = F.mean(y**2) + dqa.regularizer(strength=500)
+        >>> solver = dqa.attach(S.Momentum(0.1, 0.9), dqa.TemperatureSchedule(steps=10))
+        >>> solver.set_parameters(nn.get_parameters())
+        >>> for _ in range(10):
+        ...     loss.forward()
+        ...     solver.zero_grad()
+        ...     loss.backward()
+        ...     solver.weight_decay(1e-4)
+        ...     solver.update()
+        >>> solver.annealer.step, solver.annealer.is_hard
+        (10, True)
     """
     given = [schedule for schedule in (*schedules, schedule) if schedule is not None]
     return AttachedSolver(solver, given, attention_lr, quantizer_lr, restart)

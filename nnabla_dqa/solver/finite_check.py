@@ -33,6 +33,17 @@ def check_finite(layers: List[QuantizedTensor], gradients: bool = True) -> None:
 
     Raises:
         NonFiniteError: Names the first layer and array concerned.
+
+    Examples:
+        >>> import nnabla as nn
+        >>> import nnabla_dqa as dqa
+        >>> import nnabla_dqa.parametric_functions as PF
+        >>> y = PF.dqa_affine(nn.Variable((8, 64)), 10, name="fc", quantizers=[dqa.SAWB(2)])
+        >>> nn.get_parameters()["fc/affine/W"].d = float("nan")
+        >>> dqa.check_finite(dqa.find_quantized(), gradients=False)
+        Traceback (most recent call last):
+            ...
+        nnabla_dqa.solver.finite_check.NonFiniteError: ...
     """
     Guard(gradients)(layers)
 

@@ -211,6 +211,8 @@ class Loop:
         save = time.monotonic() - self._saved_time > self._save_seconds
         self._requests.data = np.array([guard.noted, save], np.float32)
         rate = task.recipe.learning_rate_at(self.at.step / task.steps)
+        if task.begins_hard_at(self.at.step):
+            task.begin_hard()
         self.at.losses.append(self._update(batch, rate, self.at.step, self._requests))
         self.at.correct += task.correct() or 0
         self.at.step += 1

@@ -104,6 +104,15 @@ def train(
         ParallelError: The processes do not agree.
         TensorboardMissingError: ``tensorboard`` without tensorboardX; names the extra.
         TrainingStopped: On Ctrl-C or SIGTERM; a checkpoint is kept.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> recipe = dqa.Recipe(
+        ...     "digits.npz", quantizers="minmax:2,4,8", loss="distillation", batch_size=8
+        ... )
+        >>> training = dqa.train("lenet.nnp", recipe, "lenet_trained.nnp")
+        >>> [epoch.hard for epoch in training.epochs]
+        [False, False, True]
     """
     made = recipe_of(what, recipe)
     comm, context = given_or_single(communicator), context or nn.get_current_context()
@@ -134,7 +143,7 @@ def train(
             if resume and (place is None or checkpoint.exists()):
                 loop.resume()
             if place is not None and comm.rank == 0:
-                start = {"seed": made.seed, "from_step": loop.at.step}
+                start = {"seed": made.seed, "from_step": loop.at.step, "teacher": task.teacher}
                 place.note_start({**start, **environment(context, comm.size)})
             if on_message is not None and comm.rank == 0:
                 for message in task.messages:
@@ -205,8 +214,8 @@ def _finish(
 ) -> Training:
     """Write the networks and the result; evaluate what was deployed."""
     comm, epochs = task.communicator, list(loop.at.history)
-    if task.recipe.update_normalization:
-        task.update_normalization()
+    if task.recipe.statistics_at("deploy"):
+        task.estimate_statistics(task.recipe.statistics_at("deploy"))
         scores = task.evaluate()
         epochs[-1] = dataclasses.replace(
             epochs[-1], score=scores.hard, soft_score=scores.soft, top5=scores.top5
@@ -274,6 +283,8 @@ def _content(
     classified = measured if metric == "accuracy" else None
     many = task.objective.hard.classes >= MANY_CLASSES
     off_target = [row for row in result.report.layers if not row.on_target] if result.report else []
+    rows = result.report.layers if result.report else ()
+    gaps = {row.name: row.soft_gap for row in rows if row.soft_gap is not None}
     return {
         "method": method_of(task.network.mixtures.values()),
         "metric": metric,
@@ -282,6 +293,7 @@ def _content(
         "top5": classified.top5 if classified is not None and many else None,
         "validation_images": measured.samples if measured is not None else 0,
         "off_target": len(off_target) if result.report else None,
+        **({"soft_gap": gaps} if gaps else {}),
         **notes,
         "seconds_of_epochs": round(sum(epoch.seconds for epoch in result.epochs), 1),
         "data": task.identity()["data"],

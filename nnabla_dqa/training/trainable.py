@@ -114,6 +114,13 @@ class Trainable(abc.ABC):
             return True
         return schedule.soft_steps < schedule.steps and step >= schedule.soft_steps
 
+    def begins_hard_at(self, step: int) -> bool:
+        """Whether the step after ``step`` others is the first with the target quantizers alone."""
+        return self.is_hard_at(step) and not (step and self.is_hard_at(step - 1))
+
+    def begin_hard(self) -> None:  # noqa: B027
+        """What is to be done before that step; no checkpoint after it is without it."""
+
     def statistics(self) -> List[Any]:
         """The running statistics of normalization in the graph, which differ between processes."""
         return []

@@ -102,6 +102,27 @@ def test_half_precision(name, channel_last, tmp_path):
     assert accuracy_on_the_cpu(result, recipe.data.train) == stated
 
 
+@pytest.mark.parametrize(
+    ("name", "channel_last"),
+    [
+        ("cpu", False),
+        pytest.param("cudnn", False, marks=pytest.mark.gpu),
+        pytest.param("cudnn", True, marks=pytest.mark.gpu),
+    ],
+)
+@pytest.mark.parametrize("file", ["network.nnp", "checkpoint"])
+def test_a_float_net_teaches(name, channel_last, file, tmp_path):
+    """Whatever the order of its channels."""
+    context = get(name, "float")
+    model = {"channel_last": channel_last}
+    run(experiment(tmp_path, model, quantizers=None), tmp_path / "float", context=context)
+    recipe = experiment(tmp_path, model, teacher=str(tmp_path / "float" / file))
+    result = run(recipe, tmp_path / "run", context=context)
+    first, *_, last = losses(result)
+    assert last < first
+    check_deployed_weights(tmp_path / "run", result)
+
+
 @pytest.mark.parametrize("backend", ["auto", "portable"])
 def test_half_precision_is_only_that_of_the_layers(half_context, tmp_path, backend):
     """Quantizers, attention, penalty, loss: float32. Convolutions: half."""

@@ -173,3 +173,24 @@ def test_wrong_arguments_are_named(make, message):
 )
 def test_json_round_trip(rule):
     assert mixing_rule_from_json(rule.to_json()) == rule
+
+
+@given(st.integers(2, 5), st.integers(0, 10**6), st.floats(-0.3, 3), st.booleans())
+def test_others_than_the_target_are_held_below_it(count, seed, ceiling, equal):
+    rng = np.random.RandomState(seed)
+    alpha = np.ones(count) if equal else rng.randn(count)
+    alpha, target = alpha.astype(np.float32), rng.randint(count)
+    v = nn.Variable.from_numpy_array(alpha)
+    Attention().hold_below({"alpha": v}, target, ceiling)
+    highest = alpha[target] + ceiling * max(alpha.astype(np.float64).std(ddof=1), 1e-3)
+    expected = np.where(np.arange(count) == target, alpha, np.minimum(alpha, highest))
+    np.testing.assert_allclose(v.d, expected, rtol=1e-6)
+    if ceiling < -0.01:
+        assert np.argmax(v.d) == target
+
+
+@pytest.mark.parametrize("rule", [Single(), BinaryRelax()])
+def test_nothing_is_held_where_nothing_is_learned(rule):
+    state = {"omega": nn.Variable.from_numpy_array(np.ones(1, np.float32))}
+    rule.hold_below(state, 0, -0.3)
+    assert state["omega"].d == 1

@@ -103,6 +103,53 @@ def test_warns_by_name_of_layers_that_ended_elsewhere():
     assert "MinMax4 (!)" in str(dqa.report())
 
 
+DRIFT = 0.2
+
+
+def drawn_away(order_from, normalize="std", quantizers=SET, hard_fraction=0.2):
+    """A training whose loss draws attention to the last quantizer; the annealer and alphas."""
+    nn.clear_parameters()
+    build(dqa.Attention(normalize=normalize), quantizers)
+    schedule = dqa.TemperatureSchedule(steps=50, hard_fraction=hard_fraction, order_from=order_from)
+    annealer, seen = dqa.Annealer(schedule), []
+    for _ in range(50):
+        for layer in dqa.find_quantized():
+            if layer.state:
+                alpha = layer.state["alpha"]
+                alpha.d = alpha.d + DRIFT * np.arange(len(quantizers))
+        seen.append(states("alpha"))
+        annealer()
+    return annealer, seen
+
+
+@pytest.mark.parametrize("normalize", ["std", "project", "none"])
+@pytest.mark.parametrize("quantizers", [SET, SET[:2], (*SET, dqa.FullPrecision())])
+@pytest.mark.parametrize("hard_fraction", [0, 0.2])
+@pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
+def test_attention_is_brought_to_the_target(normalize, quantizers, hard_fraction):
+    """It goes where it wants at first, and is on the target after the last soft step."""
+    free = drawn_away(None, normalize, quantizers, hard_fraction)[1]
+    annealer, seen = drawn_away(0.5, normalize, quantizers, hard_fraction)
+    soft = annealer.soft_steps
+    last = len(quantizers) - 1
+    if normalize != "project" or last > 1:  # Two projected numbers are (-1, 1) / sqrt(2) always.
+        assert [np.argmax(alpha) for alpha in seen[soft // 2]] == [last, last]
+    for step in range(soft // 2 + 1):
+        np.testing.assert_array_equal(seen[step], free[step])
+    if hard_fraction:
+        held = seen[soft]
+        # This test moves alpha in the hard phase, too; a solver does not.
+        assert [np.argmax(alpha - DRIFT * np.arange(last + 1)) for alpha in held] == [0, 0]
+    else:
+        assert all(row.on_target for row in dqa.report().layers)
+
+
+@pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
+def test_attention_is_left_alone_by_default():
+    annealer, seen = drawn_away(None)
+    assert [np.argmax(alpha) for alpha in seen[annealer.soft_steps]] == [2, 2]
+
+
 def test_no_warning_where_all_is_well():
     build()
     annealer = dqa.Annealer(dqa.TemperatureSchedule(steps=1))

@@ -132,6 +132,21 @@ def test_mixed_rules_count_with_their_bits(tmp_path):
     assert sorted(row.bits for row in summary.layers)[-1] in (4, 8)
 
 
+def test_what_draws_to_the_target_is_for_activations_then(tmp_path):
+    """Keys lambda and order_from: without activations they have no effect, and say so."""
+    plain, own = files(tmp_path, budget=700), {"lambda": 900.0, "order_from": 0.0}
+    results = []
+    for keys in ({}, own):
+        recipe = Recipe.from_mapping({**plain[1].to_json(), **keys})
+        done = train(plain[0], recipe, target=tmp_path / f"{len(keys)}.nnp")
+        arrays = Archive.read(done.path).parameters
+        results.append({name: array for name, (array, _) in arrays.items()})
+    for name, array in results[0].items():
+        np.testing.assert_array_equal(results[1][name], array, err_msg=name)
+    for key in own:
+        assert f"key {key!r} of the recipe has no effect here" in done.messages
+
+
 def test_processes_hold_the_same_price_and_choice(tmp_path, monkeypatch):
     """The price's gradient is averaged with those of what is trained."""
     seen = []

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import nnabla as nn
 import nnabla.solvers as S
 import numpy as np
@@ -80,6 +82,8 @@ def test_a_model_begins_with_a_float_run_then_activations_join(tmp_path):
     rows = [row for row in first.report.layers if row.quantizers == ("QN3",)]
     assert rows
     assert all(0 < row.soft_gap < 1 for row in rows)
+    noted = json.loads((tmp_path / "weights" / "result.json").read_text())["soft_gap"]
+    assert noted == {row.name: row.soft_gap for row in first.report.layers if row.soft_gap}
     assert first.score == first.epochs[-1].score
     with pytest.raises(RecipeError, match=r"has no parameter .* of this model"):
         run(

@@ -15,7 +15,7 @@ import yaml
 from nnabla_dqa.training.checkpoint import read_checkpoint
 from tests.distributed.test_mpi import ENVIRONMENT, MPIEXEC
 from tests.distributed.test_mpi import pytestmark as needs_mpi
-from tests.training.experiments import recipe
+from tests.training.experiments import experiment, recipe, run
 
 pytestmark = needs_mpi
 PROGRAM = Path(__file__).with_name("spread_program.py")
@@ -95,9 +95,9 @@ def test_processes_that_do_not_agree_are_an_error_before_the_first_update(tmp_pa
     assert not list(tmp_path.iterdir())
 
 
-def by_command(folder, *options, count=2):
+def by_command(folder, *options, count=2, **changes):
     """``nnabla-dqa train`` in several processes."""
-    keys = recipe(folder, quantizers="minmax:2,4", batch_size=12)
+    keys = recipe(folder, **{"quantizers": "minmax:2,4", "batch_size": 12, **changes})
     (folder / "r.yaml").write_text(yaml.safe_dump(keys))
     start = [str(MPIEXEC), "-n", str(count), sys.executable, "-m", "nnabla_dqa", "train"]
     start += ["--recipe", str(folder / "r.yaml"), "-o", str(folder / "run"), *options]
@@ -110,6 +110,21 @@ def test_two_processes_fill_one_folder(tmp_path):
     assert done.stdout.count("epoch 2/2") == 1
     assert json.loads((tmp_path / "run" / "run.json").read_text())["starts"][0]["processes"] == 2
     assert (tmp_path / "run" / "deployed.nnp").is_file()
+
+
+def test_processes_learn_from_the_same_teacher(tmp_path):
+    """Statistics computed anew as the hard phase begins are equal in all of them, too."""
+    run(experiment(tmp_path, batch_size=12), tmp_path / "float")
+    teacher = str(tmp_path / "float" / "network.nnp")
+    results = []
+    for name, options in (("whole", ()), ("saved", ("--save-every", "0"))):
+        (tmp_path / name).mkdir()
+        done = by_command(tmp_path / name, *options, teacher=teacher, bn_statistics="both")
+        assert done.returncode == 0, done.stderr
+        results.append(read_checkpoint(tmp_path / name / "run" / "checkpoint"))
+    assert results[0].notes["teacher"] == results[1].notes["teacher"]
+    for name, array in results[0].arrays.items():
+        np.testing.assert_array_equal(results[1].arrays[name], array, err_msg=name)
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -32,6 +32,14 @@ class EMAMinMax(Quantizer):
     Args:
         bits: 2 to 8.
         decay: At least 0, below 1.
+
+    Examples:
+        >>> import numpy as np
+        >>> import nnabla_dqa as dqa
+        >>> x = np.array([-1.0, 0.2, 1.0, 5.0])
+        >>> known = np.array([[0.0, 3.0, 1.0]])  # minimum, maximum, and that they are known
+        >>> print(dqa.EMAMinMax(2).quantize(x, {"range": known}))
+        [0. 0. 1. 3.]
     """
 
     bits: int

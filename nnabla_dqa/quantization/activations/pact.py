@@ -28,6 +28,13 @@ class PACT(Quantizer):
         bits: 2 to 8.
         initial: First value of the clip; None: the maximum of the first mini-batch that is
             trained on. The paper starts from a large constant, such as 10.
+
+    Examples:
+        >>> import numpy as np
+        >>> import nnabla_dqa as dqa
+        >>> x = np.array([-1.0, 0.2, 1.0, 5.0])
+        >>> print(dqa.PACT(2).quantize(x, {"clip": np.array([[3.0]])}))
+        [0. 0. 1. 3.]
     """
 
     bits: int

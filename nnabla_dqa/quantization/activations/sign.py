@@ -18,6 +18,12 @@ class Sign(Quantizer):
 
     ``Q(x) = 1`` for ``x >= 0``, else ``-1``; ``dQ/dx = 1`` for ``-1 < x < 1``, else 0. Behind
     a ReLU all of it is 1: it is for inputs of both signs.
+
+    Examples:
+        >>> import numpy as np
+        >>> import nnabla_dqa as dqa
+        >>> print(dqa.Sign().quantize(np.array([-0.5, 0.0, 2.0])))
+        [-1.  1.  1.]
     """
 
     tensors: ClassVar[Tuple[str, ...]] = ("activation",)

@@ -36,6 +36,13 @@ class LSBQ(Quantizer):
         channel_axis: Levels of its own for each index of this axis; None: one set per tensor.
         ternary: Three levels; ``bits`` is 2. In a notation ``lsbq:ternary``.
         greedy: Greedy levels also where the optimum is known.
+
+    Examples:
+        >>> import numpy as np
+        >>> import nnabla_dqa as dqa
+        >>> w = np.array([-3.0, -2.8, -1.2, -1.0, 1.0, 1.2, 2.8, 3.0])
+        >>> print(dqa.LSBQ(2).quantize(w).round(3))
+        [-2.9 -2.9 -1.1 -1.1  1.1  1.1  2.9  2.9]
     """
 
     bits: int

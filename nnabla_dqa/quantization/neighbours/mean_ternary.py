@@ -22,6 +22,12 @@ class MeanTernary(TWN):
 
     Args:
         channel_axis: One ``d`` and ``b`` per index of this axis; None: one per tensor.
+
+    Examples:
+        >>> import numpy as np
+        >>> import nnabla_dqa as dqa
+        >>> print(dqa.MeanTernary().quantize(np.array([-1.0, 0.25, 0.5, 0.25])))
+        [-0.375  0.     0.375  0.   ]
     """
 
     def grid(self, statistics: Statistics) -> Grid:

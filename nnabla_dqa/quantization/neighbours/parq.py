@@ -43,8 +43,18 @@ class PARQ(LSBQ):
     first 200 steps are not spared.
 
     Args:
-        bits, channel_axis, ternary, greedy: As of :class:`LSBQ`. In a notation ``parq:1``,
-            ``parq:ternary``, ``parq:2``.
+        bits: As of :class:`LSBQ`, like all others. In a notation ``parq:1``, ``parq:2``.
+        channel_axis: One set of levels per index of this axis; None: one per tensor.
+        ternary: Three levels; ``parq:ternary``.
+        greedy: Levels one after the other.
+
+    Examples:
+        >>> import numpy as np
+        >>> import nnabla_dqa as dqa
+        >>> w = np.array([-3.0, -2.8, -1.2, -1.0, 1.0, 1.2, 2.8, 3.0])
+        >>> print(dqa.PARQ(1).quantize(w))
+        [-2. -2. -2. -2.  2.  2.  2.  2.]
+        >>> schedule = dqa.SlopeSchedule(steps=100, steepness=100)  # goes with it in dqa.attach
     """
 
     is_soft: ClassVar[bool] = True

@@ -82,6 +82,11 @@ class QN(Quantizer):
         learn_biases: Train the biases too; the paper saw no gain. They are used in rising order.
         channel_axis: One alpha, beta and set of biases per index of this axis; None (the
             paper's): one per tensor.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> [dqa.QN(1).levels, dqa.QN(2).levels, dqa.QN(3).levels, dqa.QN(3, largest=2).levels]
+        [2, 3, 7, 5]
     """
 
     bits: int

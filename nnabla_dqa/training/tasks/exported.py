@@ -123,6 +123,16 @@ def verify_export(
         NonFiniteError: An output of NNabla is NaN or infinite (names it, and the first sample).
         ExportError: ONNX Runtime does not load or run the file, or it has inputs or
             outputs that the NNP has not, or that have another shape there.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> _ = dqa.convert_file("lenet.nnp", "lenet_dqa.nnp", "minmax:8")
+        >>> _ = dqa.deploy_file("lenet_dqa.nnp", "lenet_8bit.nnp", allow_untrained=True)
+        >>> _ = dqa.export_file("lenet_8bit.nnp", "lenet_8bit.onnx")
+        >>> data = dqa.DataRecipe("digits.npz")
+        >>> found = dqa.verify_export("lenet_8bit.nnp", "lenet_8bit.onnx", data)
+        >>> found.samples, found.same_class
+        (40, 1.0)
     """
     return Comparison(nnp, data, network, max_bytes).verify(exported, batch_size)
 

@@ -58,6 +58,12 @@ def evaluate_file(
     Raises:
         NNPError, DataError, RecipeError: One line that names file, key or column.
         ValueError: ``batch_size`` is below 1.
+
+    Examples:
+        >>> import nnabla_dqa as dqa
+        >>> score = dqa.evaluate_file("lenet.nnp", dqa.DataRecipe("digits.npz"))
+        >>> score.metric, score.samples
+        ('accuracy', 40)
     """
     file = NetworkFile.read(path, max_bytes)
     run = find_run(file, output=output)

@@ -8,7 +8,6 @@ from typing import Any, Dict, List, Mapping, NamedTuple, Optional, Sequence, Tup
 
 import nnabla as nn
 import nnabla.functions as F
-import nnabla.parametric_functions as PF
 import numpy as np
 
 from nnabla_dqa._util.devices import float_context
@@ -21,18 +20,22 @@ from nnabla_dqa.graph.save import save_network
 from nnabla_dqa.layers.scopes import choosing, hard
 from nnabla_dqa.layers.tensors import find_quantized
 from nnabla_dqa.models import build
+from nnabla_dqa.models.pixels import normalized
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import DISTILLATION, Recipe, RecipeError
 from nnabla_dqa.training.result import Epoch
 from nnabla_dqa.training.tasks.evaluation import Evaluation
 from nnabla_dqa.training.tasks.initial import load_initial
 from nnabla_dqa.training.tasks.inputs import Columns, Feed, Shape
-from nnabla_dqa.training.tasks.losses import Logits, named_loss
+from nnabla_dqa.training.tasks.losses import Logits, distance, named_loss, scored, taught
 from nnabla_dqa.training.tasks.network import Network, Objective, Written, layer_notes
-from nnabla_dqa.training.tasks.objective import distance, make_metric, teacher_of
+from nnabla_dqa.training.tasks.objective import make_metric
+from nnabla_dqa.training.tasks.teacher import open_teacher
 
 EVALUATION_BATCH = 250
 _PLAIN_LOSS = "softmax_cross_entropy"
+_OUTPUT = "the model's output"
+"""To a teacher; no variable of an NNP is called so."""
 
 
 class Graph(NamedTuple):
@@ -63,11 +66,11 @@ class ModelNetwork(Network):
         self, recipe: Recipe, communicator: Communicator, max_bytes: Optional[int] = None
     ) -> None:
         assert recipe.model is not None
-        self._max_bytes = max_bytes
         self.recipe, self.model = recipe, recipe.model
         self.communicator = communicator
         self.image_size = self.model.image_size
         self.messages: List[str] = []
+        self.teacher = open_teacher(recipe, max_bytes=max_bytes)
         context = nn.get_current_context()
         if self.model.channel_last and all(n.startswith("cpu") for n in context.backend):
             raise RecipeError(
@@ -94,19 +97,20 @@ class ModelNetwork(Network):
         training.logits.persistent = True
         if self.recipe.init is not None:
             load_initial(self.recipe.init, self.scope)
-        feeds = [self._feed(training)]
+        feeds, given = [self._feed(training)], {"x": training.images}
         with nn.context_scope(self._float):
             logits = Logits(training.logits, "softmax")
             if kind == DISTILLATION:
+                assert self.teacher is not None
                 target = columns.default_target if columns.default_target in shapes else ""
-                given = {"x": training.images}
-                teacher = teacher_of(self.recipe, max_bytes=self._max_bytes)
-                loss = distance({"y": logits}, given, teacher, self.recipe, batch_size)
+                loss = distance({_OUTPUT: logits}, given, self.teacher, self.recipe, batch_size)
             else:
                 target = columns.target(feeds)
                 loss, label = named_loss(kind, logits, training.logits)
                 classes = self.model.classes if kind == _PLAIN_LOSS else 0
                 feeds.append(columns.feed_column(target, label, classes, "the loss"))
+                compared = {_OUTPUT: scored(kind, logits, training.logits)}
+                loss = taught(loss, compared, given, self.teacher, self.recipe, batch_size)
         size = max(1, min(EVALUATION_BATCH, validation))
         with hard():
             self.deployable = self.graph(size, False)
@@ -210,35 +214,3 @@ class ModelNetwork(Network):
                     known[name] = new
                 known[name].d = array
         return scope, graph
-
-
-def normalized(x: Variable, mean: Tuple[float, ...], std: Tuple[float, ...], axis: int) -> Variable:
-    """``(x - mean) / std`` by channel, inside the network: a deployed file takes plain pixels.
-
-    Args:
-        x: Images, pixels from 0 to 1.
-        mean: By channel.
-        std: By channel.
-        axis: Of the channels.
-    """
-    shape = tuple(3 if i == axis else 1 for i in range(4))
-    epsilon = 1e-5
-    variance = np.square(np.array(std, np.float64)) - epsilon
-    values = {
-        "mean": np.array(mean, np.float32).reshape(shape),
-        "var": variance.astype(np.float32).reshape(shape),
-    }
-    y = PF.batch_normalization(
-        x,
-        [axis],
-        eps=epsilon,
-        batch_stat=False,
-        fix_parameters=True,
-        param_init=values,
-        name="pixels",
-    )
-    # Fixed in this graph, they would still be given to a solver, whose weight decay shrinks them.
-    with nn.parameter_scope("pixels"):
-        for parameter in nn.get_parameters().values():
-            parameter.need_grad = False
-    return y

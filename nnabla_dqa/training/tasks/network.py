@@ -12,6 +12,7 @@ from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.training.result import Epoch
 from nnabla_dqa.training.tasks.evaluation import Evaluation
 from nnabla_dqa.training.tasks.inputs import Feed, Shape
+from nnabla_dqa.training.tasks.losses import Teacher
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Network(abc.ABC):
         mixtures: What the layers mix, by their names.
         image_size: Height and width of the images it was made for.
         identity: JSON by which a checkpoint recognises the network, or None.
+        teacher: What it learns from, or None.
         messages: What the user should know.
     """
 
@@ -57,6 +59,7 @@ class Network(abc.ABC):
     mixtures: Dict[str, Mixture]
     image_size: int = 0
     identity: Optional[Any] = None
+    teacher: Optional[Teacher] = None
     messages: List[str]
 
     @abc.abstractmethod

@@ -20,12 +20,13 @@ from nnabla_dqa.nnp.live import Program
 from nnabla_dqa.nnp.prune import check_run
 from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.quantization.graph_ops import Variable
-from nnabla_dqa.recipes.recipe import DISTILLATION, Recipe, RecipeError
+from nnabla_dqa.recipes.recipe import Recipe, RecipeError
 from nnabla_dqa.training.result import Epoch
 from nnabla_dqa.training.tasks.inputs import Feed, Shape
 from nnabla_dqa.training.tasks.network import Network, Objective, Written, layer_notes
-from nnabla_dqa.training.tasks.objective import make_objective, teacher_of
+from nnabla_dqa.training.tasks.objective import make_objective
 from nnabla_dqa.training.tasks.plan import columns_of, network_inputs, resolve
+from nnabla_dqa.training.tasks.teacher import open_teacher
 
 _UNTRAINABLE = {
     CONVERTED: "all float, nothing in it learns low bits; convert the float file with quantizers",
@@ -58,6 +59,7 @@ class FileNetwork(Network):
         self.plan = resolve(self.file, recipe)
         shapes = network_inputs(self.file.network(self.plan.run.network), buffers=True).values()
         self.image_size = next((shape[-1] for shape in shapes if len(shape) == 3), 0)
+        self.teacher = open_teacher(recipe, self.file, max_bytes)
         self.program = Program(self.file)
         self.scope = self.program.scope
         self.messages += fix_parameters(self.program)
@@ -79,10 +81,8 @@ class FileNetwork(Network):
         return file
 
     def objective(self, shapes: Mapping[str, Shape], batch_size: int, validation: int) -> Objective:
-        teacher = None
-        if self.plan.kind == DISTILLATION:
-            teacher = teacher_of(self.recipe, self.file, self._max_bytes)
-        return make_objective(self.program, self.plan, self.recipe, shapes, teacher, batch_size)
+        made = self.program, self.plan, self.recipe, shapes, self.teacher, batch_size
+        return make_objective(*made)
 
     def to_estimate(
         self, shapes: Mapping[str, Shape], batch_size: int

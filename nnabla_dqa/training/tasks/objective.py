@@ -4,29 +4,30 @@ from __future__ import annotations
 
 import math
 from functools import reduce
-from typing import AbstractSet, Any, Mapping, Optional, Tuple
+from typing import AbstractSet, Mapping, Optional, Tuple
 
 import nnabla.functions as F
 
 from nnabla_dqa._util.devices import in_float32
 from nnabla_dqa.layers.scopes import hard
-from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.inspect import producer, target_inputs
 from nnabla_dqa.nnp.live import Built, Program
-from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import DISTILLATION, DataRecipe, Recipe, RecipeError
 from nnabla_dqa.training.tasks.evaluation import Evaluation
 from nnabla_dqa.training.tasks.inputs import Shape
 from nnabla_dqa.training.tasks.losses import (
-    Logits,
+    Teacher,
     class_counts,
-    distillation,
+    distance,
     logits_of,
     named_loss,
+    scored,
+    taught,
+    taught_outputs,
 )
 from nnabla_dqa.training.tasks.network import Objective
-from nnabla_dqa.training.tasks.plan import Plan, Run, columns_of, find_run, network_inputs
+from nnabla_dqa.training.tasks.plan import Plan, Run, columns_of, network_inputs
 
 
 def make_objective(
@@ -34,7 +35,7 @@ def make_objective(
     plan: Plan,
     recipe: Recipe,
     shapes: Mapping[str, Shape],
-    teacher: Optional[Program] = None,
+    teacher: Optional[Teacher] = None,
     batch_size: Optional[int] = None,
 ) -> Objective:
     """Build the graphs that ``recipe`` needs.
@@ -44,7 +45,7 @@ def make_objective(
         plan: What :func:`~nnabla_dqa.training.tasks.plan.resolve` makes of file and recipe.
         recipe: What to do.
         shapes: Of one sample, for each column of the data.
-        teacher: For distillation, the program of the float file.
+        teacher: What it learns from besides, or with ``loss: distillation`` alone.
         batch_size: Of a step; default: the recipe's.
 
     Raises:
@@ -69,6 +70,9 @@ def make_objective(
     with in_float32():
         if plan.kind == "file":
             loss = reduce(F.add2, [F.mean(built.variables[name]) for name in plan.losses])
+            own = {n: v for n, v in built.inputs.items() if n not in labels and n not in counts}
+            student = {} if teacher is None else taught_outputs(built, proto, plan.run.outputs)
+            loss = taught(loss, student, own, teacher, recipe, size)
             known = network_inputs(file.network(plan.run.network))
             compared = [f.column for name, f in zip(built.inputs, feeds) if name in labels]
             others = [f.column for name, f in zip(built.inputs, feeds) if name not in known]
@@ -84,85 +88,13 @@ def make_objective(
             classes = logits.variable.shape[1] if plan.kind == "softmax_cross_entropy" else 0
             target = columns.target(feeds)
             feeds.append(columns.feed_column(target, label, classes, "the loss"))
+            student = {plan.run.output: scored(plan.kind, logits, built.variables[plan.run.output])}
+            loss = taught(loss, student, built.inputs, teacher, recipe, size)
     kinds = {plan.kind, *(f.type for f in proto.function)}
     evaluation, _ = make_evaluation(
         program, plan.run, recipe.data, shapes, recipe.batch_size, target, kinds
     )
     return Objective(loss, tuple(feeds), evaluation)
-
-
-def teacher_of(
-    recipe: Recipe, student: Optional[NetworkFile] = None, max_bytes: Optional[int] = None
-) -> Program:
-    """The float networks that distillation compares with; ``max_bytes`` limits their file.
-
-    Raises:
-        NNPError: The recipe names no teacher and the student is trained already.
-    """
-    if recipe.teacher is not None:
-        return Program(NetworkFile.read(recipe.teacher, max_bytes), quantized=False)
-    assert student is not None
-    if student.is_trained:
-        raise NNPError(
-            f"{student.archive.path}: is trained already, so its weights are no teacher; name the "
-            f"float file in the recipe: teacher: ..."
-        )
-    return Program(student, quantized=False)
-
-
-def distance(
-    student: Mapping[str, Logits],
-    inputs: Mapping[str, Variable],
-    teacher: Program,
-    recipe: Recipe,
-    batch_size: int,
-) -> Variable:
-    """The distillation loss over all outputs of the network that is run.
-
-    Args:
-        student: What is compared, by the names of its outputs.
-        inputs: Of the student, by name.
-        teacher: The float networks.
-        recipe: Its temperature counts.
-        batch_size: Of the inputs.
-
-    Raises:
-        NNPError: The teacher has other inputs or outputs.
-    """
-    file, path = teacher.file, teacher.file.archive.path
-    run = find_run(file)
-    proto = file.network(run.network)
-    made = {name for function in proto.function for name in function.output}
-    compared = list(student)
-    taught = compared if made.issuperset(compared) else list(run.outputs)
-    wanted = network_inputs(proto, buffers=True)
-    given = dict(inputs)
-    if len(wanted) == len(given) == 1:
-        # What the only input is called does not matter.
-        given = dict(zip(wanted, given.values()))
-    fits = set(wanted) == set(given) and len(taught) == len(compared)
-    if not fits or any(wanted[n] != tuple(v.shape[1:]) for n, v in given.items()):
-        takes = {name: v.shape[1:] for name, v in inputs.items()}
-        raise NNPError(
-            f"{path}: is no teacher for this network: it takes {_shown(wanted)} and gives "
-            f"{', '.join(taught)}, wanted are {_shown(takes)} and "
-            f"{', '.join(compared)}"
-        )
-    goal = teacher.build(run.network, batch_size, given, batch_stat=False, dropout=False)
-    distances = []
-    for (name, own), other in zip(student.items(), taught):
-        pair = own, logits_of(goal, proto, other)
-        if pair[0].variable.shape != pair[1].variable.shape:
-            raise NNPError(
-                f"{path}: is no teacher for this network: output {other} has shape "
-                f"{pair[1].variable.shape}, {name} has {pair[0].variable.shape}"
-            )
-        distances.append(distillation(*pair, recipe.distillation_temperature))
-    return reduce(F.add2, distances)
-
-
-def _shown(shapes: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {tuple(shape)}" for name, shape in shapes.items())
 
 
 def make_evaluation(

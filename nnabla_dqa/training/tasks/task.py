@@ -12,6 +12,7 @@ from nnabla_dqa._util.devices import float_context, in_float32
 from nnabla_dqa.budget.state import forget_budget
 from nnabla_dqa.budget.units import BudgetError
 from nnabla_dqa.data import DataError
+from nnabla_dqa.data.prefetch import Prefetcher
 from nnabla_dqa.data.sampler import batches_of
 from nnabla_dqa.distributed import Communicator, given_or_single
 from nnabla_dqa.graph.bn_statistics import estimate, moving
@@ -20,9 +21,10 @@ from nnabla_dqa.layers.scopes import choosing
 from nnabla_dqa.layers.tensors import INPUT
 from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.nnp_format.members import NNPError
+from nnabla_dqa.onednn.accelerate import fast
 from nnabla_dqa.quantization.graph_ops import Variable
-from nnabla_dqa.recipes.recipe import DISTILLATION, Recipe, RecipeError
-from nnabla_dqa.regularization import regularizer, total_weights
+from nnabla_dqa.recipes.recipe import Recipe, RecipeError
+from nnabla_dqa.regularization import PULL, regularizer, total_weights
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.solver.attached import attach
 from nnabla_dqa.training.tasks.evaluation import evaluate
@@ -33,8 +35,6 @@ from nnabla_dqa.training.tasks.nnp import FileNetwork
 from nnabla_dqa.training.tasks.sources import dataset_checksum, open_sources
 from nnabla_dqa.training.trainable import Scores, Trainable
 
-PULL = 0.02
-"""The default strength of the regularizer: this times the number of weights."""
 MANY_CLASSES = 100
 """From so many classes on, top-5 accuracy is measured too."""
 
@@ -89,7 +89,7 @@ class Task(Trainable):
             with in_float32():
                 self.loss = self._with_regularizer(self.objective.loss)
                 self.solver = self._solver()
-        self.messages = [*network.messages, *messages, *self._unused_keys()]
+        self.messages = [*network.messages, *messages, *self._unused_keys(), *self._taught()]
         self._checksum = dataset_checksum(self.data)
         self._statistics = moving(self.loss)
 
@@ -97,6 +97,10 @@ class Task(Trainable):
     def mixed(self) -> Dict[str, Mixture]:
         """The mixtures of more than one quantizer, by the names of their layers."""
         return {k: m for k, m in self.network.mixtures.items() if len(m.quantizers) > 1}
+
+    @property
+    def _mixes_activations(self) -> bool:
+        return any(name.endswith(INPUT) for name in self.mixed)
 
     def _check_sizes(self) -> None:
         size, processes = self.recipe.batch_size, self.communicator.size
@@ -143,9 +147,8 @@ class Task(Trainable):
                     "key 'budget' needs quantizers to choose from, such as minmax:2,3,4,8"
                 )
             # The penalty is for activations then, which a budget does not choose for.
-            entering = any(name.endswith(INPUT) for name in self.mixed)
-            self.strength = PULL * total_weights() if strength is None else strength
-            self.strength *= entering
+            if self._mixes_activations:
+                self.strength = PULL * total_weights() if strength is None else strength
             try:
                 return F.add2(loss, regularizer(self.strength, budget=budget))
             except BudgetError as error:
@@ -199,12 +202,14 @@ class Task(Trainable):
     def _unused_keys(self) -> List[str]:
         """Messages for keys that have no effect here, and what the mixing rules warn of."""
         unused = []
-        if self.recipe.loss != DISTILLATION:
-            unused += ["teacher", "distillation_temperature"]
+        if self.network.teacher is None:
+            unused += ["distillation_weight", "distillation_temperature"]
+        if self.recipe.bn_statistics == "hard" and not self.is_hard_at(self.steps - 1):
+            unused.append("bn_statistics")
         if not any(mixture.mixing.penalised for mixture in self.mixed.values()):
-            unused += ["temperature", "lambda", "attention_lr"]
-        elif self.recipe.budget is not None and not self.strength:
-            unused.append("lambda")
+            unused += ["temperature", "order_from", "lambda", "attention_lr"]
+        elif self.recipe.budget is not None and not self._mixes_activations:
+            unused += ["order_from", "lambda"]
         mixtures = self.network.mixtures.values()
         known = {name for m in mixtures for q in m.quantizers for name in q.schedule_options}
         if not set(self.recipe.sharpening) <= known:
@@ -222,6 +227,22 @@ class Task(Trainable):
             every = len(names) == len(self.network.mixtures)
             messages.append(f"{'all layers' if every else 'layer ' + ', '.join(names)}: {text}")
         return messages
+
+    def _taught(self) -> List[str]:
+        """What the user should know of the teacher."""
+        if self.network.teacher is None:
+            return []
+        recipe, path = self.recipe, self.network.teacher.path
+        return [
+            f"teacher {path.name}: its distance is {recipe.taught:g} of the loss, at temperature "
+            f"{recipe.distillation_temperature:g}"
+        ]
+
+    @property
+    def teacher(self) -> Optional[Dict[str, Any]]:
+        """File and checksum of what is learned from, for a run's record; None without one."""
+        teacher = self.network.teacher
+        return None if teacher is None else {"file": str(teacher.path), "sum": teacher.checksum}
 
     def fill(self, batch: Mapping[str, np.ndarray]) -> None:
         fill(self.objective.feeds, batch)
@@ -251,20 +272,34 @@ class Task(Trainable):
             found[0].top5 if top5 else None,
         )
 
-    def update_normalization(self) -> None:
-        """Running statistics as the network with the target quantizers sees the training data."""
+    def begin_hard(self) -> None:
+        samples = self.recipe.statistics_at("hard")
+        if samples:
+            self.estimate_statistics(samples)
+
+    def estimate_statistics(self, samples: int, augmented: bool = True) -> None:
+        """Running statistics as the network with the target quantizers sees the training data.
+
+        Args:
+            samples: How many of them, rounded down to whole mini-batches.
+            augmented: As they are in the first epoch, which is what the network is trained on;
+                False: as they are for evaluation.
+        """
+        data = self.data.at_epoch(0) if augmented else self.data
         size = min(self.recipe.batch_size, len(self.data))
-        count = max(1, min(self.recipe.update_normalization, len(self.data)) // size)
+        count = max(1, min(samples, len(self.data)) // size)
         rows = batches_of(len(self.data), size, self.recipe.seed, 0)[:count]
-        with nn.parameter_scope("", self.scope), nn.auto_forward(False):
+        with nn.parameter_scope("", self.scope), nn.auto_forward(False), in_float32():
             feeds, output = self.network.to_estimate(self.data.shapes, size)
+            computed = fast([output], trains=False)[0]
 
         def filled() -> Iterator[None]:
-            for part in rows:
-                fill(feeds, self.data.batch(part))
-                yield
+            with Prefetcher(data.batch, rows, self.workers) as batches:
+                for batch in batches:
+                    fill(feeds, batch)
+                    yield
 
-        estimate(output, filled())
+        estimate(output, filled(), computed)
 
     def identity(self) -> Dict[str, Any]:
         context = nn.get_current_context()
@@ -273,6 +308,7 @@ class Task(Trainable):
             "recipe": self.recipe.decisive(),
             "type_config": "half" if half else "float",
             "source": self.network.identity,
+            "teacher": None if self.network.teacher is None else self.network.teacher.checksum,
             "data": self._checksum,
         }
 

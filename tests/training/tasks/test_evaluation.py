@@ -21,6 +21,7 @@ from nnabla_dqa.training.tasks.file_scores import evaluate_file
 from nnabla_dqa.training.tasks.inputs import fill
 from nnabla_dqa.training.tasks.objective import make_objective
 from nnabla_dqa.training.tasks.plan import resolve
+from nnabla_dqa.training.tasks.teacher import FileTeacher
 from tests.training.files import changed, make, one_line, samples
 
 pytestmark = pytest.mark.filterwarnings("ignore::nnabla_dqa.layers.tensors.AttentionWarning")
@@ -98,7 +99,7 @@ def test_no_target_no_score(tmp_path):
     data = ArrayData({"x": samples(20)[0]})
     teacher = Program(NetworkFile.read(path), quantized=False)
     plan = resolve(program.file, recipe)
-    task = make_objective(program, plan, recipe, data.shapes, teacher).hard
+    task = make_objective(program, plan, recipe, data.shapes, FileTeacher(teacher)).hard
     assert (task.metric, task.target) == ("", "")
 
 

@@ -123,10 +123,29 @@ def test_losses_on_the_output_itself(kind, activation, tmp_path):
     assert value_of(loss, target, t) == pytest.approx(expected, rel=1e-5)
 
 
-def distilled(activation, z, goal, temperature=2.0):
+@pytest.mark.parametrize(("given", "axis"), [(1, 1), (2, 2), (-1, 2)])
+@pytest.mark.parametrize("end", [F.softmax, F.log_softmax])
+def test_classes_on_another_axis(end, given, axis, tmp_path):
+    """Of an output (B, 3, 4): logits know the axis, and probabilities over it are compared."""
+
+    def build(x):
+        return end(F.reshape(PF.affine(x, 12, name="a"), (-1, 3, 4), inplace=False), axis=given)
+
+    file = NetworkFile.read(write_plain(tmp_path / "net.nnp", build))
+    proto = file.network("net")
+    logits = logits_of(Program(file).build("net", ROWS), proto, "out")
+    assert logits[1:] == ("softmax", axis)
+    z, goal = np.random.RandomState(0).randn(2, ROWS, 3, 4)
+    value, _ = distilled("softmax", z, goal, axis=axis)
+    own, wanted = (np.moveaxis(a, axis, 1) for a in (z, goal))
+    assert value == pytest.approx(distilled("softmax", own, wanted)[0], rel=1e-5)
+
+
+def distilled(activation, z, goal, temperature=2.0, axis=1):
     student = nn.Variable.from_numpy_array(z, need_grad=True)
     teacher = nn.Variable.from_numpy_array(goal, need_grad=True)
-    loss = distillation(Logits(student, activation), Logits(teacher, activation), temperature)
+    ends = (Logits(v, activation, axis) for v in (student, teacher))
+    loss = distillation(*ends, temperature)
     loss.forward()
     student.g = teacher.g = 0
     loss.backward()
@@ -140,6 +159,7 @@ def test_distillation_is_least_at_the_teacher(activation):
     rng = np.random.RandomState(0)
     goal = rng.randn(ROWS, 5)
     least, gradient = distilled(activation, goal, goal)
+    assert least == pytest.approx(0, abs=1e-6)
     np.testing.assert_allclose(gradient, 0, atol=1e-7)
     for _ in range(10):
         other = goal + 0.5 * rng.randn(*goal.shape)
@@ -155,12 +175,12 @@ def test_distillation_values(temperature):
     z, goal = 2 * rng.randn(ROWS, 5), 2 * rng.randn(ROWS, 5)
     p, q = softmax(goal / temperature), softmax(z / temperature)
     value, gradient = distilled("softmax", z, goal, temperature)
-    expected = -(temperature**2) * np.mean(np.sum(p * np.log(q), axis=1))
+    expected = temperature**2 * np.mean(np.sum(p * np.log(p / q), axis=1))
     assert value == pytest.approx(expected, rel=1e-5)
     np.testing.assert_allclose(gradient, temperature * (q - p) / ROWS, atol=1e-6)
     p, q = sigmoid(goal), sigmoid(z)
     value, _ = distilled("sigmoid", z, goal, temperature)
-    expected = -np.mean(p * np.log(q) + (1 - p) * np.log(1 - q))
+    expected = np.mean(p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q)))
     assert value == pytest.approx(expected, rel=1e-5)
     value, _ = distilled("", z, goal, temperature)
     assert value == pytest.approx(np.mean((z - goal) ** 2), rel=1e-5)

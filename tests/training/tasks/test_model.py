@@ -365,16 +365,16 @@ def test_what_is_deployed_has_its_channels_first(kind, tmp_path):
 
 
 def test_statistics_are_computed_anew_from_the_quantized_network(tmp_path):
-    """Those of the first layer, against its inputs and weights alone."""
-    task = Task(experiment(tmp_path, quantizers="minmax:2", update_normalization=48))
+    """Those of the first layer, against its inputs, augmented as in training, and weights alone."""
+    task = Task(experiment(tmp_path, quantizers="minmax:2"))
     before = arrays_of(task)
-    task.update_normalization()
+    task.estimate_statistics(48)
     after = arrays_of(task)
     changed = {name for name, array in before.items() if (after[name] != array).any()}
     running = {n for n in before if n.endswith(("/mean", "/var")) and not n.startswith("pixels")}
     assert changed == running
     recipe, shape = task.recipe.data, (1, 3, 1, 1)
-    x = task.data.batch(np.arange(48))["x"]
+    x = task.data.at_epoch(0).batch(np.arange(48))["x"]
     x = (x - np.reshape(recipe.mean, shape)) / np.reshape(recipe.std, shape)
     w = MinMax(2).quantize(after["stem/conv/W"])
     variables = [nn.Variable.from_numpy_array(array) for array in (x, w)]

@@ -17,6 +17,7 @@ from nnabla_dqa.training.tasks.evaluation import evaluate
 from nnabla_dqa.training.tasks.inputs import check_labels, fill
 from nnabla_dqa.training.tasks.objective import make_objective
 from nnabla_dqa.training.tasks.plan import resolve
+from nnabla_dqa.training.tasks.teacher import FileTeacher
 from tests.training.files import (
     SAMPLE,
     classifier,
@@ -291,11 +292,8 @@ def test_distillation_compares_all_outputs_of_the_executor(tmp_path):
     teacher.variable("c/affine/b").d = 1.0
     recipe = Recipe("-", batch_size=8, loss="distillation", distillation_temperature=1.0)
     plan = resolve(program.file, recipe)
-    task = make_objective(program, plan, recipe, {"x": SAMPLE}, teacher)
+    task = make_objective(program, plan, recipe, {"x": SAMPLE}, FileTeacher(teacher))
     fill(task.feeds, ArrayData(columns()).batch(np.arange(8)))
     task.loss.forward()
-    fill(task.hard.feeds, {"x": task.feeds[0].variable.d})
-    task.hard.output.forward()
-    p = task.hard.output.d.astype(np.float64)
-    expected = 1.0 - np.mean(np.sum(p * np.log(p), axis=1))
-    assert float(task.loss.d) == pytest.approx(expected, rel=1e-5)
+    # The classes are the teacher's own, each place is 1 off.
+    assert float(task.loss.d) == pytest.approx(1.0, rel=1e-5)
