@@ -107,6 +107,12 @@ class Mixture:
         row: np.ndarray = np.eye(len(self.quantizers), dtype=np.float32)[index]
         return row
 
+    def is_choice(self, array: np.ndarray) -> bool:
+        """Whether an array is one-hot over the quantizers, shape (K,)."""
+        return array.shape == (len(self.quantizers),) and sorted(array)[::-1] == [
+            float(k == 0) for k in range(array.size)
+        ]
+
     def state_layout(
         self, shape: Sequence[int], tensor: str = "weight"
     ) -> Mapping[str, StateEntry]:

@@ -9,6 +9,7 @@ import pytest
 
 import nnabla_dqa as dqa
 from nnabla_dqa.cli import main
+from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp_format.archive import Archive
 from nnabla_dqa.recipes.recipe import Recipe, RecipeError
 from nnabla_dqa.training.checkpoint import read_checkpoint
@@ -116,6 +117,20 @@ def test_a_converted_file_opens_in_plain_nnabla_with_the_choice(tmp_path):
         if name.endswith("/dqa/chosen"):
             hard = parameters[name.replace("chosen", "hard")].array
             np.testing.assert_array_equal(hard, array)
+
+
+@pytest.mark.parametrize("array", [[0, 0, 0, 0], [1, 1, 0, 0], [0, 0, 1], [0, 2, 0, 0]])
+def test_a_damaged_choice_is_one_line(array, tmp_path):
+    source, recipe = files(tmp_path, budget=700, epochs=1)
+    done = train(source, recipe, target=tmp_path / "trained.nnp")
+    archive = Archive.read(done.path)
+    name = next(n for n in archive.parameters if n.endswith("/chosen"))
+    parameter = archive.parameters[name]._replace(array=np.array(array, np.float32))
+    archive.parameters[name] = parameter
+    file = NetworkFile.read(done.path)
+    file.with_parameters(archive.parameters).save(tmp_path / "damaged.nnp")
+    with pytest.raises(dqa.NNPError, match=f"{name} does not choose one of 4 quantizers$"):
+        dqa.summarize(tmp_path / "damaged.nnp")
 
 
 def test_mixed_rules_count_with_their_bits(tmp_path):
