@@ -55,6 +55,7 @@ from nnabla_dqa.quantization import (
 )
 
 if TYPE_CHECKING:
+    from nnabla_dqa.budget.units import BudgetError
     from nnabla_dqa.export.deployed import Deployment
     from nnabla_dqa.export.errors import ExportError
     from nnabla_dqa.export.files import export_file
@@ -98,6 +99,7 @@ _LATER = {
     for module, names in {
         "graph.convert": "convert",
         "export.deployed": "Deployment",
+        "budget.units": "BudgetError",
         "export.files": "export_file",
         "export.errors": "ExportError",
         "export.nnb": "NnbFile",
@@ -177,6 +179,7 @@ __all__ = [
     "BackendWarning",
     "BinaryRelax",
     "BinaryRelaxOriginal",
+    "BudgetError",
     "Check",
     "Conversion",
     "DataRecipe",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import reduce
-from typing import Dict, List, Sequence, Tuple, Union
+from typing import Any, Dict, List, Optional, Sequence, Tuple, Union
 
 import nnabla as nn
 import nnabla.functions as F
@@ -13,19 +13,27 @@ from nnabla.core.graph_def import current_graph_builder
 from nnabla_dqa._util.checks import is_number
 from nnabla_dqa._util.devices import in_float32
 from nnabla_dqa._util.warn import warn
+from nnabla_dqa.budget.pull import pull
+from nnabla_dqa.budget.sizes import bytes_of_choices, float_bytes
+from nnabla_dqa.budget.state import budget_of, forget_budget, set_budget
+from nnabla_dqa.budget.units import byte_size
 from nnabla_dqa.layers.built import built_coefficients
 from nnabla_dqa.layers.tensors import AttentionWarning, QuantizedTensor, find_quantized
-from nnabla_dqa.quantization.graph_ops import Variable, lift
+from nnabla_dqa.quantization.graph_ops import Variable, detach, lift
 
 _PENALTIES = ("powers_of_4", "squared_bits")
 _WEIGHTINGS = ("network", "layer", "none")
 AUTO = "auto"
 PULL = 0.02
 """Lambda of ``"auto"``, as a multiple of the number of weights."""
+_FAR = 1e30
 
 
 def regularizer(
-    strength: Union[float, str], penalty: str = "powers_of_4", weighting: str = "network"
+    strength: Union[float, str],
+    penalty: str = "powers_of_4",
+    weighting: str = "network",
+    budget: Optional[Union[int, str]] = None,
 ) -> Variable:
     """``strength * sum_l g^T a_l / S`` over the DQA layers of the current scope.
 
@@ -41,6 +49,14 @@ def regularizer(
         penalty: ``"powers_of_4"``, or ``"squared_bits"``: ``g_k = (bits_k / bits_1)^2``.
         weighting: ``"network"``: divide by S, as printed; ``"layer"``: multiply
             by the layer's part of the weights, M_l / S; ``"none"``: neither.
+        budget: What the deployed network may weigh: bytes, or text such as ``"100kB"``. Counted
+            is column ``packed`` of ``nnabla-dqa summary``: quantized weights and their ranges,
+            and all other parameters as float32. Attention is then drawn to it by
+            ``mu (B(a) / budget - 1)``, ``B(a)`` the size expected by attention, ``mu`` moved by
+            the attached solver, and each layer ends on the quantizer that the budget chooses for
+            it instead of its target (docs/method.md). ``strength`` then counts for quantized
+            activations alone, which the budget does not choose for. It is state of the scope; a
+            regularizer without one takes it away.
 
     It uses the coefficients that the layers' graphs compute, so it costs some ten
     functions for the whole network; where there are none (or in auto-forward mode) it
@@ -59,6 +75,9 @@ def regularizer(
     Raises:
         ValueError: An argument is not allowed, or the current scope has no DQA
             layer (build the model first).
+        BudgetError: The budget is no size or less than the least possible, or there
+            is no attention that could follow it.
+
 
     Examples:
         >>> import nnabla as nn
@@ -87,8 +106,60 @@ def regularizer(
             "regularizer: the current parameter scope has no DQA layer; build the model first"
         )
     number = PULL * total_weights() if strength == AUTO else float(strength)
+    scope = nn.parameter.get_current_parameter_scope()
+    if budget is None:
+        if budget_of(scope) is not None:
+            forget_budget(scope)
+        with in_float32():
+            return _penalty(layers, number, penalty, weighting)
+    set_budget(scope, byte_size(budget))
     with in_float32():
-        return _penalty(layers, number, penalty, weighting)
+        drawn = pull(scope, *_sizes(scope, layers), _recorded())
+        # The price says what bits of weights cost.
+        entering = [layer for layer in layers if not layer.is_weight]
+        if not number or not entering:
+            return drawn
+        return F.add2(_penalty(entering, number, penalty, weighting), drawn)
+
+
+def _sizes(scope: Any, layers: List[QuantizedTensor]) -> Tuple[Variable, Variable]:
+    """``B(a) / budget`` and ``B(e) / budget``, shape (): the parts of its budget a network takes.
+
+    ``B(a) = sum_l (M_l sum_k a_lk bits_k / 8 + 8 C_l)``, and 4 bytes for each number that
+    stays float32. The second is that of each layer's quantizer with the largest attention alone,
+    without a gradient.
+    """
+    size = float(budget_of(scope) or 0)
+    weights = [layer for layer in layers if layer.is_weight]
+    constant = float(float_bytes(scope, weights))
+    groups: Dict[Tuple[float, ...], List[Tuple[Variable, float]]] = {}
+    for layer in weights:
+        sizes, bits = bytes_of_choices(layer), [q.bits for q in layer.mixture.quantizers]
+        # What bits do not explain is ranges, equal for all of a layer, and rounding to bytes.
+        constant += sizes[0] - layer.weight.size * bits[0] / 8
+        if layer.mixture.is_mixed:
+            g = tuple(n / 8 for n in bits)
+            groups.setdefault(g, []).append((_coefficients(layer), layer.weight.size / size))
+        else:
+            constant += layer.weight.size * bits[0] / 8
+    heading = {g: [(_largest(a), part) for a, part in own] for g, own in groups.items()}
+    soft, hard = (
+        F.add_scalar(
+            reduce(F.add2, [_penalised(g, own) for g, own in parts.items()]), constant / size
+        )
+        for parts in (groups, heading)
+    )
+    return soft, hard
+
+
+def _largest(a: Variable) -> Variable:
+    """One-hot where ``a`` of shape (1, K) is largest, equal parts of several; no gradient."""
+    a = detach(a)
+    gap = F.sub2(a, F.max(a, axis=1, keepdims=True))
+    # 1 for a gap of 0, and 0 for any other that float32 has near the largest of K coefficients.
+    # F.one_hot would not let a graph that was saved and loaded go backward.
+    found = F.maximum_scalar(F.add_scalar(F.mul_scalar(gap, _FAR), 1.0), 0.0)
+    return F.div2(found, F.sum(found, axis=1, keepdims=True))
 
 
 def _penalty(
@@ -143,6 +214,11 @@ class PenaltyValue:
         mixed = [layer for layer in layers if layer.mixture.is_mixed]
         self._constant = float(len(layers) - len(mixed))
         self._costs = [np.array(penalty_vector(layer, _PENALTIES[0])) for layer in mixed]
+        if budget_of(nn.parameter.get_current_parameter_scope()) is not None:
+            # As in the regularizer: the weights have their price instead.
+            entering = [not layer.is_weight for layer in mixed]
+            self._costs = [g * counts for g, counts in zip(self._costs, entering)]
+            self._constant = float(sum(not k.is_weight for k in layers) - sum(entering))
 
     def of(self, coefficients: Sequence[np.ndarray]) -> float:
         """The penalty.
@@ -183,10 +259,15 @@ def _coefficients(layer: QuantizedTensor) -> Variable:
     built = built_coefficients(layer)
     if built is not None:
         return built
-    # A graph definition is being recorded if something has been put into it.
-    like = nn.ProtoVariable((1,)) if current_graph_builder().is_dirty() else None
+    like = _recorded()
     state = {
         path: lift(v.get_unlinked_variable(need_grad=v.need_grad), like)
         for path, v in layer.state.items()
     }
     return layer.mixture.coefficients(state)
+
+
+def _recorded() -> Optional[Variable]:
+    """A variable of the graph definition that is being recorded, None if none is."""
+    # It is one if something has been put into it.
+    return nn.ProtoVariable((1,)) if current_graph_builder().is_dirty() else None

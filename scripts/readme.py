@@ -80,7 +80,8 @@ def first_line(path: Path) -> str:
 
 ROOMS = (
     *("_util", "schedules", "quantization", "quantization/activations", "quantization/qn"),
-    *("quantization/neighbours", "mixing", "backends", "backends/cuda", "layers", "solver"),
+    *("quantization/neighbours", "mixing", "backends", "backends/cuda", "layers"),
+    *("budget", "solver"),
     *("nnp_format", "export", "export/onnx", "export/onnx/functions", "export/packed"),
     *("graph", "onednn", "nnp"),
     *("data", "data/cifar", "data/nnabla_csv", "data/photos", "distributed", "models"),
@@ -150,6 +151,33 @@ def narrow(content: Dict[str, Any]) -> str:
         f"core-minutes in all on {meta['machine']}; {versions}."
     )
     return f"{markdown(head, rows)}\n\n{tail}"
+
+
+def budgets(content: Dict[str, Any]) -> str:
+    """Bits by budget against uniform bits."""
+    head = ["net", "bits", "quantizers", "accuracy %", "single seeds", "packed bytes"]
+    head += ["bits of the layers"]
+    rows = [
+        [
+            e["net"],
+            e["method"],
+            f"`{e['quantizers']}`",
+            f"{e['mean']:.2f}" + ("" if e["sd"] is None else f" ± {e['sd']:.2f}"),
+            " ".join(f"{value:.2f}" for value in e["accuracies"]),
+            f"{max(e['packed_bytes']):,}" + (f" of {e['budget']:,}" if e["budget"] else ""),
+            " ".join(map(str, e["bits"][0])),
+        ]
+        for e in content["rows"]
+    ]
+    versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
+    epochs = {e["net"]: e["epochs"] for e in content["rows"]}
+    seeds = len(content["rows"][0]["accuracies"])
+    return (
+        f"{markdown(head, rows)}\n\n`{content['command']}`: "
+        f"{seeds} seeds, mean ± sample sd, {content['measured_on']}; "
+        f"epochs: {', '.join(f'{n} {net}' for net, n in epochs.items())}; {content['machine']}; "
+        f"layers {content['layers']}; {versions}."
+    )
 
 
 def compiled(content: Dict[str, Any]) -> str:
@@ -252,6 +280,9 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/architecture.md", "modules", modules()
     yield "docs/cifar.md", "narrow", narrow(load("cifar_narrow.json"))
     yield "docs/cifar.md", "narrow_w2a2", narrow(load("cifar_narrow_w2a2.json"))
+    measured_budget = (ROOT / "results" / "budget.json").exists()
+    known = budgets(load("budget.json")) if measured_budget else "Unmeasured."
+    yield "docs/cifar.md", "budget", known
     yield "docs/cifar.md", "teacher", variants(load("cifar_teacher_validation.json"))
     yield "docs/method.md", "order", variants(load("cifar_order_validation.json"))
     yield "docs/method.md", "hard_end", variants(load("cifar_hard_end_validation.json"))

@@ -12,7 +12,7 @@ PACKAGE = Path(nnabla_dqa.__file__).parent
 # Bottom to top: a room imports from those before it. The package's own __init__ is above all.
 ROOMS = (
     *("_version", "_util", "schedules", "quantization", "mixing", "backends", "layers"),
-    *("parametric_functions", "regularization", "solver"),
+    *("budget", "parametric_functions", "regularization", "solver"),
     *("nnp_format", "export", "graph", "onednn", "nnp", "data", "distributed"),
     *("models", "recipes", "training", "reporting", "commands", "cli", "__main__"),
 )

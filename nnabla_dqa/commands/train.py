@@ -77,6 +77,12 @@ def add(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seed", metavar="N", type=int, help="instead of the recipe's")
     parser.add_argument(
+        "--budget",
+        metavar="SIZE",
+        help="what the deployed network may weigh, such as 100kB (1,000 bytes each) or 100KiB "
+        "(1,024): attention chooses the bits of each layer",
+    )
+    parser.add_argument(
         "--set",
         metavar="KEY=VALUE",
         action="append",
@@ -281,6 +287,8 @@ def changes_of(arguments: argparse.Namespace) -> Dict[str, Any]:
             raise ValueError(f"--set {text!r}: {value!r} is no YAML value") from None
     if arguments.seed is not None:
         _place(changes, "seed", arguments.seed)
+    if arguments.budget is not None:
+        _place(changes, "budget", arguments.budget)
     if arguments.data is not None:
         _place(changes, "data.train", arguments.data)
         changes["data"].setdefault("validation", None)

@@ -13,11 +13,11 @@ import numpy as np
 
 from nnabla_dqa._util.messages import one_line
 from nnabla_dqa.export.activation import DeployedActivation
-from nnabla_dqa.export.quantizer_info import FLOAT_BITS, QuantizerInfo, short_name
+from nnabla_dqa.export.quantizer_info import QuantizerInfo, short_name
 from nnabla_dqa.export.tensor import DeployedTensor
 from nnabla_dqa.nnp_format.archive import METADATA, Archive
 from nnabla_dqa.nnp_format.members import NNPError
-from nnabla_dqa.quantization.encoding import RowLayout
+from nnabla_dqa.quantization.encoding import FLOAT_BITS, RowLayout
 
 FORMAT = 2
 """Version of the metadata that is written; older ones are read."""

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, Dict, Mapping, NamedTuple
 
 from nnabla_dqa.quantization import Quantizer
-
-FLOAT_BITS = 32
+from nnabla_dqa.quantization.encoding import FLOAT_BITS
 
 
 class QuantizerInfo(NamedTuple):

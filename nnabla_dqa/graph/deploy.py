@@ -25,6 +25,7 @@ from nnabla_dqa.layers.tensors import (
     find_quantized,
     scopes_around,
 )
+from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.nnp_format.members import check_output
 from nnabla_dqa.quantization import Quantizer
 from nnabla_dqa.quantization.graph_ops import Variable
@@ -103,8 +104,8 @@ def deploy_graph(
     Args:
         inputs: Input variables by the names they shall have.
         outputs: Output variables by name.
-        select: ``"target"``: each layer's target, the lowest bit width;
-            ``"argmax"``: the quantizer with the largest attention.
+        select: ``"target"``: each layer's target, the lowest bit width, or what a budget has
+            chosen for it; ``"argmax"``: the quantizer with the largest attention.
         network: Name of the network; its executor is ``runtime``.
         variable_batch_size: Leave the batch size open.
         allow_untrained: Deploy although no schedule has moved yet, without warnings.
@@ -143,6 +144,8 @@ def deploy_graph(
             warn(message, AttentionWarning)
     if select == "argmax":
         _check_open(graph, present)
+    else:
+        _check_follows(graph, layers)
     chosen = {name: row.argmax if select == "argmax" else row.target for name, row in rows.items()}
     fixed = fix_activations(graph, outputs, entering, chosen)
     outputs, graph = fixed.outputs, LiveGraph.of(fixed.outputs)
@@ -174,7 +177,7 @@ def _tensor(
         layer.weight_name,
         layer.function,
         quantizer,
-        layer.mixture.to_json(),
+        {**layer.mixture.to_json(), "target": row.target},
         tuple(row.attention),
         weights,
         None if quantizer.is_float else quantizer.encode(layer.weight.d, state),
@@ -232,6 +235,19 @@ def _check_open(graph: LiveGraph, layers: List[QuantizedTensor]) -> None:
             raise ValueError(
                 f"deploy: layer {layer.name} was built under dqa.hard(), which has chosen already; "
                 f"select='argmax' needs a graph built without it"
+            )
+
+
+def _check_follows(graph: LiveGraph, layers: List[QuantizedTensor]) -> None:
+    for layer in layers:
+        chosen = layer.chosen
+        if chosen is None:
+            continue
+        if not graph.leaves.keys() & {chosen.data, layer.state[HARD].data}:
+            raise ValueError(
+                f"deploy: layer {layer.name} was built under dqa.hard() before it had a budget, so "
+                f"it uses {layer.mixture.target_quantizer} whatever the budget chose; build the "
+                f"graph to deploy anew"
             )
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from nnabla_dqa.backends import portable
 from nnabla_dqa.backends.nnabla_hooks import writers
 from nnabla_dqa.layers.tensors import QuantizedTensor
-from nnabla_dqa.mixing.mixture import HARD
+from nnabla_dqa.mixing.mixture import CHOSEN, HARD
 from nnabla_dqa.quantization.graph_ops import Variable
 
 
@@ -79,8 +79,11 @@ class LiveGraph(NamedTuple):
                 one = np.ones(1, np.float32)
                 wanted = {HARD: mixture.alone(chosen[layer.name])} if mixture.is_mixed else {}
                 wanted.update(dict.fromkeys(mixture.switches, one))
+                found = dict(layer.state)
+                if layer.chosen is not None:
+                    found[CHOSEN], wanted[CHOSEN] = layer.chosen, mixture.alone(chosen[layer.name])
                 for path, array in wanted.items():
-                    leaf = self.leaves.get(layer.state[path].data)
+                    leaf = self.leaves.get(found[path].data)
                     if leaf is not None:
                         swapped.append((leaf, leaf.data))
                         leaf.data = nn.NdArray.from_numpy_array(array)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, Optional, Sequence
 
 import nnabla as nn
+import nnabla.functions as F
 import numpy as np
 from nnabla.parameter import get_parameter_or_create
 
@@ -23,6 +24,7 @@ from nnabla_dqa.layers.scopes import (
     current_activations,
     current_mixture,
     current_selection,
+    is_choosing,
     make_mixture,
 )
 from nnabla_dqa.layers.tensors import (
@@ -34,7 +36,7 @@ from nnabla_dqa.layers.tensors import (
     state_scope,
 )
 from nnabla_dqa.mixing import MixingRule, Mixture
-from nnabla_dqa.mixing.mixture import HARD
+from nnabla_dqa.mixing.mixture import CHOSEN, HARD
 from nnabla_dqa.quantization import Quantizer, StateEntry
 from nnabla_dqa.quantization.encoding import RowLayout
 from nnabla_dqa.quantization.graph_ops import Variable, lift
@@ -105,6 +107,7 @@ def mix_weights(
             RowLayout.of(w.shape, q.axis)
         check_config(scope.get(state_scope(key), {}), config)
         state = _register(config, w.shape, fix_parameters, key)
+        chosen = _chosen(config, scope, key)
     except ValueError as error:
         raise ValueError(f"layer {path}: {error}") from None
     message = mixture.mixing.check(mixture.quantizers)
@@ -118,7 +121,10 @@ def mix_weights(
         lifted = {path: lift(v, inp) for path, v in state.items()}
         states = mixture.quantizer_states(lifted)
         quantizers, coefficients = mixture.quantizers, None
-        if selection is not None:
+        if selection == "target" and chosen is not None:
+            # Which one it is may change: a budget chooses.
+            coefficients = F.reshape(lift(chosen, inp), (1, len(quantizers)), inplace=False)
+        elif selection is not None:
             index = _selected(QuantizedTensor("", config, scope, key), selection)
             quantizers, states = quantizers[index : index + 1], states[index : index + 1]
         try:
@@ -133,7 +139,7 @@ def mix_weights(
         except (BackendError, ValueError) as error:
             kind = BackendError if isinstance(error, BackendError) else ValueError
             raise kind(f"layer {path}: {error}") from None
-    if coefficients is not None:
+    if coefficients is not None and selection is None:
         note_build(state[HARD], coefficients)
     return q
 
@@ -252,6 +258,22 @@ def _register(
             path: _array(path, entry, fix_parameters)
             for path, entry in config.layout(shape).items()
         }
+
+
+def _chosen(config: TensorConfig, scope: Any, key: str) -> Optional[Variable]:
+    """The array by which a budget says what remains of a layer's weights, if one can."""
+    if not config.mixture.is_mixed:
+        return None
+    if is_choosing():
+        with nn.parameter_scope(state_scope(key)):
+            add_choice(config.mixture)
+    return scope.get(state_scope(key), {}).get(CHOSEN)
+
+
+def add_choice(mixture: Mixture) -> None:
+    """Make ``chosen`` in the current scope, a layer's state; it starts as the target."""
+    first = mixture.alone(mixture.target)
+    get_parameter_or_create(CHOSEN, first.shape, first, need_grad=False)
 
 
 def _array(path: str, entry: StateEntry, fix_parameters: bool) -> Variable:

@@ -23,6 +23,7 @@ class LayerReport:
     ``"activation"`` for what enters the layer; ``shape`` is that of the layer's weights.
     ``soft_gap``: ``mean|soft - steps| / mean|steps|`` of the weights of a target that training
     softens, such as :class:`~nnabla_dqa.QN`, as soft as it was last; None for others.
+    ``by_budget``: a budget has chosen what remains.
     """
 
     name: str
@@ -36,6 +37,11 @@ class LayerReport:
     backend: str = ""
     tensor: str = WEIGHT
     soft_gap: Optional[float] = None
+    by_budget: bool = False
+
+    def with_choice(self, index: int) -> LayerReport:
+        """The row of a layer of which a budget has chosen this quantizer."""
+        return dataclasses.replace(self, target=index, by_budget=True)
 
     @property
     def weights(self) -> int:
@@ -67,22 +73,24 @@ class Report:
     def messages(self) -> List[str]:
         """One line for each layer whose attention is not on its target alone.
 
-        Either it is elsewhere, or the layer still mixes: it is not hard, and the
-        target's attention is below 0.99.
+        Either it is elsewhere, and no budget has chosen so, or the layer still mixes: it is not
+        hard, and the target's attention is below 0.99.
         """
         elsewhere = [
             f"layer {row.name}: attention is on {row.quantizers[row.argmax]} "
             f"({row.attention[row.argmax]:.3f}), not on {row.quantizers[row.target]} "
             f"({row.attention[row.target]:.3f}), which is what is deployed"
             for row in self.layers
-            if not row.on_target
+            if not (row.on_target or row.by_budget)
         ]
         mixed = [
             f"layer {row.name} still mixes quantizers: {row.quantizers[row.target]}, which is "
             f"what is deployed, has only {row.attention[row.target]:.3f} of the attention; train "
             f"to the end of a schedule with a hard phase"
             for row in self.layers
-            if row.on_target and not row.hard and row.attention[row.target] < 0.99
+            if (row.on_target or row.by_budget)
+            and not row.hard
+            and row.attention[row.target] < 0.99
         ]
         return elsewhere + mixed
 
@@ -151,7 +159,8 @@ def _row(layer: QuantizedTensor) -> LayerReport:
     row = layer_report(
         layer.name, layer.function, shape, layer.mixture, attention, is_hard, layer.tensor
     )
-    return dataclasses.replace(row, soft_gap=layer.soft_gap())
+    row = dataclasses.replace(row, soft_gap=layer.soft_gap())
+    return row if layer.chosen is None else row.with_choice(layer.target)
 
 
 def layer_report(

@@ -18,6 +18,8 @@ _ACTIVATIONS: contextvars.ContextVar[Optional[Mixture]] = contextvars.ContextVar
 )
 _SELECTION: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("hard", default=None)
 
+_CHOOSING: contextvars.ContextVar[bool] = contextvars.ContextVar("choosing", default=False)
+
 
 def make_mixture(
     *quantizers: Quantizer, mixing: Optional[MixingRule] = None, target: int = 0
@@ -80,6 +82,28 @@ def quantizers(
         _MIXTURE.reset(token)
 
 
+@contextlib.contextmanager
+def choosing(choose: bool = True) -> Iterator[None]:
+    """Weights that layers built in this block mix can be given bits by a budget.
+
+    They keep the array ``chosen`` from the start, so that graphs built under :func:`hard` follow
+    it; :func:`nnabla_dqa.regularizer` with a budget makes it for layers that exist.
+
+    Args:
+        choose: False for a block that changes nothing.
+    """
+    token = _CHOOSING.set(choose or _CHOOSING.get())
+    try:
+        yield
+    finally:
+        _CHOOSING.reset(token)
+
+
+def is_choosing() -> bool:
+    """Whether this is within :func:`choosing`."""
+    return _CHOOSING.get()
+
+
 SELECTIONS = ("target", "argmax")
 
 
@@ -91,7 +115,8 @@ def hard(select: str = "target") -> Iterator[None]:
     It changes no parameter.
 
     Args:
-        select: ``"target"``: the target quantizer; ``"argmax"``: in each layer
+        select: ``"target"``: the target quantizer, or the one that a budget chooses, also when
+            it chooses anew later; ``"argmax"``: in each layer
             the one with the largest attention at the time the layer is built.
 
     Raises:

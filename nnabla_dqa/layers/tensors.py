@@ -7,6 +7,7 @@ A tensor's arrays are parameters beside it::
     conv1/conv/dqa/alpha          attention, learned (rule Attention)
     conv1/conv/dqa/temperature    T
     conv1/conv/dqa/hard           zeros, or one-hot: this quantizer alone
+    conv1/conv/dqa/chosen         one-hot, with a budget: this quantizer remains
     conv1/conv/dqa/0/step         state of the first quantizer, if it has any (LSQ)
     conv1/conv/dqa/activation/... likewise, of what enters the layer, if that is quantized
 
@@ -26,7 +27,7 @@ import numpy as np
 
 from nnabla_dqa.layers.config import ACTIVATION, CONFIG, WEIGHT, TensorConfig, the_config
 from nnabla_dqa.mixing import Mixture
-from nnabla_dqa.mixing.mixture import HARD
+from nnabla_dqa.mixing.mixture import CHOSEN, HARD
 from nnabla_dqa.quantization import StateEntry
 from nnabla_dqa.quantization.base import (
     FIRST,
@@ -41,6 +42,9 @@ from nnabla_dqa.quantization.base import (
 )
 
 STATE_SCOPE = "dqa"
+STEP, BUDGET, PRICE = "step", "budget", "price"
+"""What the scope of that name keeps of a whole training: updates done; its budget, if any."""
+OF_TRAINING = tuple(f"{STATE_SCOPE}/{name}" for name in (STEP, BUDGET, PRICE))
 INPUT = ":input"
 """Behind a layer's name: the activations that enter it."""
 
@@ -143,6 +147,17 @@ class QuantizedTensor:
         """Whether its learned state was built with ``fix_parameters`` alone."""
         learned = self.learned()
         return bool(learned) and not any(v.need_grad for v in learned.values())
+
+    @property
+    def chosen(self) -> Optional[Any]:
+        """The array by which a budget says what remains; None without a budget."""
+        return self.arrays.get(CHOSEN)
+
+    @property
+    def target(self) -> int:
+        """The index of the quantizer that remains: the budget's choice, or the mixture's target."""
+        chosen = self.chosen
+        return self.mixture.target if chosen is None else int(np.argmax(chosen.d))
 
     @property
     def is_hard(self) -> bool:
@@ -308,13 +323,14 @@ class QuantizedTensor:
         What training uses, or used when the hard phase began (at its last temperature or
         slope, with the weights of now), against what is deployed. Reads only.
         """
-        index = self.mixture.target
-        if not self.is_weight or not self.mixture.target_quantizer.is_soft:
+        index = self.target
+        quantizer = self.mixture.quantizers[index]
+        if not self.is_weight or not quantizer.is_soft:
             return None
-        q, state = self.mixture.target_quantizer, self.quantizer_state(index)
-        levels = q.quantize(self.weight.d, state).astype(np.float64)
+        state = self.quantizer_state(index)
+        levels = quantizer.quantize(self.weight.d, state).astype(np.float64)
         size = np.abs(levels).mean()
-        soft = soft_values(q, self.weight.d, state)
+        soft = soft_values(quantizer, self.weight.d, state)
         return float(np.abs(soft - levels).mean() / size) if size else 0.0
 
 
@@ -409,7 +425,7 @@ def state_paths(names: Iterable[str]) -> List[str]:
 
 
 def _is_state_path(parts: List[str], names: Set[str]) -> bool:
-    if parts[-2:] == [STATE_SCOPE, "step"]:
+    if "/".join(parts[-2:]) in OF_TRAINING:
         return True
     return any(
         _is_state(part) and "/".join([*parts[:i], _weights_of(part)]) in names

@@ -21,6 +21,8 @@ from nnabla_dqa.quantization.graph_ops import Variable
 
 HARD = "hard"
 """The array that is zeros, or one-hot: this quantizer alone."""
+CHOSEN = "chosen"
+"""The array, of weights whose bits a budget chooses, that is one-hot: this quantizer remains."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +107,12 @@ class Mixture:
         row: np.ndarray = np.eye(len(self.quantizers), dtype=np.float32)[index]
         return row
 
+    def is_choice(self, array: np.ndarray) -> bool:
+        """Whether an array is one-hot over the quantizers, shape (K,)."""
+        return array.shape == (len(self.quantizers),) and sorted(array)[::-1] == [
+            float(k == 0) for k in range(array.size)
+        ]
+
     def state_layout(
         self, shape: Sequence[int], tensor: str = "weight"
     ) -> Mapping[str, StateEntry]:
@@ -119,10 +127,10 @@ class Mixture:
         """
         return _layout(self, tuple(shape), tensor)
 
-    def target_paths(self) -> Tuple[str, ...]:
-        """The paths of the arrays of the target quantizer."""
-        q = self.target_quantizer
-        return tuple(_path(self.target, q, name, e) for name, e in q.state(1).items())
+    def quantizer_paths(self, index: int) -> Tuple[str, ...]:
+        """The paths of the arrays of one quantizer."""
+        q = self.quantizers[index]
+        return tuple(_path(index, q, name, e) for name, e in q.state(1).items())
 
     @cached_property
     def has_quantizer_state(self) -> bool:
@@ -195,7 +203,7 @@ def _layout(mixture: Mixture, shape: Tuple[int, ...], tensor: str) -> Mapping[st
     count = len(mixture.quantizers)
     layout = dict(mixture.mixing.state(mixture.quantizers)) if count > 1 else {}
     for name in layout:
-        if name in (HARD, "config", "activation") or "/" in name:
+        if name in (HARD, CHOSEN, "config", "activation") or "/" in name:
             raise ValueError(f"{mixture.mixing} may not call an array of its state {name!r}")
     if count > 1:
         layout[HARD] = StateEntry(np.zeros(count, np.float32), "schedule")

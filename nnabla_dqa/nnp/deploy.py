@@ -93,8 +93,8 @@ def deployed_from(
     Args:
         file: Converted and trained. A deployed one is accepted with ``fold``:
             its batch normalization is folded, from the levels that it states.
-        select: ``"target"``: each layer's target, the lowest bit width;
-            ``"argmax"``: the quantizer with the largest attention.
+        select: ``"target"``: each layer's target, the lowest bit width, or what a budget has
+            chosen for it; ``"argmax"``: the quantizer with the largest attention.
         fold: Fold batch normalization into the layers before it. Their levels
             are per channel then; outputs change by rounding only.
         whole: Keep all networks and sections; not with ``fold``.
@@ -184,7 +184,7 @@ def _tensor(
         layer.weight,
         layer.function,
         quantizer,
-        mixture.to_json(),
+        {**mixture.to_json(), "target": row.target},
         tuple(row.attention),
         weights,
         encoded,

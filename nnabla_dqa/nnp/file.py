@@ -22,6 +22,7 @@ from nnabla_dqa.layers.config import ACTIVATION, CONFIG
 from nnabla_dqa.layers.rules import Assignment
 from nnabla_dqa.layers.tensors import INPUT, STATE_SCOPE
 from nnabla_dqa.mixing import Mixture
+from nnabla_dqa.mixing.mixture import CHOSEN
 from nnabla_dqa.nnp.expand import (
     definition_text,
     initial_state,
@@ -238,6 +239,12 @@ class NetworkFile:
                 found = parameters.get(name)
                 if found is None or found.array.shape != array.shape:
                     raise NNPError(f"{path}: parameter {name} of shape {array.shape} is missing")
+            chosen = parameters.get(name := f"{state_path(layer.weight)}/{CHOSEN}")
+            if chosen is not None and not mixture.is_choice(chosen.array):
+                raise NNPError(
+                    f"{path}: parameter {name} does not choose one of {len(mixture.quantizers)} "
+                    f"quantizers"
+                )
         foreign = [n for n in parameters if f"{STATE_SCOPE}/{CONFIG}/" in n and n not in known]
         if foreign:
             raise NNPError(

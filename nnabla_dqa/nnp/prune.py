@@ -6,6 +6,7 @@ import copy
 from typing import Any, List, Set
 
 from nnabla_dqa.export.deployed import Deployed
+from nnabla_dqa.layers.tensors import OF_TRAINING
 from nnabla_dqa.nnp.expand import state_path
 from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp.inspect import running_networks
@@ -43,7 +44,7 @@ def kept(file: NetworkFile, whole: bool, messages: List[str]) -> Deployed:
     parameters = {
         name: parameter
         for name, parameter in file.archive.parameters.items()
-        if not name.startswith(scopes) and name != "dqa/step"
+        if not name.startswith(scopes) and name not in OF_TRAINING
     }
     source = (file.archive.metadata or {}).get("source")
     return Deployed(definition, parameters, {}, source=source, others=others)

@@ -17,19 +17,18 @@ from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.export.deployed import Deployed
 from nnabla_dqa.export.metadata import DEPLOYED, PACKED, PackedTensor, packed_tensors
 from nnabla_dqa.export.nnp import deployed_of
-from nnabla_dqa.export.quantizer_info import FLOAT_BITS
 from nnabla_dqa.export.tensor import DeployedTensor
 from nnabla_dqa.layers.config import ACTIVATION
 from nnabla_dqa.layers.functions import WEIGHT_INPUT
 from nnabla_dqa.layers.report import LayerReport, layer_report, short_names
-from nnabla_dqa.layers.tensors import INPUT, STATE_SCOPE
+from nnabla_dqa.layers.tensors import INPUT, OF_TRAINING
+from nnabla_dqa.mixing.mixture import CHOSEN
 from nnabla_dqa.nnp.expand import state_path
 from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
 from nnabla_dqa.nnp.layers import FileLayer, Skipped, discover
 from nnabla_dqa.nnp_format.parameters import Parameter
-from nnabla_dqa.quantization.encoding import RowLayout
+from nnabla_dqa.quantization.encoding import FLOAT_BITS, RowLayout, packed_bytes
 
-_RANGE_BYTES = 8
 _Quantized = Union[DeployedTensor, PackedTensor]
 
 
@@ -245,7 +244,9 @@ def file_report(file: NetworkFile, layer: FileLayer) -> LayerReport:
     }
     attention = mixture.mixing.evaluate(state, len(mixture.quantizers), mixture.target)
     is_hard = mixture.is_hard(state)
-    return layer_report(layer.name, layer.function, layer.shape, mixture, attention, is_hard)
+    row = layer_report(layer.name, layer.function, layer.shape, mixture, attention, is_hard)
+    chosen = parameters.get(f"{scope}/{CHOSEN}")
+    return row if chosen is None else row.with_choice(int(np.argmax(chosen.array)))
 
 
 def activation_report(file: NetworkFile, layer: FileLayer) -> LayerReport:
@@ -271,12 +272,9 @@ def _row(
         names, attention = (tensor.quantizer.name,), tensor.attention
     elif file.kind == CONVERTED and layer.name in file.assigned:
         report = file_report(file, layer)
-        target = file.mixtures[layer.name].target_quantizer
+        target = file.mixtures[layer.name].quantizers[report.target]
         bits, groups = target.bits, RowLayout.of(layer.shape, target.axis).rows
         rule, names, attention = file.assigned[layer.name].rule, report.quantizers, report.attention
-    packed = 4 * layer.size
-    if bits < FLOAT_BITS:
-        packed = math.ceil(layer.size * bits / 8) + _RANGE_BYTES * groups
     return LayerSummary(
         layer.name,
         layer.function,
@@ -287,7 +285,7 @@ def _row(
         attention,
         bits,
         4 * layer.size,
-        packed,
+        packed_bytes(layer.size, bits, groups),
         layer.size / total,
     )
 
@@ -344,6 +342,6 @@ def _others(file: NetworkFile, layers: Sequence[FileLayer], packed: Sequence[Pac
     names: List[str] = [
         name
         for name in file.archive.parameters
-        if name not in weights and not name.startswith(scopes) and name != f"{STATE_SCOPE}/step"
+        if name not in weights and not name.startswith(scopes) and name not in OF_TRAINING
     ]
     return sum(file.archive.parameters[name].array.size for name in names)

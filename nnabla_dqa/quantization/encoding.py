@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple, Optional, Tuple
 
 import nnabla.functions as F
@@ -111,6 +112,26 @@ class Encoded(NamedTuple):
         layout = RowLayout.of(self.codes.shape, self.axis)
         rows = np.take_along_axis(self.levels, layout.to_rows(self.codes).astype(np.intp), axis=1)
         return layout.from_rows(rows)
+
+
+FLOAT_BITS = 32
+"""From so many bits on a quantizer leaves the weights as they are."""
+_RANGE_BYTES = 8
+
+
+def packed_bytes(weights: int, bits: int, ranges: int) -> int:
+    """What a tensor weighs: codes of ``bits`` each, and a float32 scale and offset a range.
+
+    ``ceil(weights * bits / 8) + 8 * ranges``; without ranges from 32 bits on.
+
+    Args:
+        weights: How many.
+        bits: Of a code.
+        ranges: 1 a tensor, or one a channel.
+    """
+    if bits >= FLOAT_BITS:
+        return weights * bits // 8
+    return math.ceil(weights * bits / 8) + _RANGE_BYTES * ranges
 
 
 def code_type(levels: int) -> Any:

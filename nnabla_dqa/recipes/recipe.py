@@ -15,6 +15,7 @@ import nnabla.solvers as S
 from nnabla_dqa._util.files import PathLike
 from nnabla_dqa._util.messages import one_line
 from nnabla_dqa._util.renamed import renamed
+from nnabla_dqa.budget.units import BudgetError, byte_size
 from nnabla_dqa.layers.rules import Rule, Rules
 from nnabla_dqa.layers.scopes import make_mixture
 from nnabla_dqa.mixing import MixingRule, Mixture
@@ -79,6 +80,13 @@ _SOLVER = must_be(
     lambda value: {"type": value} if isinstance(value, str) else dict(value),
 )
 _QUANTIZATION = ("quantizers", "rules", "mixing", "activations", "keep_activations")
+
+
+def _size(key: str, value: Any) -> int:
+    try:
+        return byte_size(value)
+    except BudgetError as error:
+        raise RecipeError(f"key {key!r}: {error}") from None
 
 
 def _solver(key: str, value: Any) -> Any:
@@ -157,6 +165,10 @@ class Recipe:
             0.02 times the number of weights, the same pull on each layer
             whatever the size of the network.
         attention_lr: Learning rate of attention relative to that of the weights.
+        budget: What the deployed network may weigh, such as ``100kB`` (1,000 bytes each),
+            ``100KiB`` (1,024 each), or bytes: column ``packed`` of ``nnabla-dqa summary``.
+            Attention chooses the bits of each layer for it, in place of the target.
+            ``lambda`` and ``order_from`` count for quantized activations alone then.
         loss: One of :data:`LOSSES`; default: the NNP's own training network
             and loss if it has one, else the key is needed; softmax cross
             entropy for a model. ``distillation`` needs no labels.
@@ -214,6 +226,7 @@ class Recipe:
     order_from: Optional[float] = option(number(below=1), None)
     strength: Optional[float] = option(number(), None, key="lambda")
     attention_lr: float = option(number(), 1.0)
+    budget: Optional[int] = option(_size, None)
     loss: Optional[str] = option(one_of(*LOSSES), None)
     teacher: Optional[str] = option(text, None)
     distillation_weight: Optional[float] = option(share, None)

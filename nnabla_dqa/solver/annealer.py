@@ -19,6 +19,7 @@ from nnabla_dqa.layers.tensors import (
 )
 from nnabla_dqa.mixing.mixture import HARD
 from nnabla_dqa.schedules import Schedule
+from nnabla_dqa.solver.by_budget import begin_budget, follow_budget
 from nnabla_dqa.solver.finite_check import Guard
 from nnabla_dqa.solver.known_layers import KnownLayers
 from nnabla_dqa.solver.untrained import warn_untrained
@@ -84,6 +85,8 @@ class Annealer:
         self._guard = Guard(gradients=False)
         self._driven: List[Tuple[str, Any]] = []
         self._written: Tuple[Any, bool] = (None, False)
+        self.targets: Tuple[int, ...] = ()
+        """What remains of each layer, since the hard phase began or before."""
         self._counted = 0
         self._check_schedules()
         self._check_layers()
@@ -100,6 +103,7 @@ class Annealer:
         self._check_finished(restart)
         if self.step == 0:
             warn_untrained(self.scope, self.layers)
+            begin_budget(self.scope)
         for layer in self.layers:
             layer.fit()
             _DRIVERS[id(layer.scope)] = weakref.ref(self)
@@ -188,6 +192,7 @@ class Annealer:
             self._hold_below(layers, step + 1)
         step += 1
         self._step_parameter.d = self._counted = step
+        follow_budget(self.scope, step, self.soft_steps)
         self._write(layers, step)
         if step == self.steps + 1:
             warn(
@@ -224,18 +229,19 @@ class Annealer:
             v.data.fill(values[glob])
         if known is not layers or is_hard != was_hard:
             for layer in layers:
-                layer.set_hard(layer.mixture.target if is_hard else None)
+                layer.set_hard(layer.target if is_hard else None)
+            self.targets = tuple(layer.target for layer in layers)
         self._written = (layers, is_hard)
 
     def _hold_below(self, layers: List[QuantizedTensor], step: int) -> None:
-        """Bring attention to the target, if a schedule says so."""
+        """Bring attention to the target, if a schedule says so and no budget chooses it."""
         for schedule in self.schedules:
             ceiling_of = getattr(schedule, "ceiling", None)
             if ceiling_of is None or ceiling_of(step, 2) is None:
                 continue
             for layer in layers:
                 mixture = layer.mixture
-                if mixture.is_mixed:
+                if mixture.is_mixed and layer.chosen is None:
                     ceiling = ceiling_of(step, len(mixture.quantizers))
                     mixture.mixing.hold_below(layer.state, mixture.target, ceiling)
 

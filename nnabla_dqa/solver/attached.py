@@ -10,7 +10,9 @@ import nnabla.solvers as S
 
 from nnabla_dqa._util.checks import is_number
 from nnabla_dqa._util.devices import in_float32
-from nnabla_dqa.layers.tensors import QuantizedTensor
+from nnabla_dqa.budget.pull import forget_seen
+from nnabla_dqa.budget.state import budget_of, price_of
+from nnabla_dqa.layers.tensors import BUDGET, PRICE, STATE_SCOPE, QuantizedTensor
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.solver.annealer import Annealer
 from nnabla_dqa.solver.finite_check import FiniteFlag, Guard
@@ -124,6 +126,7 @@ class AttachedSolver:
         self._gradients = FiniteFlag()
         self._checking = self._has_parameters = False
         self._running: Tuple[Any, List[QuantizedTensor]] = (None, [])
+        self._targets: Tuple[int, ...] = ()
         self._unset: Tuple[Any, List[QuantizedTensor]] = (None, [])
         # Before anything is changed: a solver that cannot be doubled is refused.
         twins = [_twin(solver) for _ in range(3)]
@@ -185,6 +188,8 @@ class AttachedSolver:
         for layer in self._observing(layers):
             layer.move_running()
         hard = self.annealer is not None and self.annealer.is_hard
+        if hard:
+            self._regroup()
         for part in self._parts:
             # With the target alone, attention and the other quantizers have no gradient, and
             # momentum must not move them on.
@@ -219,13 +224,15 @@ class AttachedSolver:
         self._checking = False
         for layer in self._observing(self.layers):
             layer.forget_observed()
+        forget_seen(self._scope)
         if self.annealer is not None:
             self.annealer()
 
     def observed(self) -> List[Any]:
         """The arrays that backward passes leave for running state; processes average them."""
         layers = self._observing(self.layers)
-        return [v.grad for layer in layers for v in layer.running.values()]
+        found = [v.grad for layer in layers for v in layer.running.values()]
+        return found if budget_of(self._scope) is None else [*found, price_of(self._scope).grad]
 
     def _observing(self, layers: List[QuantizedTensor]) -> List[QuantizedTensor]:
         known, observing = self._running
@@ -339,18 +346,32 @@ class AttachedSolver:
         whole.set_parameters(self.get_parameters())
         return whole
 
+    def _regroup(self) -> None:
+        """Group anew, with all states, if a budget has chosen what remains since."""
+        targets = None if self.annealer is None else self.annealer.targets
+        if targets == self._targets or budget_of(self._scope) is None:
+            return
+        states, parameters = self.get_states(), self.get_parameters()
+        for part, own in zip(self._parts, self._split(parameters)):
+            part.set_parameters(own, reset=True)
+        self.set_states(states)
+
     def _split(self, parameters: Dict[str, Any]) -> List[Dict[str, Any]]:
         """The parameters of each of :attr:`_parts`."""
         groups: Dict[Any, int] = {}
+        self._targets = tuple(layer.target for layer in self.layers)
         for layer in self.layers:
             groups.update(dict.fromkeys(_arrays_below(layer.arrays), -1))
-            target = layer.mixture.target_paths()
+            target = layer.mixture.quantizer_paths(layer.target)
             groups.update({v.data: 1 for v in layer.learned("attention").values()})
             for path, v in layer.learned("quantizer").items():
                 own = 2 if path in target else 3
                 groups[v.data] = 0 if layer.layout[path].decay else own
         if self.annealer is not None:
             groups[self.annealer.step_array] = -1
+        if budget_of(self._scope) is not None:
+            own = self._scope[STATE_SCOPE]
+            groups.update({own[name].data: -1 for name in (BUDGET, PRICE)})
         return [
             {name: v for name, v in parameters.items() if groups.get(v.data, 0) == group}
             for group in range(len(self._parts))

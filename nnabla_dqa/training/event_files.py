@@ -17,6 +17,7 @@ import nnabla as nn
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa.budget.state import budget_of, price_of
 from nnabla_dqa.layers.report import short_names
 from nnabla_dqa.layers.tensors import QuantizedTensor
 from nnabla_dqa.regularization import PenaltyValue
@@ -123,6 +124,8 @@ class EventFiles:
             values["training/hard_phase"] = float(self._trainable.is_hard_at(step - 1))
             if self._penalty is not None:
                 values["training/penalty"] = self._penalty.of(used)
+            if budget_of(self._trainable.scope) is not None:
+                values["training/price"] = float(price_of(self._trainable.scope).d[0, 0])
         self._writer.write(step, values)
 
     def epoch(self, epoch: Epoch) -> None:

@@ -232,6 +232,8 @@ class Loop:
         named: Dict[str, Any] = {"step": np.float64(self.at.step)}
         for layer in self.trainable.layers:
             named.update({f"{layer.name}: {k}": v.d for k, v in layer.state.items()})
+            if layer.chosen is not None:
+                named[f"{layer.name}: what a budget chose"] = layer.chosen.d
             if layer.is_weight:
                 named[f"{layer.name}: the weights"] = layer.weight.d
         # A float network has no such layers; all have parameters beside the weights.

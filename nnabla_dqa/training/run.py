@@ -15,6 +15,8 @@ import numpy as np
 
 from nnabla_dqa._util.devices import float_context, is_half
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa.budget.sizes import bytes_taken
+from nnabla_dqa.budget.state import weights_of
 from nnabla_dqa.distributed import Communicator, check_equal, given_or_single
 from nnabla_dqa.distributed.nccl import check_device
 from nnabla_dqa.layers.report import report
@@ -230,6 +232,9 @@ def _finish(
     messages += [m for m in task.network.messages if m not in messages]
     if task.mixed and task.recipe.hard_fraction and not task.is_hard_at(task.steps):
         messages.append(f"{task.steps} steps are too few for a hard phase: the layers are mixed")
+    if task.recipe.budget is not None:
+        taken = bytes_taken(task.scope, weights_of(task.scope))
+        messages.append(f"budget: {taken:,} of {task.recipe.budget:,} bytes are taken")
     skipped = {**loop.at.skipped, **gather_skipped(comm, task.data.skipped)}
     if task.validation is not None:
         skipped.update(gather_skipped(comm, task.validation.skipped))

@@ -34,9 +34,9 @@ PAGES = {
         "Training",
         "Schedules, the penalty and the solver for a loop of your own; recipes for one command. "
         "See [In your model](../models.md) and [Experiments](../experiments.md).",
-        "attach AttachedSolver Annealer regularizer TemperatureSchedule temperature RelaxSchedule "
-        "SharpeningSchedule SlopeSchedule inverse_slope check_finite NonFiniteError train Recipe "
-        "DataRecipe RecipeError Training Epoch TrainingStopped",
+        "attach AttachedSolver Annealer regularizer BudgetError TemperatureSchedule temperature "
+        "RelaxSchedule SharpeningSchedule SlopeSchedule inverse_slope check_finite NonFiniteError "
+        "train Recipe DataRecipe RecipeError Training Epoch TrainingStopped",
     ),
     "files": (
         "Files",

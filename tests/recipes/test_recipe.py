@@ -257,6 +257,7 @@ FULL = {
     "order_from": 0.25,
     "lambda": 0.5,
     "attention_lr": 0.125,
+    "budget": 100000,
     "seed": 2**32 - 1,
     "activations": "pact:2,4,8",
     "keep_activations": ["conv1*"],

@@ -174,20 +174,20 @@ def _of_checkpoint(arrays: Mapping[str, np.ndarray], note: str) -> NetworkView:
             for name, array in arrays.items()
             if name.endswith("/W") and array.ndim > 1
         ]
-    mixed = {t.name: Mixed(short_names(t.mixture), t.mixture.target) for t in tensors}
+    mixed = {t.name: Mixed(short_names(t.mixture), t.target) for t in tensors}
     return NetworkView(None, tuple(weights), (), mixed, (note,) if arrays else ())
 
 
 def _weights(tensor: QuantizedTensor) -> Weights:
     """A layer of a checkpoint, with its target quantizer's levels as they are now."""
-    index, mixture = tensor.mixture.target, tensor.mixture
-    quantizer, array = mixture.target_quantizer, tensor.weight.d
+    index, mixture = tensor.target, tensor.mixture
+    quantizer, array = mixture.quantizers[index], tensor.weight.d
     encoded = None if quantizer.is_float else quantizer.encode(array, tensor.quantizer_state(index))
     after = DeployedTensor.of(
         tensor.weight_name,
         tensor.function,
         quantizer,
-        mixture.to_json(),
+        {**mixture.to_json(), "target": index},
         tuple(float(a) for a in tensor.attention()),
         array if encoded is None else encoded.decode(),
         encoded,

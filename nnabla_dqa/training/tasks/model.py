@@ -17,7 +17,7 @@ from nnabla_dqa.distributed.nccl import synchronized_batch_normalization
 from nnabla_dqa.graph.convert import convert
 from nnabla_dqa.graph.deploy import deploy
 from nnabla_dqa.graph.save import save_network
-from nnabla_dqa.layers.scopes import hard
+from nnabla_dqa.layers.scopes import choosing, hard
 from nnabla_dqa.layers.tensors import find_quantized
 from nnabla_dqa.models import build
 from nnabla_dqa.models.pixels import normalized
@@ -145,20 +145,21 @@ class ModelNetwork(Network):
         by_layer = bool(self.recipe.rules) or self.recipe.activations is not None
         if mixture is not None:
             by_layer = by_layer or any(q.axis is not None for q in mixture.quantizers)
-        logits = build(
-            model.name,
-            normalized(x, data.mean, data.std, 3 if last else 1),
-            model.classes,
-            train,
-            None if by_layer else mixture,
-            model.width,
-            last,
-            model.stem_stride,
-            self._normalization(),
-            self._rng,
-        )
-        if by_layer:
-            logits = convert(logits, self.recipe.quantization)
+        with choosing(self.recipe.budget is not None):
+            logits = build(
+                model.name,
+                normalized(x, data.mean, data.std, 3 if last else 1),
+                model.classes,
+                train,
+                None if by_layer else mixture,
+                model.width,
+                last,
+                model.stem_stride,
+                self._normalization(),
+                self._rng,
+            )
+            if by_layer:
+                logits = convert(logits, self.recipe.quantization)
         return Graph(x, logits, images, last)
 
     def _normalization(self) -> Any:

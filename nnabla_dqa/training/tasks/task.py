@@ -9,12 +9,16 @@ import nnabla.functions as F
 import numpy as np
 
 from nnabla_dqa._util.devices import float_context, in_float32
+from nnabla_dqa.budget.state import forget_budget
+from nnabla_dqa.budget.units import BudgetError
 from nnabla_dqa.data import DataError
 from nnabla_dqa.data.prefetch import Prefetcher
 from nnabla_dqa.data.sampler import batches_of
 from nnabla_dqa.distributed import Communicator, given_or_single
 from nnabla_dqa.graph.bn_statistics import estimate, moving
 from nnabla_dqa.graph.traverse import LiveGraph
+from nnabla_dqa.layers.scopes import choosing
+from nnabla_dqa.layers.tensors import INPUT
 from nnabla_dqa.mixing import Mixture
 from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.onednn.accelerate import fast
@@ -72,7 +76,10 @@ class Task(Trainable):
         self._check_sizes()
         # Initial weights and dropout draw from here, augmentation and order do not.
         nn.seed(recipe.seed)
-        with nn.parameter_scope("", self.scope), nn.auto_forward(False):
+        # That of an earlier training of the file.
+        forget_budget(self.scope)
+        own = choosing(recipe.budget is not None)
+        with nn.parameter_scope("", self.scope), nn.auto_forward(False), own:
             self.objective = network.objective(
                 self.data.shapes,
                 recipe.batch_size // self.communicator.size,
@@ -90,6 +97,10 @@ class Task(Trainable):
     def mixed(self) -> Dict[str, Mixture]:
         """The mixtures of more than one quantizer, by the names of their layers."""
         return {k: m for k, m in self.network.mixtures.items() if len(m.quantizers) > 1}
+
+    @property
+    def _mixes_activations(self) -> bool:
+        return any(name.endswith(INPUT) for name in self.mixed)
 
     def _check_sizes(self) -> None:
         size, processes = self.recipe.batch_size, self.communicator.size
@@ -129,9 +140,21 @@ class Task(Trainable):
                 )
 
     def _with_regularizer(self, loss: Variable) -> Variable:
+        strength, budget = self.recipe.strength, self.recipe.budget
+        if budget is not None:
+            if not self.network.mixtures:
+                raise RecipeError(
+                    "key 'budget' needs quantizers to choose from, such as minmax:2,3,4,8"
+                )
+            # The penalty is for activations then, which a budget does not choose for.
+            if self._mixes_activations:
+                self.strength = PULL * total_weights() if strength is None else strength
+            try:
+                return F.add2(loss, regularizer(self.strength, budget=budget))
+            except BudgetError as error:
+                raise RecipeError(f"key 'budget': {error}") from None
         if not any(mixture.mixing.penalised for mixture in self.mixed.values()):
             return loss
-        strength = self.recipe.strength
         self.strength = PULL * total_weights() if strength is None else strength
         return F.add2(loss, regularizer(self.strength)) if self.strength else loss
 
@@ -185,6 +208,8 @@ class Task(Trainable):
             unused.append("bn_statistics")
         if not any(mixture.mixing.penalised for mixture in self.mixed.values()):
             unused += ["temperature", "order_from", "lambda", "attention_lr"]
+        elif self.recipe.budget is not None and not self._mixes_activations:
+            unused += ["order_from", "lambda"]
         mixtures = self.network.mixtures.values()
         known = {name for m in mixtures for q in m.quantizers for name in q.schedule_options}
         if not set(self.recipe.sharpening) <= known:
