@@ -24,7 +24,7 @@ def lost(
 
     Args:
         digits: Rows of results/digits.json.
-        scratch: Rows of results/cifar_narrow.json.
+        scratch: Rows of results/cifar_table_1.json.
         tuned: Rows of results/neighbours_cifar.json.
         mnist: Rows of results/nnp.json.
     """

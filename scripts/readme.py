@@ -278,7 +278,7 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     sweep, meta = load("digits_validation.json"), load("digits_validation.meta.json")
     yield "docs/digits.md", "validation", f"{results(sweep, True)}\n\n{caption(meta, sweep)}"
     yield "docs/architecture.md", "modules", modules()
-    yield "docs/cifar.md", "narrow", narrow(load("cifar_narrow.json"))
+    yield "docs/cifar.md", "narrow", narrow(load("cifar_table_1.json"))
     yield "docs/cifar.md", "narrow_w2a2", narrow(load("cifar_narrow_w2a2.json"))
     measured_budget = (ROOT / "results" / "budget.json").exists()
     known = budgets(load("budget.json")) if measured_budget else "Unmeasured."
@@ -312,7 +312,7 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
 
 def _questions() -> Iterator[Tuple[str, str, str]]:
     digits, nnp = load("digits.json"), load("nnp.json")["rows"]
-    cifar, tuned = (load(name)["rows"] for name in ("cifar_narrow.json", "neighbours_cifar.json"))
+    cifar, tuned = (load(name)["rows"] for name in ("cifar_table_1.json", "neighbours_cifar.json"))
     page = "docs/questions.md"
     yield page, "lost", question_tables.lost(digits, cifar, tuned, nnp)
     yield page, "elsewhere", question_tables.elsewhere(load("digits_validation.json"))

@@ -62,7 +62,7 @@ def test_cifar_100_by_the_same_command(tmp_path):
 
 def test_the_picture_of_a_table(tmp_path):
     script = ROOT / "examples" / "cifar" / "picture.py"
-    source, picture = ROOT / "results" / "cifar_narrow.json", tmp_path / "table.png"
+    source, picture = ROOT / "results" / "cifar_table_1.json", tmp_path / "table.png"
     subprocess.run([sys.executable, str(script), str(source), str(picture)], check=True)
     assert picture.read_bytes().startswith(b"\x89PNG")
     assert picture.stat().st_size > 10_000

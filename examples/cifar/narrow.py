@@ -3,7 +3,7 @@
 python examples/cifar/narrow.py --data cifar-10-batches-bin               # 21 runs, under an hour
 python examples/cifar/narrow.py --data cifar-10-batches-bin --holdout 0.1 --rows minmax-dqa \
     --set lambda=40 --seeds 1                                             # choosing a recipe
-python examples/cifar/narrow.py --data cifar-10-batches-bin --table-1 --set epochs=12 \
+python examples/cifar/narrow.py --data cifar-10-batches-bin --table-1 \
     -o results/cifar_table_1.json                      # the paper's Table 1 in small: 39 runs
 
 Each run is `nnabla-dqa train` with a recipe of examples/cifar/narrow/ into its own folder; runs
@@ -138,7 +138,7 @@ def parse() -> argparse.Namespace:
         help="begin with the float run of the same seed, and a fifth of the learning rate",
     )
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each")
-    parser.add_argument("-o", "--output", help="JSON to write, such as results/cifar_narrow.json")
+    parser.add_argument("-o", "--output", help="JSON to write, such as results/cifar_table_1.json")
     return parser.parse_args()
 
 

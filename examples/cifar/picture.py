@@ -55,13 +55,13 @@ def draw(rows: List[Dict[str, Any]], title: str, path: Path) -> None:
         for x, row in zip(places, own):
             seeds = row["accuracies"]
             axes.plot([x + 0.07] * len(seeds), seeds, ".", color=colour, markersize=4)
+            top = max(row["mean"] + (row["sd"] or 0.0), *seeds)
             axes.annotate(
                 f"{row['mean']:.1f}",
-                (x, row["mean"]),
-                (-5, 0),
+                (x, top),
+                (0, 5),
                 textcoords="offset points",
-                ha="right",
-                va="center",
+                ha="center",
                 fontsize=8,
             )
     bits = {row["row"].partition("-")[0]: row["bits"] for row in low}
