@@ -16,8 +16,6 @@ from __future__ import annotations
 import argparse
 import concurrent.futures as futures
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -27,10 +25,9 @@ from typing import Any, Dict, List, NamedTuple, Optional
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
 sys.path.insert(0, str(HERE))
 
-from runner import environment, measure  # noqa: E402
+from runner import environment, measure, train_alone  # noqa: E402
 
 from nnabla_dqa.data import open_data  # noqa: E402
 from nnabla_dqa.nnp.summary import summarize  # noqa: E402
@@ -164,16 +161,7 @@ def train(row: Row, seed: int, arguments: argparse.Namespace) -> None:
         elif row.net == "cifar":
             changes.append("data.holdout=0")
         command += [word for change in changes for word in ("--set", change)]
-    # One thread each: with two runs at a time more would only be in each other's way.
-    done = subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{row.label}, seed {seed}: {done.stderr.strip().splitlines()[-1]}")
+    train_alone(command, f"{row.label}, seed {seed}")
 
 
 def scores(runs: List[Any], arguments: argparse.Namespace) -> Dict[Any, float]:

@@ -74,6 +74,23 @@ def run_all(
     return results
 
 
+def train_alone(command: List[str], label: str) -> None:
+    """Run a training in a process with one thread: more would be in the way of others beside it.
+
+    Raises:
+        RuntimeError: It failed; ``label`` and its last line.
+    """
+    done = subprocess.run(
+        command,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parent)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise RuntimeError(f"{label}: {done.stderr.strip().splitlines()[-1]}")
+
+
 def measure(paths: List[str], x: np.ndarray, t: np.ndarray, folder: str) -> Dict[str, float]:
     """Accuracy of each NNP, in percent, in a process that cannot import nnabla_dqa."""
     np.savez(f"{folder}/data.npz", x=x, t=t)

@@ -20,7 +20,6 @@ import functools
 import hashlib
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import time
@@ -34,10 +33,9 @@ from nnabla_dqa.data import open_data
 from nnabla_dqa.recipes.recipe import Recipe
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
 sys.path.insert(0, str(HERE.parent))
 
-from runner import environment, measure  # noqa: E402
+from runner import environment, measure, train_alone  # noqa: E402
 
 ROWS = (
     "float",
@@ -207,16 +205,7 @@ def train(row: str, seed: int, arguments: argparse.Namespace) -> None:
         changes = {**classes_of(arguments.data), **init_of(row, seed, arguments)}
         own = [f"{key}={value}" for key, value in changes.items()]
         command += [word for change in own + arguments.changes for word in ("--set", change)]
-    # One thread each: with two runs at a time more would only be in each other's way.
-    done = subprocess.run(
-        command,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if done.returncode:
-        raise RuntimeError(f"{row}, seed {seed}: {done.stderr.strip().splitlines()[-1]}")
+    train_alone(command, f"{row}, seed {seed}")
 
 
 def check_recipe(row: str, seed: int, arguments: argparse.Namespace) -> None:
