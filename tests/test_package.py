@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import re
-import resource
 import runpy
 import shutil
 import subprocess
@@ -90,26 +89,28 @@ def test_registering_a_name_twice_is_refused():
         registry.register(type("Thing", (), {"__module__": "two"}))
 
 
-def cpu_seconds(statement, bytecode):
-    """User and system time of a process: on a busy machine wall time measures the others."""
+def import_seconds(bytecode):
+    """Processor time that the package adds to an NNabla that is loaded, with bytecode kept."""
     environment = {**os.environ, "PYTHONPYCACHEPREFIX": str(bytecode)}
     environment.pop("PYTHONDONTWRITEBYTECODE", None)
+    statement = (
+        "import time, nnabla; before = time.process_time(); import nnabla_dqa; "
+        "print(time.process_time() - before)"
+    )
     command = [sys.executable, "-c", statement]
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(command, check=True, capture_output=True, env=environment, cwd=ROOT)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    done = subprocess.run(command, check=True, capture_output=True, env=environment, cwd=ROOT)
+    return float(done.stdout)
 
 
 @pytest.mark.slow
 def test_import_takes_at_most_50_ms_more_than_nnabla(tmp_path):
-    """With bytecode that is there; the least disturbed processes, as a busy machine adds time."""
-    pairs = [
-        [cpu_seconds(f"import {name}", tmp_path) for name in ("nnabla_dqa", "nnabla")]
-        for _ in range(12)
-    ]
-    ours, nnablas = (min(column) for column in zip(*pairs[1:]))
-    assert ours - nnablas < 0.05
+    """The least disturbed of ten processes: other work on the machine only adds time.
+
+    Measured within each process, as the difference of two processes of 0.3 s each varies by more
+    than what is asked here.
+    """
+    import_seconds(tmp_path)
+    assert min(import_seconds(tmp_path) for _ in range(10)) < 0.05
 
 
 def test_import_does_not_load_what_only_some_need():

@@ -45,12 +45,13 @@ class Row(NamedTuple):
     mixing: str = "attention"
 
 
-NETS = {
-    "20_k00_mnist_conv2_bn_lrelu": 3,
-    "24_k00_mnist_conv3_bn3_selu": 2,
-    "08_goofmint_lenet_prototxt": 2,
-}
-"""The files and how many seeds each gets."""
+NETS = (
+    "20_k00_mnist_conv2_bn_lrelu",
+    "24_k00_mnist_conv3_bn3_selu",
+    "08_goofmint_lenet_prototxt",
+)
+SEEDS, FEWER_SEEDS = 5, 3
+"""Of the rows of the first table, and of the neighbours' and activations' rows."""
 SETS = (
     ("plain", "minmax:2"),
     ("DQA", "minmax:2,4,8"),
@@ -71,7 +72,7 @@ W2A2_SETS = (
 )
 W2A2_ROWS = [
     Row(
-        next(iter(NETS)),
+        NETS[0],
         method,
         weights,
         activations=activations,
@@ -107,7 +108,6 @@ NEIGHBOUR_ROWS = [
     for net in NETS
     for method, quantizers, mixing in NEIGHBOURS
 ]
-NEIGHBOUR_SEEDS = 3
 
 
 def rows_of(options: argparse.Namespace) -> List[Row]:
@@ -115,13 +115,6 @@ def rows_of(options: argparse.Namespace) -> List[Row]:
     if options.activations:
         return W2A2_ROWS
     return NEIGHBOUR_ROWS if options.neighbours else ROWS
-
-
-def seeds(row: Row) -> range:
-    """The seeds of a row."""
-    if row in NEIGHBOUR_ROWS:
-        return range(NEIGHBOUR_SEEDS)
-    return range(NETS[row.net] if row.recipe == "mnist.yaml" else 2)
 
 
 def name(row: Row, seed: int) -> str:
@@ -172,13 +165,13 @@ def test_images(folder: str) -> Tuple[np.ndarray, np.ndarray]:
 
 
 def measure_all(
-    nnp: str, mnist: str, jobs: int, rows: Sequence[Row], folder: str
+    nnp: str, mnist: str, jobs: int, rows: Sequence[Row], seeds: int, folder: str
 ) -> List[Dict[str, Any]]:
     """Run every row with its seeds and measure the files."""
     runs = {
         (row, seed): (row, seed, nnp, mnist, f"{folder}/{name(row, seed)}")
         for row in rows
-        for seed in seeds(row)
+        for seed in range(seeds)
     }
     missing = {k: v for k, v in runs.items() if not Path(f"{v[-1]}.nnp").exists()}
     run_all(one, missing, 1, jobs)
@@ -265,7 +258,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.work or temporary
         os.makedirs(folder, exist_ok=True)
-        table = measure_all(options.nnp, options.mnist, options.jobs, rows, folder)
+        seeds = FEWER_SEEDS if options.activations or options.neighbours else SEEDS
+        table = measure_all(options.nnp, options.mnist, options.jobs, rows, seeds, folder)
     content = {
         "command": "python examples/nnp/run.py --nnp FOLDER --mnist FOLDER"
         + (" --activations" if options.activations else "")
