@@ -15,6 +15,7 @@ import argparse
 import gzip
 import json
 import os
+import re
 import sys
 import tempfile
 from pathlib import Path
@@ -196,11 +197,29 @@ def measure_all(
     return table
 
 
+def difference(row: Dict[str, Any], before: Sequence[Dict[str, Any]]) -> str:
+    """Mean less that of plain training with what remains of the row, and its standard error.
+
+    Where a method has levels of its own it is the plain row before it.
+    """
+    if row["method"] == "plain":
+        return "-"
+    target = re.split("[/,]", row["quantizers"])[0]
+    plain = [r for r in before if r["net"] == row["net"] and r["method"] == "plain"]
+    plain = [r for r in plain if r["quantizers"] == target] or plain
+    if not plain:
+        return "-"
+    both = [np.array(r["accuracies"]) for r in (row, plain[-1])]
+    error = np.sqrt(sum(scores.var(ddof=1) / len(scores) for scores in both))
+    return f"{both[0].mean() - both[1].mean():+.2f} ± {error:.2f}"
+
+
 def format_results(content: Dict[str, Any]) -> str:
     """The stored results as a Markdown table and a line on where they come from."""
-    head = ["file", "float", "method", "quantizers", "seeds", "accuracy %", "bytes", "of float"]
+    head = ["file", "float", "method", "quantizers", "seeds", "accuracy %", "to plain"]
+    head += ["bytes", "of float"]
     lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
-    for row in content["rows"]:
+    for i, row in enumerate(content["rows"]):
         scores = np.array(row["accuracies"])
         spread = f" ± {scores.std(ddof=1):.2f}" if len(scores) > 1 else ""
         cells = [
@@ -211,6 +230,7 @@ def format_results(content: Dict[str, Any]) -> str:
             + (f" + `{row['activations']}`" if row.get("activations") else ""),
             str(len(scores)),
             f"{scores.mean():.2f}{spread}",
+            difference(row, content["rows"][:i]),
             f"{row['file_bytes']:,}",
             f"1 / {row['parameter_bytes'] / row['file_bytes']:.1f}",
         ]
@@ -219,7 +239,8 @@ def format_results(content: Dict[str, Any]) -> str:
     epochs = Recipe.from_yaml(HERE / "mnist.yaml").epochs
     lines += [
         "",
-        f"`{content['command']}`: mean ± sd over the seeds, 10,000 test images, "
+        f"`{content['command']}`: mean ± sd over the seeds, to plain: difference of means ± "
+        f"its standard error, 10,000 test images, "
         f"{epochs} epochs; {content['machine']}; mixtures {content['mixtures']}; "
         f"layers {content['layers']}; {versions}.",
     ]
