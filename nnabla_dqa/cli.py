@@ -55,7 +55,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     Args:
         argv: Arguments without the program's name; default: the process's.
     """
-    arguments = _parser().parse_args(argv)
+    arguments = parser_of_commands().parse_args(argv)
     command = _COMMANDS[arguments.command]
     with warnings.catch_warnings(record=not arguments.debug) as caught:
         try:
@@ -80,7 +80,8 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
     return code
 
 
-def _parser() -> argparse.ArgumentParser:
+def parser_of_commands() -> argparse.ArgumentParser:
+    """What reads the command line; ``docs/commands.md`` is made of it."""
     parser = argparse.ArgumentParser(
         prog="nnabla-dqa",
         description=__doc__,

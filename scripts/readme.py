@@ -17,6 +17,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "nnp")]
 
+from command_page import commands  # noqa: E402
 from run import format_results as format_nnp  # noqa: E402
 
 from benchmarks import export_tables, question_tables  # noqa: E402
@@ -135,7 +136,8 @@ def narrow(content: Dict[str, Any]) -> str:
         rows.append(
             [
                 e["method"],
-                " + ".join(f"`{e[k]}`" for k in ("quantizers", "activations") if e.get(k)) or "-",
+                (" + ".join(f"`{e[k]}`" for k in ("quantizers", "activations") if e.get(k)) or "-")
+                + "".join(f", `{r['layers']}` {r['quantizers']}" for r in e.get("rules", [])),
                 f"{e['bits']:g}",
                 f"{e['mean']:.2f} ± {e['sd']:.2f}",
                 " ".join(f"{value:.2f}" for value in e["accuracies"]),
@@ -278,6 +280,7 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     sweep, meta = load("digits_validation.json"), load("digits_validation.meta.json")
     yield "docs/digits.md", "validation", f"{results(sweep, True)}\n\n{caption(meta, sweep)}"
     yield "docs/architecture.md", "modules", modules()
+    yield "docs/commands.md", "commands", commands()
     yield "docs/cifar.md", "narrow", narrow(load("cifar_table_1.json"))
     yield "docs/cifar.md", "narrow_w2a2", narrow(load("cifar_narrow_w2a2.json"))
     measured_budget = (ROOT / "results" / "budget.json").exists()

@@ -240,7 +240,8 @@ def test_parq():
 def test_narrow_rows_of_neighbours_are_recipes():
     narrow = example("cifar/narrow.py")
     found = recipes("cifar/narrow")
-    assert set(found) == {"base", *narrow.ROWS, *narrow.W2A2_ROWS, *narrow.NEIGHBOURS}
+    rows = {*narrow.ROWS, *narrow.W2A2_ROWS, *narrow.NEIGHBOURS, *narrow.GRIDS}
+    assert set(found) == {"base", *rows}
     for name in narrow.NEIGHBOURS:
         recipe = found[name]
         kinds = {
@@ -252,6 +253,18 @@ def test_narrow_rows_of_neighbours_are_recipes():
         }
         assert recipe.method == next((kinds[kind] for kind in kinds if kind in name), "Plain")
         assert (recipe.activations or "").startswith(name.split("-a")[0]) or "-a" not in name
+
+
+def test_narrow_rows_of_channels_and_float_stems_differ_from_plain_in_the_mixture_alone():
+    found = recipes("cifar/narrow")
+    for name in example("cifar/narrow.py").GRIDS[::2]:
+        plain, dqa = found[name], found[name.replace("plain", "dqa")]
+        assert (plain.method, dqa.method) == ("Plain", "DQA")
+        assert plain.rules == dqa.rules == found[name].rules
+        assert bool(plain.rules) == ("stem" in name)
+        targets = {recipe.mixture().quantizers[0] for recipe in (plain, dqa)}
+        assert len(targets) == 1
+        assert (targets.pop().channel_axis is not None) == ("channel" in name)
 
 
 def test_quantization_networks():

@@ -73,6 +73,12 @@ TABLE_1 = (
 )
 """The rows of the paper's Table 1."""
 
+GRIDS = (
+    *("minmax-channel-plain", "minmax-channel-dqa", "sawb-channel-plain", "sawb-channel-dqa"),
+    *("twn-float-stem-plain", "twn-float-stem-dqa"),
+)
+"""A range for each output channel, and a first convolution that stays float."""
+
 
 FROM_FLOAT = 0.02
 """The learning rate of runs that begin with a float net; a fifth of the others'."""
@@ -122,7 +128,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--data", required=True, help="folder or archive of CIFAR-10")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument(
-        "--rows", nargs="+", choices=ROWS + W2A2_ROWS + NEIGHBOURS, default=list(ROWS)
+        "--rows", nargs="+", choices=ROWS + W2A2_ROWS + NEIGHBOURS + GRIDS, default=list(ROWS)
     )
     parser.add_argument(
         "--table-1", action="store_const", dest="rows", const=list(TABLE_1), help="its rows"
@@ -264,6 +270,7 @@ def row_of(
         "method": own[0]["method"],
         "quantizers": recipe.get("quantizers"),
         "activations": recipe.get("activations"),
+        "rules": recipe.get("rules") or [],
         "bits": own[0]["bits_per_weight"],
         "lambda": recipe["lambda"] if own[0]["method"] == "DQA" else None,
         "hard": recipe["hard_fraction"] if mixed else None,

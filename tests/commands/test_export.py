@@ -277,7 +277,8 @@ def test_what_is_wrong_with_a_packed_nnp(packed, capsys, monkeypatch, arguments,
 def test_nothing_else_imports_onnx():
     """Nor does declaring the command."""
     code = (
-        "import sys, nnabla_dqa, nnabla_dqa.cli; nnabla_dqa.cli._parser(); nnabla_dqa.export_file;"
+        "import sys, nnabla_dqa, nnabla_dqa.cli; nnabla_dqa.cli.parser_of_commands();"
+        "nnabla_dqa.export_file;"
         "print([n for n in sys.modules if n.split('.')[0] in ('onnx', 'onnxruntime')])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
