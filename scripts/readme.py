@@ -17,13 +17,13 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "nnp")]
 
-from command_page import commands  # noqa: E402
 from run import format_results as format_nnp  # noqa: E402
 
 from benchmarks import export_tables, question_tables  # noqa: E402
 from benchmarks.bench import tables  # noqa: E402
 from benchmarks.bench.tables import markdown  # noqa: E402
 from benchmarks.peers import as_table  # noqa: E402
+from scripts.command_page import commands  # noqa: E402
 
 
 def results(entries: List[Dict[str, Any]], full: bool) -> str:

@@ -3,22 +3,15 @@
 from __future__ import annotations
 
 import re
-import sys
-from pathlib import Path
 
 import pytest
 
 from nnabla_dqa.cli import main
-
-ROOT = Path(__file__).parents[1]
+from scripts.command_page import commands
 
 
 @pytest.fixture
-def page(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "scripts"))
-    monkeypatch.delitem(sys.modules, "command_page", raising=False)
-    from command_page import commands
-
+def page():
     return commands()
 
 

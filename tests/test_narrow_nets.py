@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from nnabla_dqa.recipes.recipe import Recipe
 from tests.data.files import write_records
 
 pytestmark = pytest.mark.slow
@@ -87,3 +88,25 @@ def test_what_chooses_on_held_out_images(tmp_path, script, variants):
     assert len(content["rows"]) == variants
     rows = [row for row in content["rows"] if "gain" in row]
     assert rows[0]["gain"]["mean"] == 0
+
+
+def test_the_defaults_of_fine_tuning_are_among_what_was_tried(tmp_path):
+    (tmp_path / "cifar").mkdir()
+    for i in range(1, 6):
+        write_records(tmp_path / "cifar" / f"data_batch_{i}.bin", 20)
+    command = [sys.executable, str(ROOT / "examples" / "cifar" / "order.py"), "--seeds", "1"]
+    command += ["--data", str(tmp_path / "cifar"), "--kinds", "minmax", "--from-float"]
+    command += ["--work", "work", "-o", "out.json"]
+    command += [word for key in SMALL for word in ("--set", key)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    options = dict(capture_output=True, text=True, env=environment, timeout=300, cwd=tmp_path)
+    done = subprocess.run(command, **options)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads((tmp_path / "out.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["Plain", "DQA", "DQA", "DQA", "DQA"]
+    results = [json.loads(f.read_text()) for f in tmp_path.glob("work/*/result.json")]
+    recipes = [Recipe.from_mapping(r["recipe"]) for r in results if r["method"] == "DQA"]
+    defaults = Recipe("a")
+    tried = {(r.order, r.strength, r.hard_fraction) for r in recipes}
+    assert len(tried) == 4
+    assert (defaults.order, defaults.strength, defaults.hard_fraction) in tried

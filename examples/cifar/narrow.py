@@ -272,7 +272,7 @@ def row_of(
         "activations": recipe.get("activations"),
         "rules": recipe.get("rules") or [],
         "bits": own[0]["bits_per_weight"],
-        "lambda": recipe["lambda"] if own[0]["method"] == "DQA" else None,
+        "lambda": recipe.get("lambda") if own[0]["method"] == "DQA" else None,
         "hard": recipe["hard_fraction"] if mixed else None,
         "epochs": recipe["epochs"],
         "accuracies": values,

@@ -27,6 +27,7 @@ from nnabla_dqa.recipes.checks import (
     check_mapping,
     flag,
     fractions,
+    is_finite,
     key_of,
     must_be,
     number,
@@ -52,6 +53,8 @@ from nnabla_dqa.schedules import Schedule
 
 __all__ = ["LOSSES", "LR_SCHEDULES", "DataRecipe", "ModelRecipe", "Recipe", "RecipeError"]
 
+ORDER_FROM = 0.6
+"""The default of ``order_from``: docs/method.md has the held-out images it was chosen on."""
 DISTILLATION = "distillation"
 DISTILLATION_WEIGHT = 0.5
 """How much of the loss is the distance to a teacher, if a recipe has labels too."""
@@ -78,6 +81,12 @@ _SOLVER = must_be(
     "a name such as Adam or {type: Momentum, momentum: 0.9}",
     lambda value: isinstance(value, str) or (isinstance(value, Mapping) and "type" in value),
     lambda value: {"type": value} if isinstance(value, str) else dict(value),
+)
+NEVER = "never"
+_ORDER = must_be(
+    "a number >= 0 and below 1, or never",
+    lambda value: value == NEVER or (is_finite(value) and 0 <= value < 1),
+    lambda value: value if value == NEVER else float(value),
 )
 _QUANTIZATION = ("quantizers", "rules", "mixing", "activations", "keep_activations")
 
@@ -158,8 +167,8 @@ class Recipe:
         hard_fraction: The last fraction of the steps, in which every layer uses
             its target quantizer alone; 0 is the paper's schedule.
         order_from: The fraction of the updates before the hard phase from which on each layer's
-            attention is brought to its target (:class:`~nnabla_dqa.TemperatureSchedule`); None,
-            the default: never, as in the paper.
+            attention is brought to its target (:class:`~nnabla_dqa.TemperatureSchedule`).
+            Default: 0.6; with a ``lambda``, as in the paper, ``never``.
         strength: Of the regularizer on high bit widths (DQA eq. 6, key
             ``lambda``), which is divided by the number of weights; default:
             0.02 times the number of weights, the same pull on each layer
@@ -222,8 +231,8 @@ class Recipe:
     weight_decay: float = option(number(), 0.0)
     temperature: Dict[str, float] = option(numbers_by_name("start", "end", above=0), {})
     sharpening: Dict[str, float] = option(numbers_by_name(*_SHARPENING, above=0), {})
-    hard_fraction: float = option(number(below=1), 0.5)
-    order_from: Optional[float] = option(number(below=1), None)
+    hard_fraction: float = option(number(below=1), 0.3)
+    order_from: Optional[Union[float, str]] = option(_ORDER, None)
     strength: Optional[float] = option(number(), None, key="lambda")
     attention_lr: float = option(number(), 1.0)
     budget: Optional[int] = option(_size, None)
@@ -334,6 +343,13 @@ class Recipe:
             made.append(make_mixture(*quantizers, mixing=mixing if len(quantizers) > 1 else None))
         return made
 
+    @property
+    def order(self) -> Optional[float]:
+        """``order_from``, or its default; None: never."""
+        if self.order_from is None:
+            return ORDER_FROM if self.strength is None else None
+        return None if self.order_from == NEVER else float(self.order_from)
+
     def make_schedule(
         self, mixture: Mixture, steps: int, steps_per_epoch: int
     ) -> Optional[Schedule]:
@@ -341,8 +357,10 @@ class Recipe:
         rule = mixture.mixing
         cooled = "temperature" in rule.state(mixture.quantizers)
         options: Dict[str, Any] = dict(self.temperature) if cooled else {}
-        if cooled and self.order_from is not None:
-            options["order_from"] = self.order_from
+        holds = type(rule).hold_below is not MixingRule.hold_below
+        # A rule that is installed from elsewhere is asked only for what a recipe names.
+        if cooled and self.order is not None and (holds or self.order_from is not None):
+            options["order_from"] = self.order
         return rule.default_schedule(steps, steps_per_epoch, self.hard_fraction, **options)
 
     def make_sharpening(

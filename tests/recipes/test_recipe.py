@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -46,7 +47,10 @@ WRONG = {
     "attention_lr": (NUMBER, "a number >= 0"),
     "lambda": ([v for v in NUMBER if v is not None], "a number >= 0"),
     "hard_fraction": ([*NUMBER, 1, 2], "a number >= 0 and below 1"),
-    "order_from": ([v for v in NUMBER if v is not None] + [1, 2], "a number >= 0 and below 1"),
+    "order_from": (
+        [v for v in NUMBER if v is not None] + [1, 2],
+        "a number >= 0 and below 1, or never",
+    ),
     "lr_schedule": (TEXTS, "one of late_cosine, cosine, step, constant"),
     "loss": (["hinge", 3, []], f"one of {', '.join(LOSSES)}"),
     "mixing": (["x", 3, []], "mixing"),
@@ -168,7 +172,8 @@ def test_defaults_are_those_of_fine_tuning():
     assert recipe.data == DataRecipe("some/folder")
     assert (recipe.epochs, recipe.batch_size, recipe.learning_rate) == (3, 64, 1e-3)
     assert recipe.lr_schedule == "late_cosine"
-    assert (recipe.hard_fraction, recipe.strength, recipe.attention_lr) == (0.5, None, 1.0)
+    assert (recipe.hard_fraction, recipe.strength, recipe.attention_lr) == (0.3, None, 1.0)
+    assert (recipe.order_from, recipe.order) == (None, 0.6)
     assert (recipe.loss, recipe.output, recipe.network, recipe.teacher) == (None,) * 4
     assert (recipe.weight_decay, recipe.temperature, recipe.seed) == (0.0, {}, 0)
     assert (recipe.method, recipe.mixture()) == ("Full precision", None)
@@ -177,6 +182,40 @@ def test_defaults_are_those_of_fine_tuning():
     solver = recipe.make_solver()
     assert solver.name.startswith("Adam")
     assert solver.learning_rate() == pytest.approx(1e-3)
+
+
+@pytest.mark.parametrize(
+    ("keys", "order"),
+    [
+        ({}, 0.6),
+        ({"lambda": 0}, None),
+        ({"lambda": 5, "order_from": 0.2}, 0.2),
+        ({"order_from": 0}, 0.0),
+        ({"order_from": "never"}, None),
+        ({"order_from": None}, 0.6),
+        ({"preset": "paper-cifar"}, None),
+    ],
+)
+def test_attention_is_brought_to_its_target_unless_a_recipe_says_otherwise(keys, order):
+    recipe = Recipe.from_mapping({**BASE, "quantizers": "minmax:2,4,8", **keys})
+    assert recipe.order == order
+    again = Recipe.from_mapping(recipe.to_json())
+    assert again == recipe
+    assert again.make_schedule(again.mixture(), 100, 10).order_from == order
+
+
+def test_a_mixing_rule_that_holds_nothing_is_not_asked_to():
+    @dataclasses.dataclass(frozen=True)
+    class Cooled(dqa.Attention):
+        hold_below = dqa.MixingRule.hold_below
+
+        def default_schedule(self, steps, steps_per_epoch, hard_fraction=0.1):
+            return dqa.TemperatureSchedule(steps, hard_fraction=hard_fraction)
+
+    recipe = Recipe.from_mapping(BASE)
+    mixture = dqa.Mixture((dqa.MinMax(2), dqa.MinMax(8)), Cooled(normalize="none"))
+    assert recipe.make_schedule(mixture, 10, 1).order_from is None
+    assert recipe.make_schedule(dqa.make_mixture(*mixture.quantizers), 10, 1).order_from == 0.6
 
 
 def test_presets_lie_below_the_keys_of_a_recipe():
