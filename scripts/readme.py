@@ -288,6 +288,8 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/cifar.md", "budget", known
     yield "docs/cifar.md", "teacher", variants(load("cifar_teacher_validation.json"))
     yield "docs/method.md", "order", variants(load("cifar_order_validation.json"))
+    fine_tuning = load("cifar_fine_tuning_validation.json")
+    yield "docs/method.md", "fine_tuning", variants(fine_tuning)
     yield "docs/method.md", "hard_end", variants(load("cifar_hard_end_validation.json"))
     yield "docs/compiling.md", "compiled", compiled(load("compiled.json"))
     yield "docs/export.md", "onnx", export_tables.onnx_files(load("onnx.json"))

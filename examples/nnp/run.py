@@ -76,6 +76,7 @@ W2A2_ROWS = [
         NETS[0],
         method,
         weights,
+        "half_hard.yaml",
         activations=activations,
         mixing="binary-relax" if method == "Binary-Relax" else "attention",
     )
@@ -105,7 +106,7 @@ NEIGHBOURS = (
 )
 """Method, quantizers and how they are mixed, at 1 bit, ternary and 2 bits. QN has no 2 bits."""
 NEIGHBOUR_ROWS = [
-    Row(net, method, quantizers, mixing=mixing)
+    Row(net, method, quantizers, "half_hard.yaml", mixing=mixing)
     for net in NETS
     for method, quantizers, mixing in NEIGHBOURS
 ]
