@@ -155,6 +155,26 @@ def narrow(content: Dict[str, Any]) -> str:
     return f"{markdown(head, rows)}\n\n{tail}"
 
 
+def shortened(content: Dict[str, Any]) -> str:
+    """Runs of published recipes that had fewer epochs: what results_table.py --json prints."""
+    rows = []
+    for e in content["rows"]:
+        paper, recipe = e["paper"], e["recipe"]
+        rows.append(
+            [
+                e["method"],
+                f"`{e['quantizers']}`" if e["quantizers"] else "-",
+                f"{e['epochs']} of {paper['epochs']:g}",
+                ", ".join(map(str, e["seeds"])),
+                f"{e['accuracy']:.2f}",
+                f"{paper['accuracy']:g}",
+                f"{recipe['batch_size']}",
+            ]
+        )
+    head = ["method", "quantizers", "epochs", "seeds", "accuracy %", "published %", "batch size"]
+    return markdown(head, rows)
+
+
 def budgets(content: Dict[str, Any]) -> str:
     """Bits by budget against uniform bits."""
     head = ["net", "bits", "quantizers", "accuracy %", "single seeds", "packed bytes"]
@@ -303,6 +323,13 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     ):
         known = make(load(file)) if (ROOT / "results" / file).exists() else "Unmeasured."
         yield "docs/neighbours.md", name, known
+    for name in ("qn_recipes", "parq_recipes"):
+        path = ROOT / "results" / f"{name}.json"
+        yield (
+            "docs/neighbours.md",
+            name,
+            shortened(load(path.name)) if path.exists() else "Unmeasured.",
+        )
     yield from _questions()
     published = format_nnp(load("nnp.json"))
     yield "examples/nnp/README.md", "results", published

@@ -209,7 +209,7 @@ class Recipe:
         >>> import nnabla_dqa as dqa
         >>> recipe = dqa.Recipe("mnist", network="lenet.nnp", quantizers="sawb:2,4,8", epochs=10)
         >>> recipe.data.train, recipe.batch_size, recipe.hard_fraction
-        ('mnist', 64, 0.5)
+        ('mnist', 64, 0.3)
     """
 
     data: DataRecipe = option(part(DataRecipe, "train"))

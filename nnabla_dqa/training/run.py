@@ -108,11 +108,15 @@ def train(
     Examples:
         >>> import nnabla_dqa as dqa
         >>> recipe = dqa.Recipe(
-        ...     "digits.npz", quantizers="minmax:2,4,8", loss="distillation", batch_size=8
+        ...     "digits.npz",
+        ...     quantizers="minmax:2,4,8",
+        ...     loss="distillation",
+        ...     batch_size=8,
+        ...     epochs=4,
         ... )
         >>> training = dqa.train("lenet.nnp", recipe, "lenet_trained.nnp")
         >>> [epoch.hard for epoch in training.epochs]
-        [False, False, True]
+        [False, False, False, True]
     """
     made = recipe_of(what, recipe)
     comm, context = given_or_single(communicator), context or nn.get_current_context()

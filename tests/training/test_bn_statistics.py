@@ -60,7 +60,7 @@ def seen_of(parameters):
 
 def test_as_the_hard_phase_begins(tmp_path):
     """Training on running statistics, which then are those of the low-bit weights."""
-    source, recipe = make(tmp_path, epochs=2, train_network="MainValidation")
+    source, recipe = make(tmp_path, epochs=2, hard_fraction=0.5, train_network="MainValidation")
     before = {}
     found = []
 
