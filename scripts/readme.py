@@ -138,7 +138,7 @@ def narrow(content: Dict[str, Any]) -> str:
                 e["method"],
                 (" + ".join(f"`{e[k]}`" for k in ("quantizers", "activations") if e.get(k)) or "-")
                 + "".join(f", `{r['layers']}` {r['quantizers']}" for r in e.get("rules", [])),
-                f"{e['bits']:g}",
+                f"{e['bits']:.3g}",
                 f"{e['mean']:.2f} ± {e['sd']:.2f}",
                 " ".join(f"{value:.2f}" for value in e["accuracies"]),
                 f"{sum(e['off_target'])} of {layers}" if mixed else "-",
@@ -303,6 +303,8 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/commands.md", "commands", commands()
     yield "docs/cifar.md", "narrow", narrow(load("cifar_table_1.json"))
     yield "docs/cifar.md", "narrow_w2a2", narrow(load("cifar_narrow_w2a2.json"))
+    path = ROOT / "results" / "cifar_grids.json"
+    yield "docs/cifar.md", "grids", narrow(load(path.name)) if path.exists() else "Unmeasured."
     measured_budget = (ROOT / "results" / "budget.json").exists()
     known = budgets(load("budget.json")) if measured_budget else "Unmeasured."
     yield "docs/cifar.md", "budget", known
