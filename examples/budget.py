@@ -35,7 +35,7 @@ from nnabla_dqa.nnp.summary import summarize  # noqa: E402
 MNIST = "20_k00_mnist_conv2_bn_lrelu"
 NETS = {
     "cifar": ("ResNet-8, narrow, CIFAR-10", HERE / "cifar" / "narrow" / "base.yaml"),
-    "mnist": ("20_k00, MNIST", HERE / "nnp" / "mnist.yaml"),
+    "mnist": ("20_k00, MNIST", HERE / "nnp" / "budget.yaml"),
 }
 """What tables call a net, and its recipe."""
 REFERENCE = "minmax:3"
