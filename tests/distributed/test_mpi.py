@@ -39,7 +39,7 @@ pytestmark = [
 def mpiexec(count, case, *before, path=()):
     command = [str(MPIEXEC), "-n", str(count), *before, sys.executable, str(PROGRAM), case]
     environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join([*path, str(ROOT)])}
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=environment)
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -102,4 +102,4 @@ def test_mpi_asked_for_by_one_process_is_a_single_process():
 
 def one_process(code):
     command = [sys.executable, "-c", code]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, env=ENVIRONMENT)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)

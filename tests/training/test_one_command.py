@@ -93,7 +93,7 @@ class TestTwoProcesses:
             [str(MPIEXEC), "-n", "2", *map(str, command)],
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=300,
             env=ENVIRONMENT,
         )
         return done.returncode, done.stdout, done.stderr

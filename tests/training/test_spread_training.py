@@ -23,7 +23,7 @@ PROGRAM = Path(__file__).with_name("spread_program.py")
 
 def start(count, case, folder):
     command = [str(MPIEXEC), "-n", str(count), sys.executable, str(PROGRAM), case, str(folder)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=90, env=ENVIRONMENT)
+    return subprocess.run(command, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
 
 
 def trained(count, folder, case="whole"):
@@ -101,7 +101,7 @@ def by_command(folder, *options, count=2, **changes):
     (folder / "r.yaml").write_text(yaml.safe_dump(keys))
     start = [str(MPIEXEC), "-n", str(count), sys.executable, "-m", "nnabla_dqa", "train"]
     start += ["--recipe", str(folder / "r.yaml"), "-o", str(folder / "run"), *options]
-    return subprocess.run(start, capture_output=True, text=True, timeout=90, env=ENVIRONMENT)
+    return subprocess.run(start, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
 
 
 def test_two_processes_fill_one_folder(tmp_path):
