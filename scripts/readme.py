@@ -302,6 +302,7 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/architecture.md", "modules", modules()
     yield "docs/commands.md", "commands", commands()
     yield "docs/cifar.md", "narrow", narrow(load("cifar_table_1.json"))
+    yield "docs/cifar.md", "narrow_12", narrow(load("cifar_table_1_12_epochs.json"))
     yield "docs/cifar.md", "narrow_w2a2", narrow(load("cifar_narrow_w2a2.json"))
     path = ROOT / "results" / "cifar_grids.json"
     yield "docs/cifar.md", "grids", narrow(load(path.name)) if path.exists() else "Unmeasured."
