@@ -26,7 +26,8 @@ def _section(name: str, parser: argparse.ArgumentParser) -> str:
     description = (parser.description or "").strip()
     lines = [f"## {name}", "", f"{description[:1].upper()}{description[1:]}.", ""]
     lines += ["| argument | what it is |", "|---|---|"]
-    lines += [_line(action, parser) for action in parser._actions if action.dest != "help"]
+    shown = [a for a in parser._actions if a.dest != "help" and a.help != argparse.SUPPRESS]
+    lines += [_line(action, parser) for action in shown]
     if parser.epilog:
         lines += ["", "```text", parser.epilog.strip(), "```"]
     return "\n".join(lines)

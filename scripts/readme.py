@@ -186,7 +186,7 @@ def budgets(content: Dict[str, Any]) -> str:
             f"`{e['quantizers']}`",
             f"{e['mean']:.2f}" + ("" if e["sd"] is None else f" ± {e['sd']:.2f}"),
             " ".join(f"{value:.2f}" for value in e["accuracies"]),
-            f"{max(e['packed_bytes']):,}" + (f" of {e['budget']:,}" if e["budget"] else ""),
+            f"{e['packed_bytes'][0]:,}" + (f" of {e['budget']:,}" if e["budget"] else ""),
             " ".join(map(str, e["bits"][0])),
         ]
         for e in content["rows"]

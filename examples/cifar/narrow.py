@@ -82,7 +82,7 @@ GRIDS = (
 
 FROM_FLOAT = 0.02
 """The learning rate of runs that begin with a float net; a fifth of the others'."""
-FREE = "order_from=null"
+FREE = "order_from=never"
 """Attention that is not brought to its target."""
 LONGEST = 200
 """Letters of a folder's name; file systems allow 255."""

@@ -3,7 +3,7 @@
 python examples/cifar/order.py --data cifar-10-batches-bin --work WORK \
     -o results/cifar_order_validation.json                                # 60 runs, 15 core-minutes
 python examples/cifar/order.py --data cifar-10-batches-bin --work WORK --from-float \
-    -o results/cifar_fine_tuning_validation.json                          # 63 runs, 20 core-minutes
+    -o results/cifar_fine_tuning_validation.json                          # 72 runs, 20 core-minutes
 
 For each quantizer and seed: plain, Binary-Relax, and DQA whose attention is left alone or brought
 to its target (`order_from`), by the recipes of narrow.py with 10 % of the training images held out.

@@ -198,19 +198,27 @@ def measure_all(
     return table
 
 
+OWN_LEVELS = ("parq", "qn", "meanternary")
+"""Quantizers that no plain row has."""
+
+
 def difference(row: Dict[str, Any], before: Sequence[Dict[str, Any]]) -> str:
     """Mean less that of plain training with what remains of the row, and its standard error.
 
-    Where a method has levels of its own it is the plain row before it.
+    Where a method has levels of its own it is the plain row before it. Of single runs there is no
+    standard error.
     """
     if row["method"] == "plain":
         return "-"
     target = re.split("[/,]", row["quantizers"])[0]
     plain = [r for r in before if r["net"] == row["net"] and r["method"] == "plain"]
-    plain = [r for r in plain if r["quantizers"] == target] or plain
+    if not target.startswith(OWN_LEVELS):
+        plain = [r for r in plain if r["quantizers"] == target]
     if not plain:
         return "-"
     both = [np.array(r["accuracies"]) for r in (row, plain[-1])]
+    if any(len(scores) < 2 for scores in both):
+        return f"{both[0].mean() - both[1].mean():+.2f}"
     error = np.sqrt(sum(scores.var(ddof=1) / len(scores) for scores in both))
     return f"{both[0].mean() - both[1].mean():+.2f} ± {error:.2f}"
 

@@ -18,7 +18,7 @@ from nnabla_dqa._util.renamed import renamed
 from nnabla_dqa.budget.units import BudgetError, byte_size
 from nnabla_dqa.layers.rules import Rule, Rules
 from nnabla_dqa.layers.scopes import make_mixture
-from nnabla_dqa.mixing import MixingRule, Mixture
+from nnabla_dqa.mixing import Attention, MixingRule, Mixture
 from nnabla_dqa.quantization import Quantizer
 from nnabla_dqa.quantization.notation import QuantizerSet
 from nnabla_dqa.recipes.checks import (
@@ -357,9 +357,9 @@ class Recipe:
         rule = mixture.mixing
         cooled = "temperature" in rule.state(mixture.quantizers)
         options: Dict[str, Any] = dict(self.temperature) if cooled else {}
-        holds = type(rule).hold_below is not MixingRule.hold_below
-        # A rule that is installed from elsewhere is asked only for what a recipe names.
-        if cooled and self.order is not None and (holds or self.order_from is not None):
+        # A rule with a schedule of its own is asked only for what a recipe names.
+        known = type(rule).default_schedule is Attention.default_schedule
+        if cooled and self.order is not None and (known or self.order_from is not None):
             options["order_from"] = self.order
         return rule.default_schedule(steps, steps_per_epoch, self.hard_fraction, **options)
 
@@ -450,6 +450,8 @@ class Recipe:
         values = self.to_json()
         for key in ("network", "paper"):
             values.pop(key, None)
+        # What counts is when attention is brought to its target, said or by default.
+        values["order_from"] = NEVER if self.order is None else self.order
         del values["data"]["workers"]
         for place in (values["data"], values):
             for key in {"train", "validation", "teacher", "init"} & set(place):

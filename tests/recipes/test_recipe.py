@@ -201,14 +201,13 @@ def test_attention_is_brought_to_its_target_unless_a_recipe_says_otherwise(keys,
     assert recipe.order == order
     again = Recipe.from_mapping(recipe.to_json())
     assert again == recipe
+    assert recipe.decisive()["order_from"] == ("never" if order is None else order)
     assert again.make_schedule(again.mixture(), 100, 10).order_from == order
 
 
-def test_a_mixing_rule_that_holds_nothing_is_not_asked_to():
+def test_a_mixing_rule_with_a_schedule_of_its_own_is_asked_for_what_a_recipe_names():
     @dataclasses.dataclass(frozen=True)
     class Cooled(dqa.Attention):
-        hold_below = dqa.MixingRule.hold_below
-
         def default_schedule(self, steps, steps_per_epoch, hard_fraction=0.1):
             return dqa.TemperatureSchedule(steps, hard_fraction=hard_fraction)
 
@@ -216,6 +215,8 @@ def test_a_mixing_rule_that_holds_nothing_is_not_asked_to():
     mixture = dqa.Mixture((dqa.MinMax(2), dqa.MinMax(8)), Cooled(normalize="none"))
     assert recipe.make_schedule(mixture, 10, 1).order_from is None
     assert recipe.make_schedule(dqa.make_mixture(*mixture.quantizers), 10, 1).order_from == 0.6
+    with pytest.raises(TypeError, match="order_from"):
+        Recipe.from_mapping({**BASE, "order_from": 0.5}).make_schedule(mixture, 10, 1)
 
 
 def test_presets_lie_below_the_keys_of_a_recipe():
