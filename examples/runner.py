@@ -88,7 +88,8 @@ def train_alone(command: List[str], label: str) -> None:
         check=False,
     )
     if done.returncode:
-        raise RuntimeError(f"{label}: {done.stderr.strip().splitlines()[-1]}")
+        said = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+        raise RuntimeError(f"{label}: {said[-1]}")
 
 
 def measure(paths: List[str], x: np.ndarray, t: np.ndarray, folder: str) -> Dict[str, float]:

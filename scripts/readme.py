@@ -159,7 +159,7 @@ def shortened(content: Dict[str, Any]) -> str:
     """Runs of published recipes that had fewer epochs: what results_table.py --json prints."""
     rows = []
     for e in content["rows"]:
-        paper, recipe = e["paper"], e["recipe"]
+        paper = e["paper"]
         rows.append(
             [
                 e["method"],
@@ -168,7 +168,7 @@ def shortened(content: Dict[str, Any]) -> str:
                 ", ".join(map(str, e["seeds"])),
                 f"{e['accuracy']:.2f}",
                 f"{paper['accuracy']:g}",
-                f"{recipe['batch_size']}",
+                str(e["recipe"]["batch_size"]),
             ]
         )
     head = ["method", "quantizers", "epochs", "seeds", "accuracy %", "published %", "batch size"]
@@ -304,35 +304,25 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/cifar.md", "narrow", narrow(load("cifar_table_1.json"))
     yield "docs/cifar.md", "narrow_12", narrow(load("cifar_table_1_12_epochs.json"))
     yield "docs/cifar.md", "narrow_w2a2", narrow(load("cifar_narrow_w2a2.json"))
-    path = ROOT / "results" / "cifar_grids.json"
-    yield "docs/cifar.md", "grids", narrow(load(path.name)) if path.exists() else "Unmeasured."
-    measured_budget = (ROOT / "results" / "budget.json").exists()
-    known = budgets(load("budget.json")) if measured_budget else "Unmeasured."
-    yield "docs/cifar.md", "budget", known
+    yield "docs/cifar.md", "grids", narrow(load("cifar_grids.json"))
+    yield "docs/cifar.md", "budget", budgets(load("budget.json"))
     yield "docs/cifar.md", "teacher", variants(load("cifar_teacher_validation.json"))
     yield "docs/method.md", "order", variants(load("cifar_order_validation.json"))
-    fine_tuning = load("cifar_fine_tuning_validation.json")
-    yield "docs/method.md", "fine_tuning", variants(fine_tuning)
+    yield "docs/method.md", "fine_tuning", variants(load("cifar_fine_tuning_validation.json"))
     yield "docs/method.md", "hard_end", variants(load("cifar_hard_end_validation.json"))
     yield "docs/compiling.md", "compiled", compiled(load("compiled.json"))
     yield "docs/export.md", "onnx", export_tables.onnx_files(load("onnx.json"))
     yield "docs/export.md", "accuracy", export_tables.onnx_accuracy(load("onnx_accuracy.json"))
     yield "docs/export.md", "nnb", export_tables.nnb(load("nnb.json"))
     yield "docs/export.md", "packed", export_tables.nnp_packed(load("nnp_packed.json"))
-    for name, file, make in (
-        ("neighbours_cifar", "neighbours_cifar.json", narrow),
-        ("neighbours_activations", "neighbours_activations.json", narrow),
-        ("neighbours", "neighbours.json", format_nnp),
+    for name, make in (
+        ("neighbours_cifar", narrow),
+        ("neighbours_activations", narrow),
+        ("neighbours", format_nnp),
+        ("qn_recipes", shortened),
+        ("parq_recipes", shortened),
     ):
-        known = make(load(file)) if (ROOT / "results" / file).exists() else "Unmeasured."
-        yield "docs/neighbours.md", name, known
-    for name in ("qn_recipes", "parq_recipes"):
-        path = ROOT / "results" / f"{name}.json"
-        yield (
-            "docs/neighbours.md",
-            name,
-            shortened(load(path.name)) if path.exists() else "Unmeasured.",
-        )
+        yield "docs/neighbours.md", name, make(load(f"{name}.json"))
     yield from _questions()
     published = format_nnp(load("nnp.json"))
     yield "examples/nnp/README.md", "results", published

@@ -54,7 +54,9 @@ from nnabla_dqa.schedules import Schedule
 __all__ = ["LOSSES", "LR_SCHEDULES", "DataRecipe", "ModelRecipe", "Recipe", "RecipeError"]
 
 ORDER_FROM = 0.6
-"""The default of ``order_from``: docs/method.md has the held-out images it was chosen on."""
+"""The default of ``order_from``, chosen on held-out images (docs/method.md)."""
+NEVER = "never"
+"""``order_from`` of attention that is left alone."""
 DISTILLATION = "distillation"
 DISTILLATION_WEIGHT = 0.5
 """How much of the loss is the distance to a teacher, if a recipe has labels too."""
@@ -82,7 +84,6 @@ _SOLVER = must_be(
     lambda value: isinstance(value, str) or (isinstance(value, Mapping) and "type" in value),
     lambda value: {"type": value} if isinstance(value, str) else dict(value),
 )
-NEVER = "never"
 _ORDER = must_be(
     "a number >= 0 and below 1, or never",
     lambda value: value == NEVER or (is_finite(value) and 0 <= value < 1),
