@@ -285,6 +285,11 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     if not options.nnp or not options.mnist:
         parser.error("--nnp and --mnist are needed; examples/nnp/README.md says where to get them")
     rows = [row for row in rows_of(options) if options.only in row.net]
+    if not rows:
+        parser.error(f"--only {options.only}: no row has it in the name of its file")
+    for path in (*(f"{options.nnp}/{row.net}.nnp" for row in rows), options.mnist):
+        if not Path(path).exists():
+            parser.error(f"{path}: there is no such file or folder")
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.work or temporary
         os.makedirs(folder, exist_ok=True)

@@ -17,8 +17,13 @@ def row(method, quantizers, *accuracies, net="a"):
 
 
 @pytest.fixture(scope="module")
-def difference():
-    return load(ROOT / "examples" / "nnp" / "run.py").difference
+def script():
+    return load(ROOT / "examples" / "nnp" / "run.py")
+
+
+@pytest.fixture(scope="module")
+def difference(script):
+    return script.difference
 
 
 PLAIN = (row("plain", "minmax:2", 98.0, 99.0, 100.0), row("plain", "bwn", 90.0, 92.0))
@@ -40,3 +45,16 @@ def test_levels_of_its_own_stand_beside_the_plain_row_before(difference):
 
 def test_a_single_run_has_no_standard_error(difference):
     assert difference(row("DQA", "minmax:2,4,8", 99.5), PLAIN) == "+0.50"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "nowhere/20_k00_mnist_conv2_bn_lrelu.nnp: there is no such file"),
+        (("--only", "lenet-9"), "--only lenet-9: no row"),
+    ],
+)
+def test_what_is_not_there_is_one_line_before_anything_runs(script, capsys, options, message):
+    with pytest.raises(SystemExit):
+        script.main(["--nnp", "nowhere", "--mnist", "nowhere", *options])
+    assert message in capsys.readouterr().err.splitlines()[-1]
