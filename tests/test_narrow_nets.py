@@ -107,6 +107,7 @@ def test_the_defaults_of_fine_tuning_are_among_what_was_tried(tmp_path):
     results = [json.loads(f.read_text()) for f in tmp_path.glob("work/*/result.json")]
     recipes = [Recipe.from_mapping(r["recipe"]) for r in results if r["method"] == "DQA"]
     assert all(r.init and r.learning_rate < 0.1 for r in recipes)
+    assert len(list(tmp_path.glob("work/float*"))) == 1
     defaults = Recipe("a")
     tried = {(r.order, r.strength, r.hard_fraction) for r in recipes}
     assert len(tried) == 4

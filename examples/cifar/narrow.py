@@ -84,6 +84,8 @@ FROM_FLOAT = 0.02
 """The learning rate of runs that begin with a float net; a fifth of the others'."""
 FREE = "order_from=never"
 """Attention that is not brought to its target."""
+OF_LOW_BITS = ("order_from", "lambda", "hard_fraction")
+"""Keys that change nothing in a float net."""
 LONGEST = 200
 """Letters of a folder's name; file systems allow 255."""
 
@@ -180,8 +182,16 @@ def init_of(row: str, seed: int, arguments: argparse.Namespace) -> Dict[str, Any
     return {"init": str(start.resolve()), "learning_rate": FROM_FLOAT}
 
 
+def changes_of(row: str, arguments: argparse.Namespace) -> List[str]:
+    """Those of ``--set`` that count for a row: one float net serves all low-bit settings."""
+    changes: List[str] = arguments.changes
+    if row != "float":
+        return changes
+    return [change for change in changes if change.partition("=")[0] not in OF_LOW_BITS]
+
+
 def folder_of(row: str, seed: int, arguments: argparse.Namespace) -> Path:
-    changes = "".join(f"-{change}" for change in arguments.changes).replace(os.sep, "_")
+    changes = "".join(f"-{c}" for c in changes_of(row, arguments)).replace(os.sep, "_")
     holdout = f"-holdout{arguments.holdout:g}" if arguments.holdout else ""
     start = "-from-float" if arguments.from_float and row != "float" else ""
     name = f"{row}{start}{holdout}{changes}-{seed}"
@@ -210,7 +220,8 @@ def train(row: str, seed: int, arguments: argparse.Namespace) -> None:
         command += ["--seed", str(seed), "--set", f"data.holdout={arguments.holdout}"]
         changes = {**classes_of(arguments.data), **init_of(row, seed, arguments)}
         own = [f"{key}={value}" for key, value in changes.items()]
-        command += [word for change in own + arguments.changes for word in ("--set", change)]
+        own += changes_of(row, arguments)
+        command += [word for change in own for word in ("--set", change)]
     train_alone(command, f"{row}, seed {seed}")
 
 
@@ -219,7 +230,7 @@ def check_recipe(row: str, seed: int, arguments: argparse.Namespace) -> None:
     own = [f"{key}={value}" for key, value in init_of(row, seed, arguments).items()]
     own += [f"{key}={value}" for key, value in classes_of(arguments.data).items()]
     data = ["data.train=there", f"data.holdout={arguments.holdout}"]
-    changes = nested([f"seed={seed}", *data, *own, *arguments.changes])
+    changes = nested([f"seed={seed}", *data, *own, *changes_of(row, arguments)])
     wanted = Recipe.from_yaml(HERE / "narrow" / f"{row}.yaml", changes).decisive()
     found = Recipe.from_mapping(result_of(row, seed, arguments)["recipe"]).decisive()
     for recipe in (wanted, found):
