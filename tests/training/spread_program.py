@@ -19,7 +19,7 @@ import numpy as np
 import nnabla_dqa as dqa
 import nnabla_dqa.parametric_functions as PF
 from nnabla_dqa.data import ArrayData
-from nnabla_dqa.distributed import open_communicator
+from nnabla_dqa.distributed import ParallelError, open_communicator
 from nnabla_dqa.recipes.recipe import Recipe
 from nnabla_dqa.training import loop as loops
 from nnabla_dqa.training.trainable import Scores, Trainable
@@ -121,4 +121,8 @@ def main(case: str, folder: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], Path(sys.argv[2]))
+    try:
+        main(sys.argv[1], Path(sys.argv[2]))
+    except (dqa.TrainingStopped, ParallelError) as error:
+        # In one piece: the parts of two processes' tracebacks are mixed.
+        sys.exit(f"{type(error).__name__}: {error}")

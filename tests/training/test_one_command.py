@@ -39,6 +39,7 @@ COMMAND = [sys.executable, "-c", "import nnabla_dqa_command as c, sys; sys.exit(
 STOPPING = """
 import os, signal, sys
 import nnabla as nn
+import nnabla_dqa as dqa
 from nnabla_dqa.distributed import open_communicator
 from nnabla_dqa.training.run import train
 
@@ -47,12 +48,20 @@ def stop(trainable, step):
         os.kill(os.getpid(), signal.SIGTERM)
 
 with open_communicator(nn.get_current_context()) as comm:
-    train(
-        sys.argv[1], sys.argv[2], folder=sys.argv[3], communicator=comm, on_step=stop,
-        tensorboard=True,
-    )
+    try:
+        train(
+            sys.argv[1], sys.argv[2], folder=sys.argv[3], communicator=comm, on_step=stop,
+            tensorboard=True,
+        )
+    except dqa.TrainingStopped:
+        sys.exit(0)
+sys.exit("the training was not stopped")
 """
-"""Process 1 of those that train is told to stop in the middle of a step."""
+"""Process 1 of those that train is told to stop in the middle of a step; 0 if all of them stop.
+
+Not the exception's text: mpiexec ends a process as soon as another has failed, often before it
+has written its own, and lines that both write are mixed.
+"""
 
 
 def assert_equal_runs(first, second):
@@ -119,7 +128,7 @@ class TestTwoProcesses:
 
         stopped = tmp_path / "stopped"
         code, _, err = self.start(sys.executable, "-c", STOPPING, source, path, stopped, 9)
-        assert "TrainingStopped: stopped after" in err
+        assert code == 0, err
         step = read_checkpoint(stopped / "checkpoint").notes["step"]
         assert 9 <= step <= 11
         code, _, err = self.start(*COMMAND, "train", "-o", stopped, "--resume")
