@@ -93,7 +93,7 @@ wait_until_read(float(sys.argv[1]))
 print(time.monotonic() - started, flush=True)
 """
     waits = {}
-    for most, pause in ((30, 0.5), (0.2, 1)):
+    for most, pause in ((30, 1), (0.2, 4)):
         with subprocess.Popen(
             [sys.executable, "-c", program, str(most)], stdout=subprocess.PIPE, text=True
         ) as process:
@@ -101,8 +101,9 @@ print(time.monotonic() - started, flush=True)
             assert select.select([process.stdout], [], [], 60)[0]
             time.sleep(pause)
             waits[most] = float(process.stdout.read().split()[-1])
+    # On a busy machine it may go on, and begin to count, later than it has written.
     assert 0.4 < waits[30] < 20
-    assert 0.2 <= waits[0.2] < 1
+    assert 0.2 <= waits[0.2] < 3
 
 
 @pytest.mark.parametrize("value", [0.1, np.float32(3), np.nan, np.arange(6.0).reshape(2, 3)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import subprocess
 import sys
 import time
@@ -21,10 +22,15 @@ for module in ("mkdocs", "material", "mkdocstrings_handlers.python"):
     pytest.importorskip(module, reason=f"{module} is not installed: the extra docs has it")
 
 
+def children_seconds():
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 @pytest.fixture(scope="module")
 def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
-    begun = time.monotonic()
+    begun = children_seconds()
     done = subprocess.run(
         # Not --quiet: it would hide warnings from the strict mode too.
         [sys.executable, "-m", "mkdocs", "build", "--site-dir", str(folder)],
@@ -34,7 +40,8 @@ def site(tmp_path_factory):
         text=True,
     )
     assert done.returncode == 0, done.stderr
-    assert time.monotonic() - begun < 60
+    # Processor time: other tests run beside this one.
+    assert children_seconds() - begun < 60
     return folder
 
 
