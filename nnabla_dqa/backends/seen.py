@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import weakref
-from typing import Any, List, Set
+from typing import Any, Sequence, Tuple
 
-import nnabla as nn
-
-_seen: weakref.WeakKeyDictionary[Any, List[nn.NdArray]] = weakref.WeakKeyDictionary()
+_seen: weakref.WeakKeyDictionary[Any, Sequence[Any]] = weakref.WeakKeyDictionary()
 
 
-def note_finite(owner: Any, arrays: List[nn.NdArray]) -> None:
-    """Keep in mind that ``arrays`` are finite; what ``owner`` noted before is forgotten."""
-    _seen[owner] = arrays
+def note_finite(owner: Any, variables: Sequence[Any]) -> None:
+    """Keep in mind that what is in ``variables`` is finite; what ``owner`` noted is forgotten."""
+    _seen[owner] = variables
 
 
-def take_finite() -> Set[nn.NdArray]:
-    """All that was noted since the last call."""
-    arrays = {array for noted in _seen.values() for array in noted}
+def take_finite() -> Tuple[Sequence[Any], ...]:
+    """All that was noted since the last call: the sequences that were given."""
+    noted = tuple(_seen.values())
     _seen.clear()
-    return arrays
+    return noted

@@ -113,7 +113,7 @@ class PartFunction(AddressedFunction):
             arrays[i] = self._address(v.data, True)
         self._read_leaves()
         is_finite = self._program.forward(arrays)
-        note_finite(self, [v.data for v in self._checked] if is_finite else [])
+        note_finite(self, self._checked if is_finite else ())
         self._is_fresh = True
 
     def _read_leaves(self) -> None:

@@ -124,6 +124,8 @@ class Guard:
         self._flag = FiniteFlag()
         self._layers: Optional[List[QuantizedTensor]] = None
         self._variables: List[Any] = []
+        self._seen: Tuple[Sequence[Any], ...] = ()
+        self._unseen: List[Any] = []
 
     def __call__(self, layers: List[QuantizedTensor]) -> None:
         """Raise NonFiniteError, naming layer and array, unless all numbers are finite."""
@@ -136,11 +138,14 @@ class Guard:
         Not again what layers on oneDNN have found finite in the last forward pass: weights and
         alpha that became NaN since are found in the next one.
         """
-        if layers is not self._layers:
-            self._variables = [v for layer in layers for _, v in _variables(layer)]
-            self._layers = layers
         seen = take_finite()
-        arrays = [data for data in (v.data for v in self._variables) if data not in seen]
+        if layers is not self._layers or list(map(id, seen)) != list(map(id, self._seen)):
+            # After every update it is the same, and the question costs more than the numbers do.
+            self._variables = [v for layer in layers for _, v in _variables(layer)]
+            found = {v.data for variables in seen for v in variables}
+            self._unseen = [v for v in self._variables if v.data not in found]
+            self._layers, self._seen = layers, seen
+        arrays = [v.data for v in self._unseen]
         if self._gradients:
             arrays += [v.grad for v in self._variables if v.need_grad]
         self._flag.begin([*dict.fromkeys([*arrays, *others])] if others else arrays)
