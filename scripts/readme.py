@@ -17,6 +17,7 @@ from typing import Any, Dict, Iterator, List, Optional, Tuple
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "nnp")]
 
+from run import format_lengths  # noqa: E402
 from run import format_results as format_nnp  # noqa: E402
 
 from benchmarks import export_tables, question_tables  # noqa: E402
@@ -326,6 +327,8 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield from _questions()
     published = format_nnp(load("nnp.json"))
     yield "examples/nnp/README.md", "results", published
+    lengths = format_lengths([load("nnp.json"), load("nnp_6_epochs.json")])
+    yield "examples/nnp/README.md", "lengths", lengths
     yield "examples/nnp/README.md", "activations", format_nnp(load("nnp_w2a2.json"))
     peers_file = ROOT / "results" / "peers.json"
     known = as_table(load("peers.json")) if peers_file.exists() else "Unmeasured."

@@ -44,6 +44,7 @@ class Row(NamedTuple):
     recipe: str = "mnist.yaml"
     activations: str = ""
     mixing: str = "attention"
+    epochs: Optional[int] = None
 
 
 NETS = (
@@ -125,6 +126,8 @@ def name(row: Row, seed: int) -> str:
     kind = kind.replace("/", "-").replace(":", "")
     if row.mixing == "binary-relax-original":
         kind += "-original"
+    if row.epochs is not None:
+        kind += f"-{row.epochs}epochs"
     return f"{row.net}-{kind}-{Path(row.recipe).stem}-{seed}"
 
 
@@ -133,6 +136,8 @@ def one(row: Row, seed: int, nnp: str, mnist: str, target: str, tick: Tick) -> N
     source = f"{nnp}/{row.net}.nnp"
     converted, trained = f"{target}_dqa.nnp", f"{target}_trained.nnp"
     train = ["train", converted, "--recipe", str(HERE / row.recipe), "-o", trained]
+    if row.epochs is not None:
+        train += ["--set", f"epochs={row.epochs}"]
     commands = [
         ["convert", source, "-o", converted, "-q", row.quantizers, "--mixing", row.mixing],
         [*train, "--data", mnist, "--seed", str(seed)],
@@ -245,7 +250,7 @@ def format_results(content: Dict[str, Any]) -> str:
         ]
         lines.append("| " + " | ".join(cells) + " |")
     versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
-    epochs = Recipe.from_yaml(HERE / "mnist.yaml").epochs
+    epochs = epochs_of(content)
     lines += [
         "",
         f"`{content['command']}`: mean ± sd over the seeds, to plain: difference of means ± "
@@ -256,6 +261,38 @@ def format_results(content: Dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def epochs_of(content: Dict[str, Any]) -> int:
+    """How long the runs of stored results are."""
+    first = content["rows"][0]
+    return int(first.get("epochs") or Recipe.from_yaml(HERE / first["recipe"]).epochs)
+
+
+def format_lengths(contents: Sequence[Dict[str, Any]]) -> str:
+    """Accuracies of the same rows, trained for different numbers of epochs, side by side."""
+    contents = sorted(contents, key=epochs_of)
+    stored = [{_trained_row(row): row for row in content["rows"]} for content in contents]
+    head = ["file", "float", "method", "quantizers"]
+    head += [f"{epochs_of(content)} epochs" for content in contents]
+    lines = ["| " + " | ".join(head) + " |", "| " + " | ".join("---" for _ in head) + " |"]
+    for key in stored[0]:
+        same = [rows[key] for rows in stored if key in rows]
+        if len(same) < len(stored):
+            continue
+        cells = [same[0]["net"], f"{same[0]['float']:.2f}", same[0]["method"]]
+        cells.append(f"`{same[0]['quantizers']}`")
+        for row in same:
+            scores = np.array(row["accuracies"])
+            cells.append(f"{scores.mean():.2f} ± {scores.std(ddof=1):.2f}")
+        lines.append("| " + " | ".join(cells) + " |")
+    commands = " and ".join(f"`{content['command']}`" for content in contents)
+    seeds = len(contents[0]["rows"][0]["accuracies"])
+    return "\n".join([*lines, "", f"{commands}: mean ± sd over {seeds} seeds, test images."])
+
+
+def _trained_row(row: Dict[str, Any]) -> Tuple[str, str, str]:
+    return row["net"], row["method"], row["quantizers"]
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> None:
     """Run and write, or print what was written."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
@@ -264,6 +301,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--work", help="folder to keep the files in, and to go on from")
     parser.add_argument("--only", default="", help="rows whose file name contains this")
+    parser.add_argument("--epochs", type=int, help="instead of the recipes'")
     parser.add_argument(
         "--activations", action="store_true", help="rows with 2-bit activations too, one net"
     )
@@ -276,15 +314,18 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     parser.add_argument("--print", action="store_true", help="print the stored table")
     options = parser.parse_args(arguments)
     if options.output is None:
-        name = "nnp_w2a2.json" if options.activations else "neighbours.json"
-        own = options.activations or options.neighbours
-        options.output = RESULTS.with_name(name) if own else RESULTS
+        name = "neighbours" if options.neighbours else RESULTS.stem
+        name = "nnp_w2a2" if options.activations else name
+        name += f"_{options.epochs}_epochs" if options.epochs else ""
+        options.output = RESULTS.with_name(f"{name}.json")
     if options.print:
         print(format_results(json.loads(options.output.read_text())))
         return
     if not options.nnp or not options.mnist:
         parser.error("--nnp and --mnist are needed; examples/nnp/README.md says where to get them")
-    rows = [row for row in rows_of(options) if options.only in row.net]
+    rows = [
+        row._replace(epochs=options.epochs) for row in rows_of(options) if options.only in row.net
+    ]
     if not rows:
         parser.error(f"--only {options.only}: no row has it in the name of its file")
     for path in (*(f"{options.nnp}/{row.net}.nnp" for row in rows), options.mnist):
@@ -298,7 +339,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> None:
     content = {
         "command": "python examples/nnp/run.py --nnp FOLDER --mnist FOLDER"
         + (" --activations" if options.activations else "")
-        + (" --neighbours" if options.neighbours else ""),
+        + (" --neighbours" if options.neighbours else "")
+        + (f" --only {options.only}" if options.only else "")
+        + (f" --epochs {options.epochs}" if options.epochs else ""),
         **environment(),
         "rows": table,
     }

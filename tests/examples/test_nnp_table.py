@@ -58,3 +58,28 @@ def test_what_is_not_there_is_one_line_before_anything_runs(script, capsys, opti
     with pytest.raises(SystemExit):
         script.main(["--nnp", "nowhere", "--mnist", "nowhere", *options])
     assert message in capsys.readouterr().err.splitlines()[-1]
+
+
+def content(epochs, *scores):
+    rows = [{**row("DQA", "minmax:2,4,8", *scores), "float": 99.2, "recipe": "mnist.yaml"}]
+    if epochs:
+        rows[0]["epochs"] = epochs
+    return {"command": f"run --epochs {epochs}" if epochs else "run", "rows": rows}
+
+
+def test_lengths_stand_side_by_side_the_shortest_first(script):
+    own = script.Recipe.from_yaml(ROOT / "examples" / "nnp" / "mnist.yaml").epochs
+    shorter = content(2, 98.0, 99.0)
+    shorter["rows"].append({**shorter["rows"][0], "net": "of one length alone"})
+    table = script.format_lengths([content(None, 99.0, 99.2), shorter])
+    head, _, only, _, source = table.splitlines()
+    assert head.endswith(f"| 2 epochs | {own} epochs |")
+    assert only == "| a | 99.20 | DQA | `minmax:2,4,8` | 98.50 ± 0.71 | 99.10 ± 0.14 |"
+    assert source == "`run --epochs 2` and `run`: mean ± sd over 2 seeds, test images."
+
+
+def test_runs_of_another_length_have_files_of_their_own(script):
+    first = script.ROWS[0]
+    longer = first._replace(epochs=9)
+    assert script.name(longer, 0) != script.name(first, 0)
+    assert script.epochs_of({"rows": [longer._asdict()]}) == 9
