@@ -504,3 +504,92 @@ def test_processes_that_may_not_communicate(folder, capsys, monkeypatch):
     line = refused(capsys, "train", "d.nnp", "--recipe", "r.yaml", "--parallel", "none")
     assert line.startswith("nnabla-dqa: MPICH or Intel MPI started 2 processes, but")
     assert "--parallel auto" in line
+
+
+class TestWhatIsThereStays:
+    """A run that is resumed writes over nothing that it did not write without being told to."""
+
+    def test_the_file_of_another_training(self, folder, capsys):
+        run(capsys, "convert", "float.nnp", "-q", "minmax:2", "-o", "c.nnp")
+        train = ("train", "c.nnp", "--recipe", "r.yaml")
+        assert run(capsys, *train, "-o", "long.nnp")[0] == 0
+        assert run(capsys, *train, "--set", "epochs=1", "-o", "s.nnp", "--run", "r")[0] == 0
+        for other in ("long.nnp", "float.nnp"):
+            before = Path(other).read_bytes()
+            code, _, err = run(capsys, "train", "-o", other, "--run", "r", "--resume")
+            assert (code, Path(other).read_bytes()) == (2, before)
+            assert other in err[-1]
+            assert "--force" in err[-1]
+        code, _, _ = run(capsys, "train", "-o", "s.nnp", "--run", "r", "--resume", "--force")
+        assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("keys", "line", "message"),
+    [
+        (["bn_statistics=deploy"], True, False),
+        (["update_normalization=50"], True, False),
+        (["bn_statistics=off", "update_normalization=50"], False, True),
+        (["bn_statistics=hard", "hard_fraction=0.5", "update_normalization=50"], False, False),
+    ],
+)
+def test_new_statistics_are_told_where_there_are_some(folder, capsys, keys, line, message):
+    run(capsys, "convert", "float.nnp", "-q", "minmax:2,4,8", "-o", "c.nnp")
+    train = ["train", "c.nnp", "--recipe", "r.yaml", "-o", "t.nnp", "--set", "data.holdout=0.2"]
+    code, out, err = run(capsys, *train, *(word for key in keys for word in ("--set", key)))
+    assert code == 0, err
+    assert ("with new statistics: accuracy" in "\n".join(out)) == line
+    unused = "'update_normalization' of the recipe has no effect here"
+    assert (unused in "\n".join(err)) == message
+
+
+def test_a_scale_without_pixels_is_an_error_unless_it_changes_nothing(folder, capsys):
+    evaluate = ("evaluate", "float.nnp", "--data", "data.npz")
+    error = refused(capsys, *evaluate, "--scale", "0.5")
+    assert "data.npz: scale=0.5 is for pixels, uint8 with two axes or more" in error
+    assert "x float32 of shape (1, 6, 6)" in error
+    assert run(capsys, *evaluate, "--scale", "1")[:2] == run(capsys, *evaluate)[:2]
+
+
+def test_options_for_data_need_data(folder, capsys):
+    for option in (("--scale", "3"), ("--input", "x=y")):
+        error = refused(capsys, "check", "float.nnp", *option)
+        assert "--scale and --input say something about --data only" in error
+
+
+def class_folders(folder, *names):
+    for name in names:
+        (folder / "photos" / name).mkdir(parents=True)
+        for i in range(8):
+            pixels = np.full((6, 6), 40 * int(name) + i, np.uint8)
+            Image.fromarray(pixels).save(folder / "photos" / name / f"{i}.png")
+
+
+@pytest.mark.filterwarnings("default:.*has 2 classes:UserWarning")
+def test_fewer_classes_than_the_network_has(folder, capsys):
+    class_folders(folder, "1", "2")
+    code, _, err = run(capsys, "evaluate", "float.nnp", "--data", "photos")
+    assert code == 0, err
+    assert (
+        "photos: has 2 classes, the network has 3; they are numbered in order, from 0 (1)" in err[0]
+    )
+    class_folders(folder, "3", "4")
+    error = refused(capsys, "evaluate", "float.nnp", "--data", "photos")
+    assert "photos: has 4 classes, the network has 3" in error
+
+
+def test_a_limit_of_class_folders_takes_some_of_each(folder, capsys, monkeypatch):
+    class_folders(folder, "0", "1", "2")
+    seen = []
+    from nnabla_dqa.training.tasks import file_scores
+
+    original = file_scores.evaluate
+
+    def looked_at(tasks, samples, *rest):
+        seen.extend(samples.batch(np.arange(len(samples)))["y"].ravel().tolist())
+        return original(tasks, samples, *rest)
+
+    monkeypatch.setattr(file_scores, "evaluate", looked_at)
+    assert run(capsys, "evaluate", "float.nnp", "--data", "photos", "--limit", "12")[0] == 0
+    assert len(seen) == 12
+    assert set(seen) == {0, 1, 2}

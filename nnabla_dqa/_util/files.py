@@ -117,7 +117,8 @@ def _called(target: Path, temporary: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.filename != str(temporary):
+        # A write, onto a full disk for example, names no file.
+        if error.errno is None or error.filename not in (None, str(temporary)):
             raise
         raise OSError(error.errno, error.strerror, str(target)) from None
 

@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 from typing import Callable
 
-from nnabla_dqa.commands._arguments import add_columns, add_max_bytes, columns_of
+from nnabla_dqa.commands._arguments import add_columns, add_max_bytes, columns_of, options_named
 from nnabla_dqa.nnp.check import check_file
 from nnabla_dqa.recipes.parts import DataRecipe
 from nnabla_dqa.training.tasks.file_scores import check_on_data
@@ -34,11 +34,14 @@ def add(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
     """Check; 1 if something is not as the file says."""
+    if arguments.data is None and (arguments.scale is not None or arguments.inputs):
+        raise ValueError("--scale and --input say something about --data only")
     result = check_file(arguments.input, arguments.max_bytes)
     say(str(result))
     if arguments.data is None or not result.ok:
         return 0 if result.ok else 1
-    data = DataRecipe(arguments.data, scale=arguments.scale, inputs=columns_of(arguments))
-    found = check_on_data(arguments.input, data, max_bytes=arguments.max_bytes)
+    with options_named():
+        data = DataRecipe(arguments.data, scale=arguments.scale, inputs=columns_of(arguments))
+        found = check_on_data(arguments.input, data, max_bytes=arguments.max_bytes)
     say(str(found))
     return 0 if found.ok else 1

@@ -32,7 +32,11 @@ def add(parser: argparse.ArgumentParser) -> None:
     add_columns(parser)
     parser.add_argument("--target", metavar="COLUMN", help="column to compare with (y)")
     parser.add_argument("--output", help="variable to compare (default: the executor's first)")
-    parser.add_argument("--limit", type=int, help="only the first so many samples")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        help="only so many samples: the first, of class folders a random subset",
+    )
     parser.add_argument("--batch-size", type=int, default=100, help="samples at a time (100)")
 
 

@@ -56,7 +56,11 @@ def add(parser: argparse.ArgumentParser) -> None:
         help="run the written file in its engine, and compare it with the NNP on this data: a "
         "file, or a folder of which the validation part is used",
     )
-    parser.add_argument("--limit", type=int, help="compare only the first so many samples")
+    parser.add_argument(
+        "--limit",
+        type=int,
+        help="compare only so many samples: the first, of class folders a random subset",
+    )
     add_columns(parser)
 
 

@@ -184,15 +184,15 @@ def run(arguments: argparse.Namespace, say: Callable[[str], None]) -> int:
         if first:
             for message in result.messages[len(shown) :]:
                 warn(message)
-            _tell_result(result, recipe, say)
+            _tell_result(result, say)
     return 0
 
 
-def _tell_result(result: Training, recipe: Recipe, say: Callable[[str], None]) -> None:
+def _tell_result(result: Training, say: Callable[[str], None]) -> None:
     if result.report is not None:
         say(str(result.report))
     last = result.epochs[-1]
-    if recipe.update_normalization and result.score is not None:
+    if result.has_new_statistics and result.score is not None:
         say(f"with new statistics: {last.metric} {result.score:.4f}")
     if result.deployed is None:
         say(f"{result.path}: written; now: nnabla-dqa deploy {result.path}")
@@ -243,10 +243,9 @@ def _outputs(
         return None, folder
     output = output or beside(arguments.input or Path(str(recipe.network)), "_trained")
     inputs = [Path(path) for path in (recipe.network, arguments.recipe) if path is not None]
-    again = arguments.force or (folder is not None and arguments.resume)
-    if output.exists() and arguments.resume and not again:
+    if folder is None and arguments.resume and output.exists() and not arguments.force:
         raise OutputError(f"{output}: the training has ended; --force writes it again")
-    checkpoint = checkpoint_path(check_output(output, inputs, again))
+    checkpoint = checkpoint_path(check_output(output, inputs, arguments.force))
     if folder is None and checkpoint.exists() and not arguments.resume and not arguments.force:
         raise OutputError(
             f"{checkpoint}: exists; --resume goes on with that training, --force begins anew"

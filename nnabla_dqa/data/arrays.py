@@ -66,6 +66,11 @@ class ArrayColumn:
         self._array = array
 
     @property
+    def is_pixels(self) -> bool:
+        """Whether it is multiplied by the scale."""
+        return self._scale is not None
+
+    @property
     def shape(self) -> Shape:
         """Of one sample."""
         return self._array.shape[1:]
@@ -106,10 +111,17 @@ class ArrayData(ColumnData):
         source: str = "ArrayData",
     ) -> None:
         factor = check_scale(scale)
-        super().__init__(
-            {name: ArrayColumn(array, factor, source, name) for name, array in columns.items()},
-            source,
-        )
+        made = {name: ArrayColumn(array, factor, source, name) for name, array in columns.items()}
+        super().__init__(made, source)
+        if scale not in (None, 1) and not any(column.is_pixels for column in made.values()):
+            found = ", ".join(
+                f"{name} {np.asarray(array).dtype} of shape {np.asarray(array).shape[1:]}"
+                for name, array in columns.items()
+            )
+            raise DataError(
+                f"{source}: scale={scale:g} is for pixels, uint8 with two axes or more for each "
+                f"sample, and there are none: {found}; scale the numbers in the file"
+            )
 
 
 def first_not_finite(array: np.ndarray) -> Optional[int]:

@@ -14,6 +14,7 @@ import numpy as np
 from nnabla_dqa._util.files import PathLike, replacing
 from nnabla_dqa._util.messages import one_line
 
+_npy: Any = np.lib.format  # numpy leaves these functions without annotations
 FORMAT = 2
 _SHOWN = 80
 _DAMAGE = (
@@ -94,8 +95,11 @@ def write_checkpoint(
     content.update({f"{_STATE}{name}": array for name, array in states.arrays.items()})
     for name, values in ((_COUNTS, states.counts), (_NOTES, {"format": FORMAT, **notes})):
         content[name] = np.frombuffer(json.dumps(values).encode(), np.uint8)
-    with replacing(path) as stream:
-        np.savez(stream, **content)
+    # As np.savez does it, which leaves the archive open if a write fails.
+    with replacing(path) as stream, zipfile.ZipFile(stream, "w") as archive:
+        for name, array in content.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                _npy.write_array(member, np.asanyarray(array), allow_pickle=False)
 
 
 def read_checkpoint(path: PathLike) -> Checkpoint:

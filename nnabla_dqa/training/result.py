@@ -90,6 +90,8 @@ class Training:
         folder: Of the run, if there is one.
         deployed: The low-bit network in it (float for a float model).
         deployed_score: Of that file on the validation data, by the metric of the epochs.
+        has_new_statistics: Whether statistics of batch normalization were computed anew at the
+            end; the last epoch's score is with them.
     """
 
     path: Path
@@ -100,6 +102,7 @@ class Training:
     folder: Optional[Path] = None
     deployed: Optional[Path] = None
     deployed_score: Optional[float] = None
+    has_new_statistics: bool = False
 
     @property
     def score(self) -> Optional[float]:

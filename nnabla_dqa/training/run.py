@@ -218,7 +218,8 @@ def _finish(
 ) -> Training:
     """Write the networks and the result; evaluate what was deployed."""
     comm, epochs = task.communicator, list(loop.at.history)
-    if task.recipe.statistics_at("deploy"):
+    has_new_statistics = bool(task.recipe.statistics_at("deploy") and task.statistics())
+    if has_new_statistics:
         task.estimate_statistics(task.recipe.statistics_at("deploy"))
         scores = task.evaluate()
         epochs[-1] = dataclasses.replace(
@@ -253,6 +254,7 @@ def _finish(
         folder,
         deployed,
         measured.value if measured is not None else None,
+        has_new_statistics,
     )
     if place is not None and written is not None:
         more = {"skipped_images": len(skipped), "starts": place.starts()}

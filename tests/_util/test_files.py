@@ -58,6 +58,14 @@ def test_an_error_names_the_file_that_was_to_be_written(tmp_path):
     assert ".part" not in str(caught.value)
 
 
+def test_a_write_that_fails_names_the_file(tmp_path):
+    """The operating system's error, of a full disk for example, names none."""
+    with pytest.raises(OSError) as error, replacing(tmp_path / "a.nnp"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert str(error.value) == f"[Errno 28] No space left on device: '{tmp_path / 'a.nnp'}'"
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("mask", [0o022, 0o077])
 def test_others_may_read_it_as_any_other_file(mask, tmp_path, monkeypatch):
     before = os.umask(mask)

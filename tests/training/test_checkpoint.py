@@ -104,7 +104,7 @@ def test_odd_names_and_a_parameter_without_numbers(tmp_path):
     }
 
 
-@pytest.mark.parametrize("failing", ["os.replace", "os.fsync", "numpy.savez"])
+@pytest.mark.parametrize("failing", ["os.replace", "os.fsync", "numpy.lib.format.write_array"])
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
 def test_the_old_one_survives_a_failure(failing, error, path, monkeypatch):
     before = path.read_bytes()

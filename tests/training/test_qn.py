@@ -85,14 +85,17 @@ def test_a_model_begins_with_a_float_run_then_activations_join(tmp_path):
     noted = json.loads((tmp_path / "weights" / "result.json").read_text())["soft_gap"]
     assert noted == {row.name: row.soft_gap for row in first.report.layers if row.soft_gap}
     assert first.score == first.epochs[-1].score
+    kept = str(tmp_path / "weights" / "checkpoint")
     with pytest.raises(RecipeError, match=r"has no parameter .* of this model"):
         run(
-            experiment(tmp_path, init=first.deployed, model={"name": "resnet14_32"}, epochs=1),
+            experiment(tmp_path, init=kept, model={"name": "resnet14_32"}, epochs=1),
             tmp_path / "wrong",
         )
+    with pytest.raises(RecipeError, match=r"deployed.nnp: is deployed, its weights have low bits"):
+        run(experiment(tmp_path, init=str(first.deployed), epochs=1), tmp_path / "wrong")
     both = experiment(
         tmp_path,
-        init=str(tmp_path / "weights" / "checkpoint"),
+        init=kept,
         quantizers="qn:3",
         activations="qn:2",
         rules=RULES,

@@ -45,6 +45,7 @@ class Graph:
         self.tensors = dict(tensors or {})
         self.activations = dict(activations or {})
         self.pairs = pairs
+        self.paired: List[str] = []
         self.nodes: List[Any] = []
         self.initializers: Dict[str, np.ndarray] = {}
         self.parts: Dict[str, str] = {}

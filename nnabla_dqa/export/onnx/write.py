@@ -121,7 +121,28 @@ def build_graph(
     for call in run.calls:
         graph.begin(call.name)
         WRITERS[call.type](graph, call)
+    if arithmetic == PAIRS:
+        messages += _without_pairs(graph)
     return graph, messages
+
+
+def _without_pairs(graph: Graph) -> Tuple[str, ...]:
+    """What a user who asked for pairs should know."""
+    weights = [
+        call.arguments["layer"].inputs[1]
+        for call in graph.network.calls
+        if call.type == INTEGER and call.name not in graph.paired
+    ]
+    left = [name.rpartition("/")[0] or name for name in weights]
+    if not graph.paired:
+        return (
+            f"no layer can stand between DequantizeLinear and QuantizeLinear, so the file is that "
+            f"of {INTEGERS!r}: this takes a convolution whose output becomes bytes at once, and "
+            f"weights such as LSQ's or SAWB's",
+        )
+    if left:
+        return (f"computed as with {INTEGERS!r}: {', '.join(left)}",)
+    return ()
 
 
 def _check_parameter(graph: Graph, name: str, array: np.ndarray) -> None:

@@ -22,6 +22,7 @@ from nnabla_dqa.training.tasks.file_scores import open_for
 from nnabla_dqa.training.tasks.inputs import fill
 from nnabla_dqa.training.tasks.objective import make_evaluation
 from nnabla_dqa.training.tasks.plan import find_run
+from nnabla_dqa.training.tasks.sources import limited
 
 TOLERANCE = 1e-4
 """Of outputs, relative to the largest: what the order of float32 sums may change in deep nets."""
@@ -161,7 +162,7 @@ class Comparison:
         self._run = find_run(self._file, network)
         self._samples = open_for(self._file, data, "validation")
         if data.limit is not None:
-            self._samples = self._samples.take(min(data.limit, len(self._samples)))
+            self._samples = limited(self._samples, data.limit)
         self._program = Program(self._file)
         # The columns have to fit whatever the batch size.
         self._evaluation(max(1, self._file.network(self._run.network).batch_size))

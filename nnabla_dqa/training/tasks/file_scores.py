@@ -9,6 +9,7 @@ import nnabla as nn
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._util.warn import warn
 from nnabla_dqa.data import Data, DataError, iterate, open_data
 from nnabla_dqa.data.open import holds_images
 from nnabla_dqa.nnp.check_activations import ActivationCheck, check_activations
@@ -20,6 +21,7 @@ from nnabla_dqa.recipes.parts import DataRecipe
 from nnabla_dqa.training.tasks.evaluation import evaluate
 from nnabla_dqa.training.tasks.objective import make_evaluation
 from nnabla_dqa.training.tasks.plan import columns_of, find_run, network_inputs
+from nnabla_dqa.training.tasks.sources import check_classes, limited
 
 
 class Score(NamedTuple):
@@ -59,6 +61,10 @@ def evaluate_file(
         NNPError, DataError, RecipeError: One line that names file, key or column.
         ValueError: ``batch_size`` is below 1.
 
+    Warns:
+        UserWarning: The data have fewer classes than the network, so that theirs may have
+            other numbers.
+
     Examples:
         >>> import nnabla_dqa as dqa
         >>> score = dqa.evaluate_file("lenet.nnp", dqa.DataRecipe("digits.npz"))
@@ -69,13 +75,17 @@ def evaluate_file(
     run = find_run(file, output=output)
     samples = open_for(file, data, "validation")
     if data.limit is not None:
-        samples = samples.take(min(data.limit, len(samples)))
+        samples = limited(samples, data.limit)
     task, _ = make_evaluation(Program(file), run, data, samples.shapes, batch_size)
     if not task.metric:
         raise DataError(
             f"{data.train}: no column to compare output of shape {task.output.shape[1:]} with; "
             f"the data have {', '.join(f'{k} {v}' for k, v in samples.shapes.items())}"
         )
+    if task.metric == "accuracy":
+        note = check_classes(samples, task.classes, data.train)
+        if note is not None:
+            warn(note, UserWarning)
     return Score(task.metric, evaluate([task], samples)[0].value, len(samples))
 
 

@@ -8,9 +8,10 @@ from typing import Any, Dict
 import nnabla as nn
 import numpy as np
 
+from nnabla_dqa.export.metadata import DEPLOYED, PACKED
 from nnabla_dqa.layers.config import CONFIG
 from nnabla_dqa.layers.tensors import QuantizedTensor, find_quantized, state_paths
-from nnabla_dqa.nnp_format.archive import Archive
+from nnabla_dqa.nnp.file import NetworkFile
 from nnabla_dqa.nnp_format.limits import MAX_BYTES
 from nnabla_dqa.recipes.recipe import RecipeError
 from nnabla_dqa.recipes.yaml_files import is_nnp
@@ -28,8 +29,8 @@ def load_initial(path: str, scope: Any) -> None:
         scope: The dictionary of a parameter scope.
 
     Raises:
-        RecipeError: A parameter of the model is not there, or has another shape. Nothing has
-            been taken over then.
+        RecipeError: The file is of low bits, or a parameter of the model is not there or has
+            another shape. Nothing has been taken over then.
         NNPError, CheckpointError: The file cannot be read.
     """
     arrays = _arrays(path)
@@ -56,8 +57,13 @@ def _arrays(path: str) -> Dict[str, np.ndarray]:
     if not Path(path).is_file():
         raise RecipeError(f"key 'init': {path}: there is no such file")
     if is_nnp(path):
-        parameters = Archive.read(path, MAX_BYTES).parameters
-        return {name: parameter.array for name, parameter in parameters.items()}
+        file = NetworkFile.read(path, MAX_BYTES)
+        if file.kind in (DEPLOYED, PACKED):
+            raise RecipeError(
+                f"key 'init': {path}: is {file.kind}, its weights have low bits already; name the "
+                f"checkpoint of that run, or a float network"
+            )
+        return {name: parameter.array for name, parameter in file.archive.parameters.items()}
     return read_checkpoint(path).arrays
 
 

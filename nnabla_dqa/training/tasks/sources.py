@@ -8,7 +8,7 @@ from typing import Any, Dict, List, NamedTuple, Optional, Sequence
 
 import numpy as np
 
-from nnabla_dqa.data import Data, MissingSubsetError, open_data
+from nnabla_dqa.data import Data, DataError, MissingSubsetError, open_data
 from nnabla_dqa.data.augment import CropFlip
 from nnabla_dqa.data.photos import open_photos
 from nnabla_dqa.data.photos.folders import SUBSETS, holds_class_folders
@@ -81,7 +81,7 @@ def open_sources(recipe: DataRecipe, size: int = 0, seed: int = 0) -> Sources:
         why = f" ({recipe.train} holds classes, not subsets)"
     messages = [] if validation is not None else [f"no validation data{why}: {_NO_VALIDATION}"]
     if recipe.limit is not None:
-        train = _limited(train, recipe.limit)
+        train = limited(train, recipe.limit)
     return Sources(train, validation, messages)
 
 
@@ -99,11 +99,31 @@ def _image_column(data: Data) -> str:
     return "x" if "x" in data.shapes or not images else images[0]
 
 
-def _limited(data: Data, count: int) -> Data:
+def limited(data: Data, count: int) -> Data:
     """The first so many samples; of class folders, which are sorted, a random subset."""
     if count >= len(data):
         return data
     return data.split(count / len(data), 0)[1] if data.classes else data.take(count)
+
+
+def check_classes(data: Data, classes: int, source: Any) -> Optional[str]:
+    """What to tell if the data have fewer classes than a network, None if as many.
+
+    Raises:
+        DataError: They have more.
+    """
+    found = data.classes
+    if len(found) > classes:
+        raise DataError(
+            f"{source}: has {len(found)} classes, the network has {classes} (key 'model.classes')"
+        )
+    if not found or len(found) == classes:
+        return None
+    return (
+        f"{source}: has {len(found)} classes, the network has {classes}; they are numbered in "
+        f"order, from 0 ({found[0]}) to {len(found) - 1} ({found[-1]}), so the network has to have "
+        f"them in the same order"
+    )
 
 
 def dataset_checksum(data: Data) -> Dict[str, Any]:

@@ -32,7 +32,7 @@ from nnabla_dqa.training.tasks.inputs import fill
 from nnabla_dqa.training.tasks.model import ModelNetwork
 from nnabla_dqa.training.tasks.network import Network
 from nnabla_dqa.training.tasks.nnp import FileNetwork
-from nnabla_dqa.training.tasks.sources import dataset_checksum, open_sources
+from nnabla_dqa.training.tasks.sources import check_classes, dataset_checksum, open_sources
 from nnabla_dqa.training.trainable import Scores, Trainable
 
 MANY_CLASSES = 100
@@ -89,9 +89,10 @@ class Task(Trainable):
             with in_float32():
                 self.loss = self._with_regularizer(self.objective.loss)
                 self.solver = self._solver()
+        self._statistics = moving(self.loss)
+        messages += self._notes
         self.messages = [*network.messages, *messages, *self._unused_keys(), *self._taught()]
         self._checksum = dataset_checksum(self.data)
-        self._statistics = moving(self.loss)
 
     @property
     def mixed(self) -> Dict[str, Mixture]:
@@ -122,11 +123,10 @@ class Task(Trainable):
     def _check_columns(self) -> None:
         """Raise DataError unless classes fit and the validation data have what evaluating needs."""
         hard = self.objective.hard
-        if hard.metric == "accuracy" and len(self.data.classes) > hard.classes:
-            raise DataError(
-                f"{self.source}: has {len(self.data.classes)} classes, the network has "
-                f"{hard.classes} (key 'model.classes')"
-            )
+        note = (
+            check_classes(self.data, hard.classes, self.source) if hard.metric == "accuracy" else ""
+        )
+        self._notes = [note] if note else []
         if self.validation is None:
             return
         shapes = self.data.shapes
@@ -206,6 +206,10 @@ class Task(Trainable):
             unused += ["distillation_weight", "distillation_temperature"]
         if self.recipe.bn_statistics == "hard" and not self.is_hard_at(self.steps - 1):
             unused.append("bn_statistics")
+        if not self._statistics:
+            unused.append("bn_statistics")
+        if not self._statistics or not any(map(self.recipe.statistics_at, ("hard", "deploy"))):
+            unused.append("update_normalization")
         if not any(mixture.mixing.penalised for mixture in self.mixed.values()):
             unused += ["temperature", "order_from", "lambda", "attention_lr"]
         elif self.recipe.budget is not None and not self._mixes_activations:
@@ -216,7 +220,8 @@ class Task(Trainable):
             unused.append("sharpening")
         plain, own = Recipe(self.recipe.data).to_json(), self.recipe.to_json()
         # Recipes of models share a base or preset, whose keys not all of them need.
-        needless = [] if self.recipe.model else [k for k in unused if own.get(k) != plain.get(k)]
+        needless = [] if self.recipe.model else dict.fromkeys(unused)
+        needless = [k for k in needless if own.get(k) != plain.get(k)]
         messages = [f"key {key!r} of the recipe has no effect here" for key in needless]
         warnings: Dict[str, List[str]] = {}
         for name, mixture in self.network.mixtures.items():

@@ -199,7 +199,8 @@ def test_pairs(tmp_path, weights):
 
     made = deployed(model, weights, dqa.LSQ(8, signed=False))
     write_nnp(made, tmp_path / "d.nnp")
-    write_onnx(made, tmp_path / "d.onnx", arithmetic="qdq")
+    written = write_onnx(made, tmp_path / "d.onnx", arithmetic="qdq")
+    assert written.messages[-1] == "computed as with 'integer': f/affine"
     wanted = in_nnabla(tmp_path / "d.nnp", "main", images(), ["y"])
     found = kinds(tmp_path / "d.onnx")
     # For each convolution what enters, its weights and its bias.
@@ -219,6 +220,14 @@ def test_pairs(tmp_path, weights):
     optimized = tmp_path / "optimized.onnx"
     session(tmp_path / "d.onnx", optimized)
     assert kinds(optimized)["QLinearConv"] == 3
+
+
+def test_where_no_layer_is_a_pair_the_file_is_that_of_integers(tmp_path):
+    made = deployed(residual, dqa.MinMax(2), dqa.LSQ(8, signed=False))
+    written = write_onnx(made, tmp_path / "d.onnx", arithmetic="qdq")
+    write_onnx(made, tmp_path / "i.onnx", arithmetic="integer")
+    assert "no layer can stand between DequantizeLinear and QuantizeLinear" in written.messages[-1]
+    assert (tmp_path / "d.onnx").read_bytes() == (tmp_path / "i.onnx").read_bytes()
 
 
 def test_signs_stay_in_float(tmp_path):

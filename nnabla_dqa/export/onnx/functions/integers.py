@@ -74,6 +74,7 @@ def integer_layer(graph: Graph, call: Call) -> None:
         pair = Pair.of(graph, call, weights, gain, constant)
         if pair is not None:
             add_pair(graph, call, weights, pair)
+            graph.paired.append(call.name)
             return
     if is_padded:
         y = _whole_numbers(graph, call, weights, gain, constant, None)
