@@ -54,6 +54,8 @@ def add_max_bytes(parser: argparse.ArgumentParser) -> None:
 
 def beside(source: Path, suffix: str) -> Path:
     """The default output: ``model.nnp`` and ``_dqa`` give ``model_dqa.nnp``."""
+    if not source.name:
+        raise ValueError(f"{source}: is a folder, not an .nnp file")
     return source.with_name(f"{source.stem}{suffix}.nnp")
 
 

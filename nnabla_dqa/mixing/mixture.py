@@ -193,6 +193,19 @@ class Mixture:
         )
 
 
+def rule_warnings(mixtures: Mapping[str, Mixture]) -> List[str]:
+    """What mixing rules warn of in the layers of these names, each text once."""
+    layers: Dict[str, List[str]] = {}
+    for name, mixture in mixtures.items():
+        text = mixture.mixing.check(mixture.quantizers)
+        if text:
+            layers.setdefault(text, []).append(name)
+    return [
+        f"{'all layers' if len(names) == len(mixtures) else 'layer ' + ', '.join(names)}: {text}"
+        for text, names in layers.items()
+    ]
+
+
 def _path(k: int, quantizer: Quantizer, name: str, entry: Optional[StateEntry]) -> str:
     shared = entry is not None and entry.shared
     return f"{type(quantizer).__name__.lower() if shared else k}/{name}"

@@ -11,6 +11,7 @@ from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.export.metadata import DEPLOYED, PACKED
 from nnabla_dqa.layers.report import short_name
 from nnabla_dqa.layers.rules import Assignment, Rules, RulesLike
+from nnabla_dqa.mixing.mixture import rule_warnings
 from nnabla_dqa.nnp.file import CONVERTED, NetworkFile
 from nnabla_dqa.nnp.live import NORMALIZATION, normalization_of
 from nnabla_dqa.nnp_format.members import NNPError, check_output
@@ -132,9 +133,7 @@ def convert_file(
     ]
     if not result.rewritten:
         messages.append("all layers stay float: there is nothing to train or to deploy small")
-    for name, mixture in result.all_mixtures.items():
-        warning = mixture.mixing.check(mixture.quantizers)
-        messages += [f"layer {name}: {warning}"] if warning else []
+    messages += rule_warnings(result.all_mixtures)
     if any(assignment.activations for assignment in result.assigned.values()):
         messages.append(
             "activations are quantized where nnabla-dqa trains and deploys the file; any other "

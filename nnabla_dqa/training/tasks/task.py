@@ -20,6 +20,7 @@ from nnabla_dqa.graph.traverse import LiveGraph
 from nnabla_dqa.layers.scopes import choosing
 from nnabla_dqa.layers.tensors import INPUT
 from nnabla_dqa.mixing import Mixture
+from nnabla_dqa.mixing.mixture import rule_warnings
 from nnabla_dqa.nnp_format.members import NNPError
 from nnabla_dqa.onednn.accelerate import fast
 from nnabla_dqa.quantization.graph_ops import Variable
@@ -91,7 +92,8 @@ class Task(Trainable):
                 self.solver = self._solver()
         self._statistics = moving(self.loss)
         messages += self._notes
-        self.messages = [*network.messages, *messages, *self._unused_keys(), *self._taught()]
+        messages = [*network.messages, *messages, *self._unused_keys(), *self._taught()]
+        self.messages = list(dict.fromkeys(messages))
         self._checksum = dataset_checksum(self.data)
 
     @property
@@ -223,15 +225,7 @@ class Task(Trainable):
         needless = [] if self.recipe.model else dict.fromkeys(unused)
         needless = [k for k in needless if own.get(k) != plain.get(k)]
         messages = [f"key {key!r} of the recipe has no effect here" for key in needless]
-        warnings: Dict[str, List[str]] = {}
-        for name, mixture in self.network.mixtures.items():
-            warning = mixture.mixing.check(mixture.quantizers)
-            if warning:
-                warnings.setdefault(warning, []).append(name)
-        for text, names in warnings.items():
-            every = len(names) == len(self.network.mixtures)
-            messages.append(f"{'all layers' if every else 'layer ' + ', '.join(names)}: {text}")
-        return messages
+        return messages + rule_warnings(self.network.mixtures)
 
     def _taught(self) -> List[str]:
         """What the user should know of the teacher."""

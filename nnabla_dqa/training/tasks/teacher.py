@@ -22,7 +22,7 @@ from nnabla_dqa.nnp_format.parameters import read_parameters
 from nnabla_dqa.quantization.graph_ops import Variable
 from nnabla_dqa.recipes.recipe import DISTILLATION, Recipe, RecipeError
 from nnabla_dqa.recipes.yaml_files import is_nnp
-from nnabla_dqa.training.checkpoint import read_checkpoint
+from nnabla_dqa.training.checkpoint import CheckpointError, read_checkpoint
 from nnabla_dqa.training.tasks.losses import Logits, Teacher, logits_of
 from nnabla_dqa.training.tasks.plan import find_run, network_inputs
 
@@ -182,7 +182,12 @@ def open_teacher(
                 f"key 'teacher': {path}: holds parameters alone; for an NNP name an NNP"
             )
         return _of_model(path, recipe, _read(path, max_bytes))
-    checkpoint = read_checkpoint(path)
+    try:
+        checkpoint = read_checkpoint(path)
+    except CheckpointError as error:
+        raise RecipeError(
+            f"key 'teacher': {error}; name an .nnp, a run's checkpoint or an .h5"
+        ) from None
     notes = checkpoint.notes.get("recipe")
     made = None if notes is None else Recipe.from_mapping(notes)
     if made is None:
