@@ -67,7 +67,7 @@ def accelerate(*outputs: nn.Variable, keep: Sequence[nn.Variable] = ()) -> Accel
         if current_layers() == "onednn":
             raise OneDnnError(f"oneDNN cannot be used: {reason}")
         return Accelerated(0, 0, {}, reason)
-    return rebuild(ends, trains=True, in_place=True)[1]
+    return rebuild(ends, trains=True, in_place=True, summed=ends[len(outputs) :])[1]
 
 
 def fast(outputs: Sequence[nn.Variable], trains: bool) -> List[nn.Variable]:

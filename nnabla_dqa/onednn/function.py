@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import itertools
 import weakref
-from typing import Any, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Dict, List, Optional, Sequence, Set, Tuple
 
 import nnabla as nn
 
@@ -212,6 +212,7 @@ def _chains(part: Part) -> Dict[Any, List[Any]]:
         for v in f.inputs:
             users.setdefault(v, []).append(f)
     outputs = set(part.outputs)
+    shared = _shared_statistics(part)
     taken = set()
     chains: Dict[Any, List[Any]] = {}
     followers: Dict[str, Tuple[str, ...]] = {
@@ -219,7 +220,7 @@ def _chains(part: Part) -> Dict[Any, List[Any]]:
         "Add2": ("ReLU",),
     }
     for f in part.functions:
-        if f in taken or f.info.type_name not in followers:
+        if f in taken or f.info.type_name not in followers or f in shared:
             continue
         chain = [f]
         while True:
@@ -239,6 +240,16 @@ def _chains(part: Part) -> Dict[Any, List[Any]]:
             taken.update(chain)
             chains[chain[-1]] = chain
     return chains
+
+
+def _shared_statistics(part: Part) -> Set[Any]:
+    """Normalizations that move the same statistics, which has to happen in NNabla's order."""
+    users: Dict[Any, List[Any]] = {}
+    for f in part.functions:
+        if f.info.type_name == "BatchNormalization":
+            for array in {v.data for v in f.inputs[3:]}:
+                users.setdefault(array, []).append(f)
+    return {f for functions in users.values() if len(functions) > 1 for f in functions}
 
 
 def _changed_in_place(part: Part) -> bool:

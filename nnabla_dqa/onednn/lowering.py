@@ -171,6 +171,8 @@ def _refuses_pooling(f: Any) -> str:
         return "" if x.ndim == 4 else f"its input has {x.ndim} axes"
     if not 1 <= len(kernel) <= 3 or x.ndim < len(kernel) + 2:
         return f"its input has {x.ndim} axes and its window {len(kernel)}"
+    if any(pad >= size for pad, size in zip(args["pad"], kernel)):
+        return f"a window of {list(kernel)} fits into its padding of {list(args['pad'])}"
     return ""
 
 

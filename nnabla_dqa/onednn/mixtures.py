@@ -86,9 +86,8 @@ def refuses_concatenation(f: Any) -> str:
             return "its inputs are not coefficients of mixtures"
         if len(made.outputs) < 2 or v != made.outputs[1]:
             return "its inputs are not coefficients of mixtures"
-        tables = [u for u in v.function_references if u.info.type_name == "Concatenate"]
-        if len(tables) > 1:
-            return "its inputs are in another table too"
+        if len(v.function_references) > 1:
+            return "its inputs are used elsewhere too"
     if len(set(f.inputs)) < len(f.inputs):
         return "one of its inputs comes twice"
     return ""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, NamedTuple, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, Sequence, Set, Tuple
 
 from nnabla_dqa.backends.fused import NAME as MIXTURE
 from nnabla_dqa.backends.fused_activations import NAME as ACTIVATIONS
@@ -40,14 +40,21 @@ class Found(NamedTuple):
 
 
 def find_parts(
-    functions: Sequence[Any], kept: Sequence[Any], refuses: Callable[[Any], str]
+    functions: Sequence[Any],
+    kept: Sequence[Any],
+    refuses: Callable[[Any], str],
+    summed: Sequence[Any] = (),
 ) -> Found:
     """Divide a graph.
+
+    What is needed for some of the ends alone is no part of what others need too: to compute one
+    of them computes nothing of the others.
 
     Args:
         functions: All of the graph, in an order in which they can be computed.
         kept: Variables that have to be there afterwards.
         refuses: Why oneDNN does not compute a function that has a rule, empty if it does.
+        summed: Variables whose gradient NNabla adds up; the part that makes one uses it nowhere.
     """
     left: Dict[Any, str] = {}
     for f in functions:
@@ -55,15 +62,19 @@ def find_parts(
         if reason:
             left[f] = reason
     _leave_what_makes_weights(functions, left)
-    stages = _stages(functions, left)
+    ends = _ends(functions, kept)
+    stages = _stages(functions, left, ends, set(summed))
     users: Dict[Any, List[Any]] = {}
     for f in functions:
         for v in f.inputs:
             users.setdefault(v, []).append(f)
     needed = set(kept)
     parts = []
-    for stage in sorted(set(stages.values())):
-        members = [f for f in functions if f not in left and stages[f] == stage]
+    groups: Dict[Tuple[int, int], List[Any]] = {}
+    for f in functions:
+        if f not in left:
+            groups.setdefault((stages[f], ends[f]), []).append(f)
+    for _, members in sorted(groups.items()):
         if not any(f.info.type_name in _WORTH_IT for f in members):
             left.update((f, "it stands alone") for f in members)
             continue
@@ -92,11 +103,31 @@ def _leave_what_makes_weights(functions: Sequence[Any], left: Dict[Any, str]) ->
             others[v] = others.get(v, False) or (used and not makes_weights)
 
 
-def _stages(functions: Sequence[Any], left: Dict[Any, str]) -> Dict[Any, int]:
-    """Numbers for the functions, so that those of one number can be computed together.
+def _ends(functions: Sequence[Any], kept: Sequence[Any]) -> Dict[Any, int]:
+    """For each function, which of the ends it leads to, as bits.
+
+    Ends are those of the kept variables from which no way leads to another one.
+    """
+    bits = {v: 1 << i for i, v in enumerate(dict.fromkeys(kept))}
+    above: Dict[Any, int] = {}
+    found: Dict[Any, int] = {}
+    for f in reversed(functions):
+        found[f] = 0
+        for v in f.outputs:
+            found[f] |= above.get(v, 0) | bits.get(v, 0)
+        for v in f.inputs:
+            above[v] = above.get(v, 0) | found[f]
+    tops = sum(bit for v, bit in bits.items() if not above.get(v, 0) & ~bit)
+    return {f: mask & tops for f, mask in found.items()}
+
+
+def _stages(
+    functions: Sequence[Any], left: Dict[Any, str], ends: Dict[Any, int], summed: Set[Any]
+) -> Dict[Any, int]:
+    """Numbers for the functions, so that those of one number and the same ends can be one part.
 
     From none of them to another one of the same number does a way lead through a function that
-    is left: behind such a function the number is higher.
+    is left: behind such a function the number is higher, and where there are fewer ends.
     """
     made: Dict[Any, Any] = {}
     stages: Dict[Any, int] = {}
@@ -105,22 +136,27 @@ def _stages(functions: Sequence[Any], left: Dict[Any, str]) -> Dict[Any, int]:
         if f in left:
             stages[f] = max((stages[p] for p in before), default=-1)
         else:
-            stages[f] = max((stages[p] + (p in left) for p in before), default=0)
+            stages[f] = max(
+                (stages[p] + (p in left or ends[p] != ends[f]) for p in before), default=0
+            )
+            behind = [stages[made[v]] + 1 for v in f.inputs if v in made and v in summed]
+            stages[f] = max([stages[f], *behind])
         for v in f.outputs:
             made[v] = f
-    _bring_to_their_users(functions, left, stages)
+    _bring_to_their_users(functions, left, stages, ends)
     return stages
 
 
 def _bring_to_their_users(
-    functions: Sequence[Any], left: Dict[Any, str], stages: Dict[Any, int]
+    functions: Sequence[Any], left: Dict[Any, str], stages: Dict[Any, int], ends: Dict[Any, int]
 ) -> None:
     """What depends on parameters alone is computed where it is used first: mixtures."""
-    users: Dict[Any, List[int]] = {}
+    users: Dict[Any, List[Any]] = {}
     for f in reversed(functions):
         if f not in left:
-            after = [stage for v in f.outputs for stage in users.get(v, ())]
+            # Of other ends it is another part, which comes before.
+            after = [stages[u] - (ends[u] != ends[f]) for v in f.outputs for u in users.get(v, ())]
             if after and all(v.parent is None for v in f.inputs):
                 stages[f] = max(stages[f], min(after))
         for v in f.inputs:
-            users.setdefault(v, []).append(stages[f])
+            users.setdefault(v, []).append(f)

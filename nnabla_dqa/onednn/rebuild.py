@@ -38,7 +38,10 @@ class Accelerated(NamedTuple):
 
 
 def rebuild(
-    outputs: Sequence[nn.Variable], trains: bool, in_place: bool
+    outputs: Sequence[nn.Variable],
+    trains: bool,
+    in_place: bool,
+    summed: Sequence[nn.Variable] = (),
 ) -> Tuple[List[nn.Variable], Accelerated]:
     """A graph with the same values whose layers oneDNN computes.
 
@@ -47,6 +50,7 @@ def rebuild(
         trains: Whether there will be a backward pass.
         in_place: The outputs themselves go over to the new graph. Otherwise the given graph
             stays as it is, and what is returned shares its arrays with it.
+        summed: Those within the graph whose gradients are looked at, too.
 
     Returns:
         The outputs in the new graph, and what was done.
@@ -58,6 +62,9 @@ def rebuild(
     if why_not():
         raise OneDnnError(why_not())
     install_writer()
+    if in_place and outputs and all(v.function_references for v in outputs):
+        reason = "functions use all its outputs and would keep the graph that is there; give it "
+        return list(outputs), Accelerated(0, 0, {}, reason + "what is built on them")
     functions = _functions(outputs)
     known: Dict[Any, str] = {}
 
@@ -67,7 +74,7 @@ def rebuild(
             known[key] = _probe(f, trains)
         return known[key]
 
-    found = find_parts(functions, outputs, refuses)
+    found = find_parts(functions, outputs, refuses, [v for v in summed if v.need_grad])
     _check_python_functions(functions, found)
     new = _rebuilt(functions, found, trains, set(outputs) if in_place else set())
     left: Dict[str, int] = {}

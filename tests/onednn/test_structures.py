@@ -264,3 +264,163 @@ def test_nn_grad_says_that_it_does_not_pass():
     accelerate(loss)
     with pytest.raises(dqa.OneDnnError, match=r"nn\.grad does not pass layers on oneDNN"):
         nn.grad([loss], [x])
+
+
+def with_and_without(build, updates=2):
+    """What ``build``, given whether to accelerate, returns in either case, from equal weights."""
+    results = []
+    for fast in (False, True):
+        nn.clear_parameters()
+        np.random.seed(0)
+        nn.random.prng = np.random.RandomState(0)
+        results.append(build(fast, updates))
+    return results
+
+
+def assert_alike(build, **tolerances):
+    plain, fast = with_and_without(build)
+    assert plain.keys() == fast.keys()
+    for name, array in plain.items():
+        np.testing.assert_allclose(
+            fast[name], array, err_msg=name, **{"rtol": 1e-4, "atol": 1e-6, **tolerances}
+        )
+
+
+def images(*shape, seed=1):
+    return nn.Variable.from_numpy_array(np.random.RandomState(seed).randn(*shape) + 1)
+
+
+def updated(loss, updates):
+    """All gradients and arrays after some passes."""
+    parameters = nn.get_parameters(grad_only=False)
+    for _ in range(updates):
+        for v in parameters.values():
+            v.grad.zero()
+        loss.forward(clear_no_need_grad=True)
+        loss.backward(clear_buffer=True)
+    arrays = {name: v.d.copy() for name, v in parameters.items()}
+    arrays.update({f"{name}.g": v.g.copy() for name, v in parameters.items() if v.need_grad})
+    return arrays
+
+
+def test_what_is_evaluated_computes_nothing_of_the_loss():
+    """Given together, as a loss and the same net for evaluation: statistics must not move."""
+
+    def build(fast, updates):
+        def net(x, train):
+            h = PF.batch_normalization(C(x, "a"), batch_stat=train, name="n")
+            return end(PF.affine(F.relu(h), 3, name="f"))
+
+        loss, value = net(images(4, 3, 6, 6), True), net(images(2, 3, 6, 6, seed=2), False)
+        if fast:
+            assert accelerate(loss, value).parts == 2
+        for _ in range(updates):
+            value.forward(clear_buffer=True)
+        arrays = {"value": value.d.copy(), **updated(loss, 1)}
+        value.forward(clear_buffer=True)
+        return {**arrays, "then": value.d.copy()}
+
+    assert_alike(build)
+
+
+def test_of_two_losses_over_one_trunk_one_computes_nothing_of_the_other():
+    def build(fast, updates):
+        trunk = F.relu(C(images(4, 3, 6, 6), "trunk"))
+        first = end(PF.affine(B(C(trunk, "a"), "m"), 3, name="f"))
+        second = end(PF.affine(B(C(trunk, "b"), "n"), 3, name="g"))
+        if fast:
+            assert accelerate(first, second).parts == 3
+        arrays = updated(first, updates)
+        nn.forward_all([first, second])
+        return {**arrays, "first": first.d.copy(), "second": second.d.copy()}
+
+    assert_alike(build)
+
+
+@pytest.mark.parametrize("use", ["penalty", "affine", "convolution"])
+def test_mixed_weights_that_another_layer_uses(use):
+    """Their gradient lies in that of the weights, and so does what is seen with other axes."""
+
+    def build(fast, updates):
+        x = images(8, 4, 6, 6)
+        with dqa.quantizers(dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8)):
+            y = dqa.parametric_functions.dqa_convolution(x, 6, (3, 3), name="c")
+        q = y.parent.inputs[1]
+        weights = nn.get_parameters()["c/conv/W"].d
+        extra = {
+            "penalty": lambda: F.mean(F.add2(q, nn.Variable.from_numpy_array(-weights)) ** 2),
+            "affine": lambda: end(PF.affine(q, 3, name="hyper")),
+            "convolution": lambda: end(PF.convolution(q, 3, (3, 3), name="hyper")),
+        }[use]()
+        loss = end(y) + extra
+        if fast:
+            assert accelerate(loss).parts >= 1
+        return updated(loss, updates)
+
+    assert_alike(build)
+
+
+def test_a_row_of_a_table_that_a_layer_uses_too():
+    def build(fast, updates):
+        h = images(4, 3, 6, 6)
+        with dqa.quantizers(dqa.MinMax(2), dqa.MinMax(4), dqa.MinMax(8)):
+            for name in "ab":
+                h = dqa.parametric_functions.dqa_convolution(h, 3, (3, 3), name=name)
+        mixed, seen = [], []
+        h.visit(lambda f: seen.append(f))
+        mixed = [f.outputs[1] for f in seen if f.info.type_name == "DQAMixture"]
+        assert len(mixed) == 2
+        table = PF.affine(F.concatenate(*mixed, axis=0), 2, name="t")
+        loss = end(h) + end(table) + end(PF.affine(mixed[0], 2, name="s"))
+        if fast:
+            accelerate(loss)
+        return updated(loss, updates)
+
+    assert_alike(build)
+
+
+def test_the_gradient_of_what_is_kept_is_whole():
+    def build(fast, updates):
+        h = F.relu(C(images(4, 3, 6, 6), "a"))
+        if not fast:
+            h.persistent = True
+        loss = end(PF.affine(h, 3, name="b")) + end(C(h, "c"))
+        if fast:
+            accelerate(loss, keep=[h])
+        arrays = updated(loss, updates)
+        return {**arrays, "kept": h.d.copy(), "kept.g": h.g.copy()}
+
+    assert_alike(build)
+
+
+def test_shared_statistics_move_in_nnablas_order():
+    def build(fast, updates):
+        def normalized(name):
+            h = C(images(4, 3, 6, 6, seed=ord(name)), name)
+            return PF.batch_normalization(h, decay_rate=0.5, name="n")
+
+        loss = end(PF.affine(F.add2(normalized("a"), normalized("b")), 2, name="f"))
+        if fast:
+            assert accelerate(loss).parts == 1
+        return updated(loss, updates)
+
+    assert_alike(build)
+
+
+def test_what_other_functions_would_not_use_is_not_accelerated():
+    y = PF.affine(F.relu(C(images(2, 3, 6, 6), "a")), 3, name="b")
+    loss = end(y)
+    done = accelerate(y)
+    assert done.parts == 0
+    assert done.reason == (
+        "functions use all its outputs and would keep the graph that is there; give it what is "
+        "built on them"
+    )
+    assert accelerate(loss).parts == 1
+
+
+def test_a_window_within_the_padding_stays_nnablas():
+    y = F.max_pooling(C(images(2, 3, 6, 6), "a"), (1, 1), stride=(2, 2), pad=(1, 1))
+    assert accelerate(y).left == {
+        "MaxPooling: a window of [1, 1] fits into its padding of [1, 1]": 1
+    }

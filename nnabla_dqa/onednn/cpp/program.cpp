@@ -269,6 +269,12 @@ void Program::backward(float* const* arrays, float* const* grads, const uint8_t*
         }
     }
     for (auto& layer : layers_) layer->prepare_backward(*this);
+    // A layer may have put the gradient of its output elsewhere; what lies within follows.
+    for (Tensor& t : tensors_)
+        if (t.whole >= 0) {
+            const Tensor& all = tensors_[t.whole];
+            t.grad = t.wanted && all.grad ? all.grad + t.offset : nullptr;
+        }
     const int count = int(layers_.size());
     for (int step = 0; step < count - side_by_side_; ++step) {
         for (int i : computed_again_[step]) layers_[i]->again(*this);
