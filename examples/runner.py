@@ -9,6 +9,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 import warnings
 from pathlib import Path
 from typing import Any, Callable, Dict, Hashable, List, Mapping
@@ -35,6 +36,15 @@ def _start_worker(ticks: Any, jobs: int) -> None:
     os.environ.setdefault("NNABLA_DQA_THREADS", str(max(1, threads() // jobs)))
     # Layers whose attention ended elsewhere are counted and printed with the table.
     warnings.simplefilter("ignore", dqa.AttentionWarning)
+    threading.Thread(target=_end_with_the_parent, daemon=True).start()
+
+
+def _end_with_the_parent() -> None:
+    """However it ended: killed, it tells its workers nothing, and they would go on for hours."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _tick() -> None:
