@@ -38,7 +38,10 @@ def onnx_accuracy(content: Dict[str, Any]) -> str:
     for e in content["rows"]:
         accuracies = [f"{100 * e[key]:.2f} %" for key in ("nnp_accuracy", "accuracy")]
         same = f"{round(e['same_class'] * e['samples']):,} of {e['samples']:,}"
-        rows.append([e["quantizers"], e["arithmetic"], f"{e['bytes']:,}", *accuracies, same])
+        arithmetic = e["arithmetic"]
+        if arithmetic == "qdq":
+            arithmetic += f", {e['pairs']} pairs"
+        rows.append([e["quantizers"], arithmetic, f"{e['bytes']:,}", *accuracies, same])
     versions = ", ".join(f"{k} {v}" for k, v in content["versions"].items())
     epochs = "1 epoch" if content["epochs"] == 1 else f"{content['epochs']} epochs"
     tail = f"`{content['command']}`: {content['net']} and a ResNet-8, {epochs}; {versions}."

@@ -20,6 +20,8 @@ from typing import Any, Callable, Dict, List
 if __name__ == "__main__":
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import onnx
+
 import nnabla_dqa as dqa
 from benchmarks.exported import quietly_trained, table, trained, where, written
 
@@ -37,6 +39,7 @@ ARITHMETIC = ("float", "integer", "qdq")
 COLUMNS: Dict[str, Callable[[Dict[str, Any]], str]] = {
     "quantizers": lambda row: str(row["quantizers"]),
     "arithmetic": lambda row: str(row["arithmetic"]),
+    "pairs": lambda row: str(row["pairs"]),
     "bytes": lambda row: f"{row['bytes']:,}",
     ".nnp": lambda row: f"{row['nnp_accuracy']:.4f}",
     "ONNX Runtime": lambda row: f"{row['accuracy']:.4f}",
@@ -93,6 +96,7 @@ def resnet(folder: Path, quantizers: Any, options: Any) -> None:
         activations=activations,
         epochs=options.epochs,
         batch_size=128,
+        solver={"type": "Momentum", "momentum": 0.9},
         learning_rate=0.05,
         weight_decay=0.0005,
     )
@@ -113,6 +117,7 @@ def compared(folder: Path, name: str, place: Path) -> List[Dict[str, Any]]:
                 "quantizers": name,
                 "arithmetic": arithmetic,
                 "float_layers": list(made.messages),
+                "pairs": pairs(made.path),
                 "bytes": made.sizes.total,
                 "samples": found.samples,
                 "difference": float(f"{found.difference:.2g}"),
@@ -122,6 +127,13 @@ def compared(folder: Path, name: str, place: Path) -> List[Dict[str, Any]]:
             }
         )
     return rows
+
+
+def pairs(path: Path) -> int:
+    """How many convolutions stand behind DequantizeLinear."""
+    nodes = onnx.load(str(path)).graph.node
+    makers = {name: node.op_type for node in nodes for name in node.output}
+    return sum(n.op_type == "Conv" and makers.get(n.input[0]) == "DequantizeLinear" for n in nodes)
 
 
 if __name__ == "__main__":
