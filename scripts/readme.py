@@ -304,6 +304,7 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/commands.md", "commands", commands()
     yield "docs/cifar.md", "narrow", narrow(load("cifar_table_1.json"))
     yield "docs/cifar.md", "narrow_12", narrow(load("cifar_table_1_12_epochs.json"))
+    yield "docs/cifar.md", "resnet20", narrow(load("cifar_resnet20.json"))
     yield "docs/cifar.md", "narrow_w2a2", narrow(load("cifar_narrow_w2a2.json"))
     yield "docs/cifar.md", "grids", narrow(load("cifar_grids.json"))
     yield "docs/cifar.md", "budget", budgets(load("budget.json"))
