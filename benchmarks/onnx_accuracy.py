@@ -116,7 +116,7 @@ def compared(folder: Path, name: str, place: Path) -> List[Dict[str, Any]]:
             {
                 "quantizers": name,
                 "arithmetic": arithmetic,
-                "float_layers": list(made.messages),
+                "messages": list(made.messages),
                 "pairs": pairs(made.path),
                 "bytes": made.sizes.total,
                 "samples": found.samples,

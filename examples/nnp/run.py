@@ -5,8 +5,9 @@ python examples/nnp/run.py --nnp FOLDER --mnist FOLDER
 For each file, quantizer set and seed: ``convert``, ``train``, ``deploy``, ``check``; then the
 deployed file is opened by a plain NNabla that cannot import nnabla_dqa and measured on the 10,000
 test images, which nothing before has seen. Writes results/nnp.json and prints its table;
---print prints the stored one, --jobs runs so many trainings side by side. With --work the files are
-kept in a folder, and what is there already is not trained again: an interrupted run goes on.
+--print prints the stored one, --jobs runs so many trainings side by side, --epochs trains for so
+many and writes a table of its own. With --work the files are kept in a folder, and what is there
+already is not trained again: an interrupted run goes on.
 """
 
 from __future__ import annotations

@@ -30,7 +30,8 @@ def accelerate(*outputs: nn.Variable, keep: Sequence[nn.Variable] = ()) -> Accel
     keeps NNabla's functions.
 
     Args:
-        outputs: Where the graph ends: a loss, or what is evaluated.
+        outputs: Where the graph ends: a loss, or what is evaluated; what functions use already
+            is no end. ``forward`` of one of them computes nothing of the others.
         keep: Variables within it whose values are looked at after ``forward``, or their
             gradients after ``backward``. Others inside are not computed any more, unless they
             are persistent.

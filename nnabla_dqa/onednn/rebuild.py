@@ -18,6 +18,11 @@ from nnabla_dqa.onednn.parts import Found, find_parts
 from nnabla_dqa.onednn.program import computes
 from nnabla_dqa.onednn.saving import install_writer
 
+_ALL_USED = (
+    "functions use all its outputs and would keep the graph that is there; give it what is built "
+    "on them"
+)
+
 
 class Accelerated(NamedTuple):
     """What :func:`nnabla_dqa.accelerate` did.
@@ -63,8 +68,7 @@ def rebuild(
         raise OneDnnError(why_not())
     install_writer()
     if in_place and outputs and all(v.function_references for v in outputs):
-        reason = "functions use all its outputs and would keep the graph that is there; give it "
-        return list(outputs), Accelerated(0, 0, {}, reason + "what is built on them")
+        return list(outputs), Accelerated(0, 0, {}, _ALL_USED)
     functions = _functions(outputs)
     known: Dict[Any, str] = {}
 

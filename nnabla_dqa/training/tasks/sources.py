@@ -106,17 +106,15 @@ def limited(data: Data, count: int) -> Data:
     return data.split(count / len(data), 0)[1] if data.classes else data.take(count)
 
 
-def check_classes(data: Data, classes: int, source: Any) -> Optional[str]:
+def check_classes(data: Data, classes: int, source: Any, hint: str = "") -> Optional[str]:
     """What to tell if the data have fewer classes than a network, None if as many.
 
     Raises:
-        DataError: They have more.
+        DataError: They have more; the message ends with ``hint``.
     """
     found = data.classes
     if len(found) > classes:
-        raise DataError(
-            f"{source}: has {len(found)} classes, the network has {classes} (key 'model.classes')"
-        )
+        raise DataError(f"{source}: has {len(found)} classes, the network has {classes}{hint}")
     if not found or len(found) == classes:
         return None
     return (

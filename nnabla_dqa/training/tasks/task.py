@@ -125,9 +125,10 @@ class Task(Trainable):
     def _check_columns(self) -> None:
         """Raise DataError unless classes fit and the validation data have what evaluating needs."""
         hard = self.objective.hard
-        note = (
-            check_classes(self.data, hard.classes, self.source) if hard.metric == "accuracy" else ""
-        )
+        note = None
+        if hard.metric == "accuracy":
+            hint = " (key 'model.classes')" if self.recipe.model else ""
+            note = check_classes(self.data, hard.classes, self.source, hint)
         self._notes = [note] if note else []
         if self.validation is None:
             return
@@ -222,8 +223,8 @@ class Task(Trainable):
             unused.append("sharpening")
         plain, own = Recipe(self.recipe.data).to_json(), self.recipe.to_json()
         # Recipes of models share a base or preset, whose keys not all of them need.
-        needless = [] if self.recipe.model else dict.fromkeys(unused)
-        needless = [k for k in needless if own.get(k) != plain.get(k)]
+        known_unused = [] if self.recipe.model else dict.fromkeys(unused)
+        needless = [k for k in known_unused if own.get(k) != plain.get(k)]
         messages = [f"key {key!r} of the recipe has no effect here" for key in needless]
         return messages + rule_warnings(self.network.mixtures)
 
