@@ -46,8 +46,13 @@ def conv(x: Any, maps: int, name: str) -> Any:
     return PF.convolution(x, maps, (3, 3), pad=(1, 1), with_bias=False, name=name)
 
 
-def main(folder: Path) -> None:
-    """Train and write."""
+def main(folder: Path, held_out: int = 0) -> None:
+    """Train and write.
+
+    Args:
+        folder: Made if it is not there.
+        held_out: Training images that the net does not see, for digits_held.npz.
+    """
     nn.seed(0)
     np.random.seed(0)
     images, classes = load()
@@ -61,7 +66,7 @@ def main(folder: Path) -> None:
     solver.set_parameters(nn.get_parameters())
     loss = F.mean(losses["Main"])
     for epoch in range(EPOCHS):
-        order = np.random.RandomState(epoch).permutation(np.arange(500, len(images)))
+        order = np.random.RandomState(epoch).permutation(np.arange(500 + held_out, len(images)))
         for i in range(0, len(order) - BATCH + 1, BATCH):
             x.d, t.d = images[order[i : i + BATCH]], classes[order[i : i + BATCH]]
             loss.forward()
@@ -88,7 +93,10 @@ def main(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     save(str(folder / "digits.nnp"), contents)
     np.savez(folder / "digits_test.npz", x=images[:500], y=classes[:500])
-    np.savez(folder / "digits_train.npz", x=images[500:], y=classes[500:])
+    first = 500 + held_out
+    np.savez(folder / "digits_train.npz", x=images[first:], y=classes[first:])
+    if held_out:
+        np.savez(folder / "digits_held.npz", x=images[500:first], y=classes[500:first])
 
 
 if __name__ == "__main__":
