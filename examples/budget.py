@@ -80,12 +80,26 @@ def main(words: Optional[List[str]] = None) -> None:
         print(line_of(row))
     if arguments.output:
         content = {
-            "command": "python examples/budget.py --cifar CIFAR --nnp FOLDER --mnist FOLDER",
+            "command": command_of(sys.argv[1:] if words is None else words),
             "measured_on": "held-out images" if arguments.holdout else "10,000 test images",
             **environment(),
             "rows": table,
         }
         Path(arguments.output).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
+PLACES = {"--cifar": "CIFAR", "--nnp": "FOLDER", "--mnist": "FOLDER", "--work": "", "-o": ""}
+"""What a page shows of the paths of an option; nothing of some options."""
+
+
+def command_of(words: List[str]) -> str:
+    """The command as others would type it: paths are theirs, and where files are kept."""
+    shown = ["python", "examples/budget.py", *words]
+    for name, place in PLACES.items():
+        if name in shown:
+            at = shown.index(name)
+            shown[at : at + 2] = [name, place] if place else []
+    return " ".join(shown)
 
 
 def parse(words: Optional[List[str]]) -> argparse.Namespace:

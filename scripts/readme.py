@@ -330,6 +330,7 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/cifar.md", "narrow_w2a2", narrow(load("cifar_narrow_w2a2.json"))
     yield "docs/cifar.md", "grids", narrow(load("cifar_grids.json"))
     yield "docs/cifar.md", "budget", budgets(load("budget.json"))
+    yield "docs/cifar.md", "budget_mnist", budgets(load("budget_mnist.json"))
     yield "docs/cifar.md", "teacher", variants(load("cifar_teacher_validation.json"))
     yield "docs/method.md", "order", variants(load("cifar_order_validation.json"))
     yield "docs/method.md", "fine_tuning", variants(load("cifar_fine_tuning_validation.json"))

@@ -34,6 +34,8 @@ def test_rows_are_trained_measured_and_kept(tmp_path):
     done = compare(tmp_path)
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "out.json").read_text())
+    places = "--seeds 1 --cifar CIFAR --sets minmax:3 minmax:2,3,4 --set epochs=1"
+    assert content["command"] == f"python examples/budget.py {places} --set batch_size=32"
     uniform, budget = content["rows"]
     assert (uniform["method"], budget["method"]) == ("uniform", "budget")
     assert set(uniform["bits"][0]) == {3}
