@@ -64,6 +64,8 @@ def find_parts(
     _leave_what_makes_weights(functions, left)
     ends = _ends(functions, kept)
     stages = _stages(functions, left, ends, set(summed))
+    while _leave_torn_tables(functions, left, stages, ends):
+        stages = _stages(functions, left, ends, set(summed))
     users: Dict[Any, List[Any]] = {}
     for f in functions:
         for v in f.inputs:
@@ -101,6 +103,28 @@ def _leave_what_makes_weights(functions: Sequence[Any], left: Dict[Any, str]) ->
         for i, v in enumerate(f.inputs):
             used = f.info.type_name not in _WORTH_IT or i == 0
             others[v] = others.get(v, False) or (used and not makes_weights)
+
+
+def _leave_torn_tables(
+    functions: Sequence[Any], left: Dict[Any, str], stages: Dict[Any, int], ends: Dict[Any, int]
+) -> bool:
+    """Leave the tables whose rows are not all made in the part of the table; whether there were.
+
+    The rows are written into the table by those who compute them, and nobody copies others there.
+    """
+    makers = {v: f for f in functions for v in f.outputs}
+    torn = [
+        f
+        for f in functions
+        if f.info.type_name == "Concatenate"
+        and f not in left
+        and any(
+            made in left or (stages[made], ends[made]) != (stages[f], ends[f])
+            for made in (makers[v] for v in f.inputs)
+        )
+    ]
+    left.update((f, "its rows are computed in several parts") for f in torn)
+    return bool(torn)
 
 
 def _ends(functions: Sequence[Any], kept: Sequence[Any]) -> Dict[Any, int]:

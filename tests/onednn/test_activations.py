@@ -102,6 +102,55 @@ def test_what_the_portable_graph_gives(name):
     assert_close(gradients(loss), expected)
 
 
+def halves(x):
+    """Two ways from an image, which NNabla puts together."""
+    left = F.relu(PF.dqa_convolution(x, 4, (3, 3), pad=(1, 1), name="left"))
+    right = F.relu(PF.dqa_convolution(x, 4, (1, 1), name="right"))
+    return PF.dqa_affine(F.concatenate(left, right, axis=1), 4, name="d")
+
+
+def encoders(x):
+    """Two images through one encoder."""
+    found = [F.relu(PF.dqa_affine(x * sign, 6, name="e")) for sign in (1.0, -0.5)]
+    return PF.dqa_affine(F.concatenate(*found, axis=1), 4, name="d")
+
+
+def between(x):
+    """A function that has no layer, in the middle."""
+    h = F.relu(PF.dqa_convolution(x, 4, (3, 3), name="c"))
+    return PF.dqa_affine(F.sin(h), 4, name="d")
+
+
+@pytest.mark.parametrize("net", [halves, encoders, between])
+@pytest.mark.parametrize("name", ["min-max", "PACT"])
+@pytest.mark.parametrize("kept", [False, True], ids=["", "persistent"])
+def test_the_penalty_of_a_net_that_is_several_parts(net, name, kept):
+    """The table of all coefficients has rows of each part."""
+    found = []
+    for onednn in (False, True):
+        nn.clear_parameters()
+        nn.random.prng = np.random.RandomState(0)
+        x, t = nn.Variable((6, 3, 9, 9)), nn.Variable((6, 1))
+        rng = np.random.RandomState(1)
+        x.d, t.d = rng.randn(*x.shape), rng.randint(0, 4, t.shape)
+        with dqa.quantizers(*WEIGHTS, activations=SETS[name][0]):
+            y = net(F.relu(x))
+        penalty = dqa.regularizer(500.0)
+        penalty.persistent = kept
+        loss = F.add2(F.mean(F.softmax_cross_entropy(y, t)), penalty)
+        for layer in dqa.find_quantized():
+            for path, v in layer.state.items():
+                v.d = VALUES.get(path.rpartition("/")[2], v.d)
+        if onednn:
+            assert accelerate(loss).parts > 1
+        found.append(gradients(loss))
+        assert penalty.d > 1 or not kept
+    alphas = [name for name in found[0][1] if name.endswith("alpha")]
+    assert len(alphas) == len(dqa.find_quantized())
+    assert all(np.abs(found[0][1][name]).max() > 1e-3 for name in alphas)
+    assert_close(found[1], found[0])
+
+
 def test_updates_are_those_of_nnabla():
     """Several, through the first values, with attention and the hard phase."""
     found = []
