@@ -259,6 +259,10 @@ def test_a_float_checkpoint_loads_into_the_dqa_net_and_back(tmp_path):
         (None, None, "no quantizers; give quantizers="),
         ([], None, "no quantizers given"),
         (["MinMax"], None, "'MinMax' is not a quantizer"),
+        (["minmax:2,4,8"], None, 'notations such as "minmax:2,4,8" are for recipes'),
+        ([[MinMax(2), MinMax(4)]], None, "is not a quantizer .* in the list one by one"),
+        ("minmax:2", None, r"quantizers='minmax:2' is a notation.* a list .*\[MinMax\(2\)\]"),
+        (MinMax(2), None, r"quantizers=MinMax\(.*\) is one quantizer; give a list of them"),
         ([MinMax(4), MinMax(2)], None, r"got \[4, 2\], write \[2, 4\]"),
         ([MinMax(2), MinMax(2)], None, "quantizers must differ; got MinMax"),
         ([MinMax(2), MinMax(4, channel_axis=0)], None, "share channel_axis"),
@@ -274,6 +278,16 @@ def test_errors_name_the_layer(quantizers, mixing, message):
         pytest.raises(ValueError, match=f"layer net/c1/conv: .*{message}"),
     ):
         PF.dqa_convolution(x, 4, (3, 3), name="c1", quantizers=quantizers, mixing=mixing)
+
+
+@pytest.mark.parametrize("given", [dqa.PACT(2), "pact:2"])
+def test_activations_are_a_list(given):
+    h = F.relu(nn.Variable((1, 3)))
+    message = r"activations=.*; give a list of them, such as \[PACT\(2\)\]"
+    with pytest.raises(ValueError, match=f"layer fc/affine:input: {message}"):
+        PF.dqa_affine(h, 4, name="fc", quantizers=[BWN()], activations=given)
+    with pytest.raises(ValueError, match=message), dqa.quantizers(BWN(), activations=given):
+        pass
 
 
 def test_a_second_set_for_the_same_layer_is_refused():

@@ -25,6 +25,7 @@ from nnabla_dqa.layers.scopes import (
     current_mixture,
     current_selection,
     is_choosing,
+    listed,
     make_mixture,
 )
 from nnabla_dqa.layers.tensors import (
@@ -166,7 +167,8 @@ def quantize_input(
         if activations and function == "Embed":
             raise ValueError("what enters an Embed are indices, which are not quantized")
         if activations is not None:
-            mixture = make_mixture(*activations, mixing=mixing) if len(activations) else None
+            own = listed(activations, "activations", "[PACT(2)]")
+            mixture = make_mixture(*own, mixing=mixing) if own else None
         elif mixture is not None and mixing is not None:
             mixture = Mixture(mixture.quantizers, mixing, mixture.target)
         if channel_last and mixture is not None:
@@ -243,7 +245,7 @@ def _resolve(quantizers: Quantizers, mixing: Optional[MixingRule]) -> Mixture:
                 "`with dqa.quantizers(...)` block"
             )
         return around if mixing is None else Mixture(around.quantizers, mixing, around.target)
-    return make_mixture(*quantizers, mixing=mixing)
+    return make_mixture(*listed(quantizers, "quantizers", "[MinMax(2)]"), mixing=mixing)
 
 
 def _register(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
-from typing import Iterator, Optional, Sequence
+from typing import Any, Iterator, Optional, Sequence, Tuple
 
 from nnabla_dqa._util.renamed import renamed, warn_renamed
 from nnabla_dqa.mixing import Attention, MixingRule, Mixture, Single
@@ -19,6 +19,23 @@ _ACTIVATIONS: contextvars.ContextVar[Optional[Mixture]] = contextvars.ContextVar
 _SELECTION: contextvars.ContextVar[Optional[str]] = contextvars.ContextVar("hard", default=None)
 
 _CHOOSING: contextvars.ContextVar[bool] = contextvars.ContextVar("choosing", default=False)
+
+
+def listed(given: Any, name: str, example: str) -> Tuple[Quantizer, ...]:
+    """The quantizers that an argument gives.
+
+    Args:
+        given: A sequence of quantizers.
+        name: Of the argument, for messages.
+        example: A list that would be right.
+
+    Raises:
+        ValueError: It is a single quantizer, or a notation.
+    """
+    if isinstance(given, (str, Quantizer)):
+        what = "a notation, which recipes take" if isinstance(given, str) else "one quantizer"
+        raise ValueError(f"{name}={given!r} is {what}; give a list of them, such as {example}")
+    return tuple(given)
 
 
 def make_mixture(
@@ -73,7 +90,8 @@ def quantizers(
         [('conv1/conv', 2), ('fc/affine', 32)]
     """
     made = make_mixture(*quantizers, mixing=mixing, target=target)
-    inputs = make_mixture(*activations, mixing=mixing) if activations else None
+    entering = listed(activations, "activations", "[PACT(2)]")
+    inputs = make_mixture(*entering, mixing=mixing) if entering else None
     token, other = _MIXTURE.set(made), _ACTIVATIONS.set(inputs)
     try:
         yield made

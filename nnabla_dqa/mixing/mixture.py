@@ -25,6 +25,15 @@ CHOSEN = "chosen"
 """The array, of weights whose bits a budget chooses, that is one-hot: this quantizer remains."""
 
 
+def _hint(given: Any) -> str:
+    """What was meant by something that is no quantizer."""
+    if isinstance(given, str):
+        return '; notations such as "minmax:2,4,8" are for recipes and dqa.convert'
+    if isinstance(given, (list, tuple)) and any(isinstance(q, Quantizer) for q in given):
+        return "; give those in the list one by one"
+    return ""
+
+
 @dataclasses.dataclass(frozen=True)
 class Mixture:
     """K quantizers, lowest bit widths first, the rule that mixes them, and the target.
@@ -59,7 +68,7 @@ class Mixture:
             )
         for q in self.quantizers:
             if not isinstance(q, Quantizer):
-                raise ValueError(f"{q!r} is not a quantizer such as MinMax(2)")
+                raise ValueError(f"{q!r} is not a quantizer such as MinMax(2){_hint(q)}")
         bits = [q.bits for q in self.quantizers]
         if sorted(bits) != bits:
             raise ValueError(

@@ -10,6 +10,7 @@ import nnabla as nn
 import numpy as np
 
 from nnabla_dqa._util.files import PathLike
+from nnabla_dqa._util.messages import one_line
 from nnabla_dqa._util.tables import format_table
 from nnabla_dqa.export.activation import DeployedActivation
 from nnabla_dqa.export.metadata import read_activations
@@ -127,7 +128,14 @@ def _run(
         if missing:
             raise ValueError(f"{path}: its inputs are {list(network.inputs)}, not {list(inputs)}")
         arrays = [np.asarray(inputs[name], np.float32) for name in network.inputs]
-        network(*[nn.Variable.from_numpy_array(array) for array in arrays])
+        try:
+            network(*[nn.Variable.from_numpy_array(array) for array in arrays])
+        except RuntimeError as error:
+            shapes = ", ".join(f"{k} {a.shape}" for k, a in zip(network.inputs, arrays))
+            raise ValueError(
+                f"{path}: NNabla cannot build network {definition.name}, which was saved for "
+                f"{definition.batch_size} samples, for {shapes}: {one_line(error)}"
+            ) from None
         variables = {
             name: [
                 v.variable_instance

@@ -9,9 +9,10 @@ import nnabla.functions as F
 
 from nnabla_dqa.quantization.base import Grid, Quantizer
 from nnabla_dqa.quantization.statistics import Statistics
-from nnabla_dqa.quantization.validation import check_channel_axis
+from nnabla_dqa.quantization.validation import check_channel_axis, no_bits_to_choose
 
 
+@no_bits_to_choose
 @dataclasses.dataclass(frozen=True)
 class BWN(Quantizer):
     """Binary Weight Network (XNOR-Net, arXiv 1603.05279; DQA eq. 12).

@@ -10,9 +10,10 @@ import nnabla.functions as F
 from nnabla_dqa.quantization.base import Grid, Quantizer
 from nnabla_dqa.quantization.graph_ops import scale_rows
 from nnabla_dqa.quantization.statistics import TINY, Statistics
-from nnabla_dqa.quantization.validation import check_channel_axis
+from nnabla_dqa.quantization.validation import check_channel_axis, no_bits_to_choose
 
 
+@no_bits_to_choose
 @dataclasses.dataclass(frozen=True)
 class TWN(Quantizer):
     """Ternary Weight Network (arXiv 1605.04711; DQA eq. 13).

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import Any, Type, TypeVar
 
 from nnabla_dqa._util.checks import is_int
+
+C = TypeVar("C")
 
 
 def check_bits(quantizer: Any, low: int, high: int) -> None:
@@ -14,6 +17,25 @@ def check_bits(quantizer: Any, low: int, high: int) -> None:
         name = type(quantizer).__name__
         raise ValueError(f"{name}: bits={bits!r} is not a whole number from {low} to {high}")
     object.__setattr__(quantizer, "bits", int(bits))
+
+
+def no_bits_to_choose(kind: Type[C]) -> Type[C]:
+    """Let a quantizer's ``channel_axis`` be given by name alone: others take bits there."""
+    made: Any = kind.__init__
+
+    @functools.wraps(made)
+    def make(self: Any, *args: Any, **kwargs: Any) -> None:
+        if args:
+            name = type(self).__name__
+            given = ", ".join(map(repr, args))
+            raise TypeError(
+                f"{name}({given}): {name} has no bits to choose; write {name}(), or "
+                f"{name}(channel_axis=0) for a scale for each index of that axis"
+            )
+        made(self, **kwargs)
+
+    kind.__init__ = make  # type: ignore[method-assign]
+    return kind
 
 
 def check_channel_axis(quantizer: Any) -> None:

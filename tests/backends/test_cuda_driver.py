@@ -27,7 +27,7 @@ MEMORY = nn.Context(["cpu:float"], "CpuCachedArray", "1")
 CUDNN = nn.Context(["cudnn:float", "cuda:float", "cpu:float"], "CudaCachedArray", "0")
 SETS = {
     "minmax": [MinMax(2), MinMax(4), MinMax(8)],
-    "channels": [MinMax(2, 1), SAWB(3, 1), TWN(1)],
+    "channels": [MinMax(2, 1), SAWB(3, 1), TWN(channel_axis=1)],
     "search": [SAWB(2), SAWB(4)],
     "binary": [BWN(), TWN(), FullPrecision()],
     "one": [MinMax(4)],

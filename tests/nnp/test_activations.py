@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import nnabla_dqa as dqa
+import nnabla_dqa.parametric_functions as PF
 from nnabla_dqa.commands import convert
 from nnabla_dqa.graph.save import save_network
 from nnabla_dqa.nnp.file import NetworkFile
@@ -264,3 +265,15 @@ def test_metadata_that_name_no_quantized_input_are_refused(tmp_path):
     file.save(tmp_path / "bad.nnp")
     with pytest.raises(NNPError, match=r"shortcut/conv/W is that of stem/conv/W, at which nothing"):
         NetworkFile.read(tmp_path / "bad.nnp")
+
+
+def test_a_network_of_a_fixed_number_of_samples_says_so(tmp_path):
+    x = nn.Variable((4, 1, 8, 8))
+    with dqa.quantizers(dqa.SAWB(2), activations=[dqa.Sign()]):
+        h = PF.dqa_convolution(x, 2, (3, 3), name="c")
+        y = PF.dqa_affine(F.reshape(F.relu(h), (4, -1)), 3, name="f")
+    dqa.deploy(tmp_path / "d.nnp", {"x": x}, {"y": y}, allow_untrained=True)
+    assert dqa.check_activations(tmp_path / "d.nnp", {"x": images(count=4)}).ok
+    with pytest.raises(ValueError, match=r"saved for 4 samples, for x \(7, 1, 8, 8\): ") as error:
+        dqa.check_activations(tmp_path / "d.nnp", {"x": images(count=7)})
+    assert "\n" not in str(error.value)

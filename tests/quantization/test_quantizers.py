@@ -8,13 +8,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnabla_dqa import BWN, SAWB, TWN, FullPrecision, MinMax, Quantizer
+from nnabla_dqa import BWN, SAWB, TWN, FullPrecision, MeanTernary, MinMax, Quantizer
 from nnabla_dqa.backends import mixture
 from tests import reference
 
 CLOSED = [*(MinMax(b) for b in range(1, 9)), SAWB(2), SAWB(3), BWN(), TWN()]
 SEARCHED = [SAWB(b) for b in range(4, 9)]
 ALL = [*CLOSED, *SEARCHED]
+
+
+@pytest.mark.parametrize("kind", [BWN, TWN, MeanTernary])
+def test_what_has_no_bits_to_choose_takes_none(kind):
+    """``TWN(2)`` is not one scale for each index of axis 2."""
+    with pytest.raises(TypeError, match=rf"{kind.__name__}\(2\): .* no bits to choose; write"):
+        kind(2)
+    assert kind(channel_axis=1).channel_axis == 1
+    assert kind() == kind(channel_axis=None)
 
 
 def graph_value(quantizer: Quantizer, w: np.ndarray) -> np.ndarray:

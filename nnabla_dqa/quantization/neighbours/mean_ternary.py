@@ -9,8 +9,10 @@ import nnabla.functions as F
 from nnabla_dqa.quantization.base import Grid
 from nnabla_dqa.quantization.statistics import Statistics
 from nnabla_dqa.quantization.twn import TWN
+from nnabla_dqa.quantization.validation import no_bits_to_choose
 
 
+@no_bits_to_choose
 @dataclasses.dataclass(frozen=True)
 class MeanTernary(TWN):
     """The ternary quantizer in the published code of Binary-Relax (arXiv 1801.06313).
