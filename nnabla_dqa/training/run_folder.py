@@ -58,6 +58,11 @@ class RunFolder:
 
     def check_new(self) -> None:
         """Raise RunError unless a new run can begin here: nothing is there, or an empty folder."""
+        if self.recipe.exists() and not self.checkpoint.exists() and self.results() is None:
+            raise RunError(
+                f"{self.path}: holds a run that has no checkpoint yet; --resume begins it, for "
+                f"another recipe remove the folder, or name another"
+            )
         if self.recipe.exists():
             raise RunError(f"{self.path}: holds a run; --resume goes on with it, or name another")
         if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):

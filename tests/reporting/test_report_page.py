@@ -197,6 +197,39 @@ def test_the_same_seed_twice_is_no_sample(tmp_path):
     assert "Runs compared" not in report(tmp_path, tmp_path / "a", tmp_path / "a").words
 
 
+def test_other_teachers_are_told_and_may_have_the_same_seed(tmp_path):
+    """Their files may all be called network.nnp; each may be the float net of its seed, too."""
+    recipe = {"teacher": "network.nnp"}
+    for seed in (0, 1):
+        teacher = {"teacher": {"file": f"float{seed}/network.nnp", "sum": f"sum{seed}"}}
+        write_run(tmp_path / "runs" / f"own{seed}", seed=seed, recipe=recipe, start=teacher)
+    page = report(tmp_path, tmp_path / "runs")
+    (row,) = page.tables["Recipes, with the spread over their seeds"][1:]
+    assert row[2] == "2, 2 teachers"
+
+    wide = {"teacher": {"file": "wide/network.nnp", "sum": "sum2"}}
+    write_run(tmp_path / "runs" / "wide", seed=0, recipe=recipe, start=wide)
+    page = report(tmp_path, tmp_path / "runs")
+    rows = {row[0]: row[2] for row in page.tables["Recipes, with the spread over their seeds"][1:]}
+    name = "DQA minmax:2,4,8 (teacher.checksum="
+    assert rows == {f"{name}sum{i})": "1" for i in range(3)}
+
+
+def test_the_hard_phase_may_begin_within_the_last_epoch(tmp_path):
+    """As it does with the defaults: 3 epochs, of which the last 0.9 are hard."""
+    run = write_run(tmp_path / "run", epochs=3, recipe={"hard_fraction": 0.3})
+    result = json.loads((run / "result.json").read_text())
+    for record in result["epochs"]:
+        record["hard"] = False
+    (run / "result.json").write_text(json.dumps(result))
+    page = report(tmp_path, run)
+    assert "The hard phase began after 2.1 epochs" in page.words
+    assert "No whole epoch with it has ended." in page.words
+    assert "is to begin" not in page.words
+    column = [row[5] for row in page.tables["Epochs"][1:]]
+    assert column == ["no", "no", "in its last part"]
+
+
 def test_files_of_every_kind(tmp_path):
     write_console(tmp_path / "float.nnp")
     dqa.convert_file(tmp_path / "float.nnp", tmp_path / "dqa.nnp", [dqa.Rule("*", "minmax:2,4")])

@@ -40,7 +40,7 @@ def test_folders_that_are_taken(tmp_path):
     made = experiment(tmp_path)
     RunFolder(tmp_path / "run").begin(made)
     (tmp_path / "run" / "recipe.yaml").write_text("precious")
-    assert "--resume goes on with it" in refused(RunFolder(tmp_path / "run").begin, made)
+    assert "--resume begins it" in refused(RunFolder(tmp_path / "run").begin, made)
     assert (tmp_path / "run" / "recipe.yaml").read_text() == "precious"
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "thesis.tex").touch()
@@ -126,3 +126,13 @@ def test_the_commit_is_that_of_this_package_alone(tmp_path, monkeypatch):
     assert commit() == f"{found}+changes"
     monkeypatch.setenv("PATH", "")
     assert commit() is None
+
+
+def test_a_folder_without_a_checkpoint_says_how_to_go_on(tmp_path):
+    place = RunFolder(tmp_path / "run")
+    place.begin(experiment(tmp_path))
+    with pytest.raises(RunError, match=r"no checkpoint yet; --resume begins it, for another recip"):
+        place.check_new()
+    place.checkpoint.write_bytes(b"")
+    with pytest.raises(RunError, match=r"holds a run; --resume goes on with it, or name another$"):
+        place.check_new()

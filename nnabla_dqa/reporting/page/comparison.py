@@ -73,7 +73,8 @@ def groups_of(records: Sequence[RunRecord]) -> List[Group]:
             fits = [k for k, runs in found.items() if _alike(runs[0], record)]
             key = fits[0] if fits else key
         found.setdefault(key, []).append(record)
-    groups = [sorted(group, key=lambda run: run.recipe.seed) for group in found.values()]
+    whole = [sorted(group, key=lambda run: run.recipe.seed) for group in found.values()]
+    groups = [part for group in whole for part in _by_teacher(group)]
     for group in groups:
         _refuse_twice(group)
     names = _names([group[0] for group in groups])
@@ -111,6 +112,27 @@ def _alike(one: RunRecord, other: RunRecord) -> bool:
     return settings[0] == settings[1]
 
 
+def _by_teacher(group: List[RunRecord]) -> List[List[RunRecord]]:
+    """The runs by the content of the teacher's file, where seeds come twice.
+
+    Else they are one recipe: the teacher of each seed may be a float net of that seed.
+    """
+    seeds = [run.recipe.seed for run in group if run.state == FINISHED]
+    if len(set(seeds)) == len(seeds):
+        return [group]
+    found: Dict[str, List[RunRecord]] = {}
+    for run in group:
+        found.setdefault(run.teacher_checksum, []).append(run)
+    return list(found.values())
+
+
+def _told_apart(run: RunRecord, others: Sequence[RunRecord]) -> Dict[str, Any]:
+    """Its settings, and the teacher's checksum if another one has the same settings."""
+    same = [other for other in others if other.settings == run.settings]
+    more = {"teacher.checksum": run.teacher_checksum} if len(same) > 1 else {}
+    return {**run.settings, **more}
+
+
 def _refuse_twice(group: Sequence[RunRecord]) -> None:
     """The same seed twice is no second sample; the user has to say which run counts."""
     seen: Dict[int, RunRecord] = {}
@@ -125,7 +147,7 @@ def _refuse_twice(group: Sequence[RunRecord]) -> None:
 
 def _names(firsts: Sequence[RunRecord]) -> List[str]:
     """Method, quantizers and network; where that is not enough, the keys that differ too."""
-    settings = [run.settings for run in firsts]
+    settings = [_told_apart(run, firsts) for run in firsts]
     several = len({run.network for run in firsts}) > 1
     short = []
     for run in firsts:
@@ -186,7 +208,9 @@ def _runs_table(groups: Sequence[Group]) -> Markup:
 
 def _counted(group: Group) -> str:
     finished = len(group.scores)
-    return str(finished) if finished == len(group.runs) else f"{finished} of {len(group.runs)}"
+    count = str(finished) if finished == len(group.runs) else f"{finished} of {len(group.runs)}"
+    teachers = {run.teacher_checksum for run in group.runs}
+    return count if len(teachers) < 2 else f"{count}, {len(teachers)} teachers"
 
 
 def _mean_of(group: Group, key: str, form: str) -> str:

@@ -155,6 +155,12 @@ class RunRecord:
         return (1 - fraction) * self.recipe.epochs if mixes and fraction > 0 else None
 
     @property
+    def teacher_checksum(self) -> str:
+        """Of the float network that it learns from; empty without one, or if it is not known."""
+        teacher = self.starts[-1].get("teacher") if self.starts else None
+        return str(teacher.get("sum", "")) if isinstance(teacher, dict) else ""
+
+    @property
     def settings(self) -> Dict[str, Any]:
         """What its score depends on besides the seed, flat: ``{"model.width": 0.25, ...}``."""
         values = {

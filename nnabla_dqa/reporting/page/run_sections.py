@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, List, Mapping, Sequence, Tuple
+from typing import Any, List, Mapping, Optional, Sequence, Tuple
 
 from nnabla_dqa.reporting.page import attention_pictures
 from nnabla_dqa.reporting.page.html import (
@@ -105,7 +105,7 @@ def training(record: RunRecord) -> List[Markup]:
     odd = [e.epoch for e in record.epochs if not math.isfinite(e.loss)]
     found = [losses(record), scores(record)]
     notes = [f"The loss is no finite number in epoch {', '.join(map(str, odd))}."] if odd else []
-    rows = [_epoch_row(epoch) for epoch in record.epochs]
+    rows = [_epoch_row(epoch, record.hard_from) for epoch in record.epochs]
     head = ("epoch", "loss", "learning rate", "score", "T", "target alone", "seconds")
     return [
         paragraphs(notes),
@@ -162,11 +162,17 @@ def hard_phase_sentence(record: RunRecord) -> str:
     if record.hard_from is None:
         return text + "There is no hard phase: the layers are mixed to the end."
     begin = f"The hard phase began after {record.hard_from:.3g} epochs"
-    if first is None:
+    if first is None and len(record.epochs) <= record.hard_from:
         return text + begin.replace("began", "is to begin") + "; no epoch with it has ended."
+    # It may begin within an epoch that has ended, and no other one has since.
+    whole = (
+        "No whole epoch with it has ended"
+        if first is None
+        else f"The first whole epoch with it was {first}"
+    )
     return (
         f"{text}{begin}: from then on the target quantizer alone is used, whatever attention says. "
-        f"The first whole epoch with it was {first}."
+        f"{whole}."
     )
 
 
@@ -211,14 +217,15 @@ def _quantizers(record: RunRecord) -> str:
     return "; ".join(told) or "those of the file" * (record.recipe.network is not None) or "none"
 
 
-def _epoch_row(epoch: Any) -> Sequence[object]:
+def _epoch_row(epoch: Any, hard_from: Optional[float]) -> Sequence[object]:
+    alone = "no" if hard_from is None or epoch.epoch <= hard_from else "in its last part"
     return (
         epoch.epoch,
         f"{epoch.loss:.4g}",
         f"{epoch.learning_rate:.3g}",
         "-" if epoch.score is None else f"{epoch.score:.4f}",
         "-" if epoch.temperature is None else f"{epoch.temperature:.4g}",
-        "yes" if epoch.hard else "no",
+        "yes" if epoch.hard else alone,
         f"{epoch.seconds:.1f}",
     )
 
