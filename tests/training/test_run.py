@@ -349,3 +349,12 @@ def test_ctrl_c_during_an_evaluation(last, tmp_path, monkeypatch):
     run(recipe, tmp_path / "run", resume=True)
     run(recipe, tmp_path / "straight")
     assert_equal_runs(tmp_path / "straight", tmp_path / "run")
+
+
+def test_labels_beyond_the_classes_name_data_and_key(tmp_path):
+    made = experiment(tmp_path, model={"classes": 2})
+    with pytest.raises(DataError) as error:
+        run(made, tmp_path / "run")
+    start = f"{made.data.train}: column 'y' has the label 2; the network knows 2 classes"
+    assert str(error.value).startswith(start)
+    assert str(error.value).endswith("; key 'model.classes' says how many there are")

@@ -18,6 +18,10 @@ LABEL = "y"
 """The column that holds targets, unless the file or the recipe says otherwise."""
 
 
+class LabelError(DataError):
+    """A label is no class number of the network."""
+
+
 class Feed(NamedTuple):
     """A variable to be filled from a column.
 
@@ -38,7 +42,7 @@ def fill(feeds: Iterable[Feed], batch: Mapping[str, np.ndarray]) -> None:
     score must not count.
 
     Raises:
-        DataError: A label is no class number.
+        LabelError: A label is no class number.
     """
     for column, variable, classes, channel_last in feeds:
         values = batch[column]
@@ -53,10 +57,10 @@ def fill(feeds: Iterable[Feed], batch: Mapping[str, np.ndarray]) -> None:
 
 
 def check_labels(column: str, values: np.ndarray, classes: int) -> None:
-    """Raise DataError unless ``values`` are class numbers below ``classes``."""
+    """Raise LabelError unless ``values`` are class numbers below ``classes``."""
     wrong = values[(values < 0) | (values >= classes) | (values != np.floor(values))]
     if wrong.size:
-        raise DataError(
+        raise LabelError(
             f"column {column!r} has the label {wrong.flat[0]:g}; the network knows {classes} "
             f"classes, labels are whole numbers from 0 to {classes - 1}"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any, Dict, Iterator, List, Mapping, Optional
 
 import nnabla as nn
@@ -29,7 +30,7 @@ from nnabla_dqa.regularization import PULL, regularizer, total_weights
 from nnabla_dqa.schedules import Schedule
 from nnabla_dqa.solver.attached import attach
 from nnabla_dqa.training.tasks.evaluation import evaluate
-from nnabla_dqa.training.tasks.inputs import fill
+from nnabla_dqa.training.tasks.inputs import LabelError, fill
 from nnabla_dqa.training.tasks.model import ModelNetwork
 from nnabla_dqa.training.tasks.network import Network
 from nnabla_dqa.training.tasks.nnp import FileNetwork
@@ -245,7 +246,17 @@ class Task(Trainable):
         return None if teacher is None else {"file": str(teacher.path), "sum": teacher.checksum}
 
     def fill(self, batch: Mapping[str, np.ndarray]) -> None:
-        fill(self.objective.feeds, batch)
+        with self._named(self.source):
+            fill(self.objective.feeds, batch)
+
+    @contextlib.contextmanager
+    def _named(self, source: str) -> Iterator[None]:
+        """Name the data, and the key that says how many classes there are, in a LabelError."""
+        try:
+            yield
+        except LabelError as error:
+            hint = "; key 'model.classes' says how many there are" if self.recipe.model else ""
+            raise LabelError(f"{source}: {error}{hint}") from None
 
     def correct(self) -> Optional[int]:
         if self.objective.scores is None:
@@ -263,7 +274,8 @@ class Task(Trainable):
         if all(layer.is_hard for layer in self.layers):
             soft = None
         evaluations = [hard, *([soft] if soft else [])]
-        found = evaluate(evaluations, self.validation, self.communicator, self.workers)
+        with self._named(self.recipe.data.validation or self.source):
+            found = evaluate(evaluations, self.validation, self.communicator, self.workers)
         top5 = hard.metric == "accuracy" and hard.classes >= MANY_CLASSES
         return Scores(
             hard.metric,
