@@ -31,7 +31,7 @@ def sets(axis: Optional[int]) -> Dict[str, List[dqa.Quantizer]]:
     return {
         "MinMax 2/4/8": [dqa.MinMax(b, axis) for b in (2, 4, 8)],
         "SAWB 2/4/8": [dqa.SAWB(b, axis) for b in (2, 4, 8)],
-        "BWN/TWN/FP": [dqa.BWN(axis), dqa.TWN(axis), dqa.FullPrecision()],
+        "BWN/TWN/FP": [dqa.BWN(channel_axis=axis), dqa.TWN(channel_axis=axis), dqa.FullPrecision()],
     }
 
 

@@ -37,9 +37,9 @@ def quantizer_sets(axis: Optional[int]) -> Dict[str, Tuple[Quantizer, ...]]:
         "MinMax 2/4/8": tuple(MinMax(bits, axis) for bits in (2, 4, 8)),
         "SAWB(2)": (SAWB(2, axis),),
         "SAWB 2/4/8": tuple(SAWB(bits, axis) for bits in (2, 4, 8)),
-        "BWN": (BWN(axis),),
-        "TWN": (TWN(axis),),
-        "BWN/TWN/FP": (BWN(axis), TWN(axis), FullPrecision()),
+        "BWN": (BWN(channel_axis=axis),),
+        "TWN": (TWN(channel_axis=axis),),
+        "BWN/TWN/FP": (BWN(channel_axis=axis), TWN(channel_axis=axis), FullPrecision()),
     }
 
 

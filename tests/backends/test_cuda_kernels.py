@@ -30,8 +30,20 @@ pytestmark = pytest.mark.slow
 KINDS = {
     "minmax": lambda axis: [MinMax(b, axis) for b in (2, 4, 8, 1, 3)],
     "sawb": lambda axis: [SAWB(b, axis) for b in (2, 4, 3, 8, 5)],
-    "binary": lambda axis: [BWN(axis), TWN(axis), FullPrecision(), MinMax(8, axis), SAWB(2, axis)],
-    "ternary": lambda axis: [TWN(axis), SAWB(4, axis), BWN(axis), SAWB(3, axis), FullPrecision()],
+    "binary": lambda axis: [
+        BWN(channel_axis=axis),
+        TWN(channel_axis=axis),
+        FullPrecision(),
+        MinMax(8, axis),
+        SAWB(2, axis),
+    ],
+    "ternary": lambda axis: [
+        TWN(channel_axis=axis),
+        SAWB(4, axis),
+        BWN(channel_axis=axis),
+        SAWB(3, axis),
+        FullPrecision(),
+    ],
 }
 LONG = [
     ((6001,), None),

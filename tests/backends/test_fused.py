@@ -21,7 +21,12 @@ from nnabla_dqa.quantization.encoding import RowLayout
 FAMILIES = {
     "minmax": lambda axis: [MinMax(b, axis) for b in range(1, 9)],
     "sawb": lambda axis: [SAWB(b, axis) for b in range(2, 9)],
-    "binary": lambda axis: [BWN(axis), TWN(axis), MinMax(4, axis), FullPrecision()],
+    "binary": lambda axis: [
+        BWN(channel_axis=axis),
+        TWN(channel_axis=axis),
+        MinMax(4, axis),
+        FullPrecision(),
+    ],
 }
 RNG = np.random.RandomState
 

@@ -20,8 +20,14 @@ SETS = {
     "minmax": lambda axis: [MinMax(b, axis) for b in (2, 4, 8)],
     "sawb": lambda axis: [SAWB(b, axis) for b in (2, 3)],
     "search": lambda axis: [SAWB(b, axis) for b in (4, 8)],
-    "binary": lambda axis: [BWN(axis), TWN(axis), FullPrecision()],
-    "mixed": lambda axis: [BWN(axis), TWN(axis), SAWB(3, axis), SAWB(4, axis), MinMax(8, axis)],
+    "binary": lambda axis: [BWN(channel_axis=axis), TWN(channel_axis=axis), FullPrecision()],
+    "mixed": lambda axis: [
+        BWN(channel_axis=axis),
+        TWN(channel_axis=axis),
+        SAWB(3, axis),
+        SAWB(4, axis),
+        MinMax(8, axis),
+    ],
     "one": lambda axis: [MinMax(4, axis)],
 }
 SHAPES = [(16, 12, 3, 3), (300, 70), (7,), (64, 64, 3, 3)]

@@ -151,6 +151,34 @@ def test_the_penalty_of_a_net_that_is_several_parts(net, name, kept):
     assert_close(found[1], found[0])
 
 
+@pytest.mark.parametrize("name", ["min-max", "PACT", "LSQ"])
+def test_a_layer_that_nothing_uses_has_its_penalty(name):
+    """And nothing holds what it computes."""
+
+    def net(x):
+        h = F.relu(PF.dqa_convolution(x, 4, (3, 3), name="a"))
+        PF.dqa_convolution(h, 4, (3, 3), name="unused")
+        return PF.dqa_affine(h, 4, name="d")
+
+    found = []
+    for onednn in (False, True):
+        nn.clear_parameters()
+        nn.random.prng = np.random.RandomState(0)
+        x = nn.Variable.from_numpy_array(np.random.RandomState(1).randn(6, 3, 9, 9))
+        with dqa.quantizers(*WEIGHTS, activations=SETS[name][0]):
+            y = net(x)
+        loss = F.mean(y**2) + dqa.regularizer(500.0)
+        for layer in dqa.find_quantized():
+            for path, v in layer.state.items():
+                v.d = VALUES.get(path.rpartition("/")[2], v.d)
+        if onednn:
+            accelerate(loss)
+        found.append(gradients(loss))
+    for alpha in ("unused/conv/dqa/alpha", "unused/conv/dqa/activation/alpha"):
+        assert np.abs(found[0][1][alpha]).max() > 1e-3
+    assert_close(found[1], found[0])
+
+
 def test_updates_are_those_of_nnabla():
     """Several, through the first values, with attention and the hard phase."""
     found = []

@@ -57,9 +57,11 @@ public:
         Tensor& x = p.tensor(spec.inputs[X]);
         Tensor& q = p.tensor(spec.outputs[Q]);
         const bool asked = spec.outputs[A] >= 0 && *p.tensor(spec.outputs[A]).has_grad;
-        if (!q.wanted || (!*q.has_grad && !asked)) return;
         // It may be here for its coefficients alone.
-        if (!*q.has_grad) std::fill(q.grad, q.grad + q.size(), 0.0f);
+        const bool is_used = q.wanted && *q.has_grad;
+        if (!is_used && !asked) return;
+        std::vector<float> none;
+        float* dq = zeros_unless(is_used, q, &none);
         Tensor* c = spec.numbers[MIXES] ? &p.tensor(spec.inputs[COEFFICIENTS]) : nullptr;
         if (c && !c->grad) c = nullptr;
         // Where nothing uses the coefficients, no gradient comes to them.
@@ -71,7 +73,7 @@ public:
             grads[i] = t.grad;
             add[i] = t.grad && *t.has_grad;
         }
-        activate_back(spec.pointers[ARGUMENTS], spec.pointers[KEPT], x.data, q.grad,
+        activate_back(spec.pointers[ARGUMENTS], spec.pointers[KEPT], x.data, dq,
                       a && *a->has_grad ? a->grad : nullptr, x.grad, x.grad && *x.has_grad,
                       c ? c->grad : nullptr, c && *c->has_grad, grads, add, on_pool, &p.pool);
         if (x.grad) *x.has_grad = true;

@@ -68,17 +68,20 @@ public:
         // Where nothing uses the coefficients, no gradient comes to them.
         const Tensor* a = spec.outputs[A] < 0 ? nullptr : &p.tensor(spec.outputs[A]);
         if (a && !*a->has_grad) a = nullptr;
-        if (!q.wanted || (!*q.has_grad && !a)) return;
-        // Another graph's mixture of the same weights may be here for its coefficients alone.
-        if (!*q.has_grad) std::fill(q.grad, q.grad + q.size(), 0.0f);
+        // It may be here for its coefficients alone: what it computes is used in another graph, or
+        // nowhere.
+        const bool is_used = q.wanted && *q.has_grad;
+        if (!is_used && !a) return;
         Tensor* c = has(COEFFICIENTS) ? &p.tensor(spec.inputs[COEFFICIENTS]) : nullptr;
         if (c && !c->grad) c = nullptr;
         const bool attends = c && spec.pointers[ATTENDED];
         const bool adds = *w.has_grad;
         if (w.grad) *w.has_grad = true;
         float* dw = in_place_ ? nullptr : w.grad;
+        std::vector<float> none;
+        float* dq = zeros_unless(is_used, q, &none);
         if (!dw && !c) return;
-        mixture_backward(spec.pointers[ARGUMENTS], c ? w.data : nullptr, q.grad,
+        mixture_backward(spec.pointers[ARGUMENTS], c ? w.data : nullptr, dq,
                          c && !attends ? c->data : nullptr, c ? least() : 0.0f,
                          spec.pointers[GRIDS], attends ? spec.pointers[ATTENDED] : nullptr,
                          attends && a ? a->grad : nullptr, dw, adds,

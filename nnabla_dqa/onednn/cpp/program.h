@@ -5,6 +5,7 @@
 // tensors is planned once: from the layer that writes one to the last that reads it, the backward
 // pass counted.
 #pragma once
+#include <algorithm>
 #include <cstdint>
 #include <memory>
 #include <string>
@@ -83,6 +84,16 @@ struct Tensor {
     // Where the data are computed once more in the backward pass instead of being kept.
     Span again_span;
 };
+
+// The gradient of a tensor that has one; else zeros, in its place or, without any, in `own`.
+inline float* zeros_unless(bool has_one, const Tensor& t, std::vector<float>* own) {
+    if (!t.grad) {
+        own->assign(t.size(), 0.0f);
+        return own->data();
+    }
+    if (!has_one) std::fill(t.grad, t.grad + t.size(), 0.0f);
+    return t.grad;
+}
 
 class Program;
 
