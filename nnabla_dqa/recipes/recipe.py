@@ -503,6 +503,17 @@ def _json(instance: Any) -> Dict[str, Any]:
     return {key: _plain(value) for key, value in values.items() if value is not None}
 
 
+def without_names(decisive: Mapping[str, Any]) -> Dict[str, Any]:
+    """:meth:`Recipe.decisive` without the names of files whose content is compared itself.
+
+    That is the training data and the teacher, which a checkpoint knows by their checksums.
+    """
+    values = {**decisive, "data": {**decisive["data"], "train": None}}
+    if values.get("teacher") is not None:
+        values["teacher"] = True
+    return values
+
+
 def _plain(value: Any) -> Any:
     """Quantizers, mixing rules and rules as the mappings that stand for them."""
     if isinstance(value, (Quantizer, QuantizerSet, MixingRule, Rule)):

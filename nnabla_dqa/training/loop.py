@@ -17,6 +17,7 @@ from nnabla_dqa.data.prefetch import Prefetcher
 from nnabla_dqa.data.sampler import batches_of
 from nnabla_dqa.distributed import Communicator, check_equal
 from nnabla_dqa.layers.tensors import QuantizedTensor
+from nnabla_dqa.recipes.recipe import without_names
 from nnabla_dqa.solver.attached import AttachedSolver
 from nnabla_dqa.solver.finite_check import check_arrays
 from nnabla_dqa.training.checkpoint import (
@@ -297,8 +298,12 @@ class Loop:
         checkpoint = read_checkpoint(self.checkpoint)
         notes = checkpoint.notes
         for key, wanted in self.trainable.identity().items():
-            if notes.get(key) != wanted:
-                what = difference(notes.get(key), wanted, key)
+            found = notes.get(key)
+            if key == "recipe" and isinstance(found, dict) and "data" in found:
+                # Their files may have been moved, and called otherwise.
+                found, wanted = without_names(found), without_names(wanted)
+            if found != wanted:
+                what = difference(found, wanted, key)
                 if key == "data":
                     what = f"{Path(self.trainable.source).name}: {what}"
                 raise CheckpointError(f"{self.checkpoint}: belongs to another training: {what}")

@@ -20,7 +20,7 @@ from nnabla_dqa._version import __version__
 from nnabla_dqa.backends.select import mixtures_by
 from nnabla_dqa.distributed import Communicator
 from nnabla_dqa.onednn.accelerate import layers_by
-from nnabla_dqa.recipes.recipe import Recipe, RecipeError
+from nnabla_dqa.recipes.recipe import Recipe, RecipeError, without_names
 from nnabla_dqa.training.checkpoint import difference
 
 RECIPE, RUN, RESULT = "recipe.yaml", "run.json", "result.json"
@@ -102,6 +102,9 @@ class RunFolder:
             self.check_new()
             return
         kept, wanted = self.read_recipe().decisive(), recipe.decisive()
+        if self.checkpoint.exists():
+            # It knows what was in the training data and the teacher, whatever they are called now.
+            kept, wanted = without_names(kept), without_names(wanted)
         if kept != wanted:
             what = difference(kept, wanted, "recipe")
             raise RunError(f"{self.path}: holds another run: {what}")

@@ -12,13 +12,21 @@ import pytest
 
 from nnabla_dqa.data import DataError
 from nnabla_dqa.recipes.checks import RecipeError
+from nnabla_dqa.recipes.recipe import Recipe
 from nnabla_dqa.solver.finite_check import NonFiniteError
 from nnabla_dqa.training.checkpoint import CheckpointError, read_checkpoint
 from nnabla_dqa.training.result import TrainingStopped
 from nnabla_dqa.training.run_folder import RunError, RunFolder
 from nnabla_dqa.training.tasks.task import Task
 from tests.data.files import write_image
-from tests.training.experiments import KINDS, experiment, interrupted, result_of, run
+from tests.training.experiments import (
+    KINDS,
+    experiment,
+    interrupted,
+    result_of,
+    run,
+    write_images,
+)
 from tests.training.files import assert_same_parameters, one_line, parameters_of
 
 pytestmark = [
@@ -358,3 +366,29 @@ def test_labels_beyond_the_classes_name_data_and_key(tmp_path):
     start = f"{made.data.train}: column 'y' has the label 2; the network knows 2 classes"
     assert str(error.value).startswith(start)
     assert str(error.value).endswith("; key 'model.classes' says how many there are")
+
+
+def test_data_and_teacher_may_be_called_otherwise_where_a_run_goes_on(tmp_path):
+    """What counts is in them; a checkpoint knows it."""
+    teacher = run(experiment(tmp_path, epochs=1), tmp_path / "float").path
+    made = experiment(tmp_path, quantizers="minmax:2,4", teacher=str(teacher))
+    whole = run(made, tmp_path / "whole")
+    interrupted(2, made, tmp_path / "parts")
+    (tmp_path / "images.npz").rename(tmp_path / "moved.npz")
+    (tmp_path / "float").rename(tmp_path / "old")
+    other = (tmp_path / "old" / teacher.name).rename(tmp_path / "old" / "teacher.nnp")
+    values = {**made.to_json(), "teacher": str(other)}
+    values["data"] = {**values["data"], "train": str(tmp_path / "moved.npz")}
+    moved = Recipe.from_mapping(values)
+    parts = run(moved, tmp_path / "parts", resume=True)
+    assert_same_parameters(parameters_of(parts.path), parameters_of(whole.path))
+
+    interrupted(2, moved, tmp_path / "more")
+    write_images(tmp_path / "moved.npz", seed=1)
+    with pytest.raises(CheckpointError, match=r"moved\.npz: "):
+        run(moved, tmp_path / "more", resume=True)
+    write_images(tmp_path / "moved.npz")
+    run(experiment(tmp_path, epochs=1, seed=1), tmp_path / "float2")
+    changed = Recipe.from_mapping({**values, "teacher": str(tmp_path / "float2" / teacher.name)})
+    with pytest.raises(CheckpointError, match="belongs to another training: teacher"):
+        run(changed, tmp_path / "more", resume=True)
