@@ -29,6 +29,8 @@ class Run:
         validation_images: How many images both were measured on.
         half: Whether any part of it was computed in half precision.
         data: Count, shapes and checksum of the training images; None if unknown.
+        teacher: Checksum of the float network that it learns from; empty without one.
+        names_teacher: Whether that tells it from other runs, of the same recipe and seed.
     """
 
     folder: Path
@@ -38,6 +40,8 @@ class Run:
     validation_images: int
     half: bool
     data: Optional[Dict[str, Any]] = None
+    teacher: str = ""
+    names_teacher: bool = False
 
     def settings(self) -> Dict[str, Any]:
         """What the accuracy depends on besides the seed, flat: ``{"model.width": 0.25, ...}``."""
@@ -45,6 +49,8 @@ class Run:
         del values["seed"]
         if self.data is not None:
             values["images"] = self.data
+        if self.names_teacher:
+            values["teacher.checksum"] = self.teacher
         return dict(_flatten(values))
 
 
@@ -67,9 +73,25 @@ def read_runs(paths: Iterable[Path]) -> Tuple[List[Run], List[Unfinished]]:
         OSError: A file cannot be read.
     """
     runs = [_read(RunFolder(folder)) for folder in _folders(paths)]
-    finished = [run for run in runs if isinstance(run, Run)]
+    finished = _told_apart([run for run in runs if isinstance(run, Run)])
     _refuse_duplicates(finished)
     return finished, [run for run in runs if isinstance(run, Unfinished)]
+
+
+def _told_apart(runs: List[Run]) -> List[Run]:
+    """The runs; where seeds come twice the content of the teacher's file tells them apart.
+
+    Else they are one recipe: the teacher of each seed may be a float net of that seed.
+    """
+    seeds: Dict[str, List[int]] = {}
+    for run in runs:
+        seeds.setdefault(_key(run), []).append(run.recipe.seed)
+    twice = {key for key, found in seeds.items() if len(set(found)) < len(found)}
+    return [dataclasses.replace(run, names_teacher=_key(run) in twice) for run in runs]
+
+
+def _key(run: Run) -> str:
+    return json.dumps(run.settings(), sort_keys=True)
 
 
 def _folders(paths: Iterable[Path]) -> List[Path]:
@@ -112,6 +134,7 @@ def _finished(place: RunFolder, result: Dict[str, Any]) -> Run:
             validation_images=int(result["validation_images"]),
             half=any(map(is_half, contexts)),
             data=data,
+            teacher=str((result["starts"][-1].get("teacher") or {}).get("sum", "")),
         )
     except KeyError as error:
         raise RunError(f"{place.result}: key {error} is missing") from None

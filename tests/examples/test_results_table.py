@@ -40,7 +40,9 @@ def begin(folder, **changes):
     return place
 
 
-def finish(folder, accuracy, top5=None, images=10_000, half=None, seen=None, **changes):
+def finish(
+    folder, accuracy, top5=None, images=10_000, half=None, seen=None, taught_by=None, **changes
+):
     """A finished run, with the parts of its result that count."""
     place = begin(folder, **changes)
     context = [f"cudnn:{half or 'float'}", "cpu:float"]
@@ -53,6 +55,8 @@ def finish(folder, accuracy, top5=None, images=10_000, half=None, seen=None, **c
     }
     if seen is not None:
         result["data"] = seen
+    if taught_by is not None:
+        result["starts"][0]["teacher"] = {"file": "float/network.nnp", "sum": taught_by}
     write_json(place.result, result)
     return place
 
@@ -204,6 +208,19 @@ def test_the_same_seed_twice_is_refused(tmp_path):
     finish(tmp_path / "a", 0.9, seed=3)
     finish(tmp_path / "b", 0.91, seed=3)
     with pytest.raises(RunError, match=r"b: has the recipe and the seed \(3\) of .*a; leave out"):
+        results_table([tmp_path])
+
+
+def test_other_teachers_of_one_name_may_have_the_same_seed(tmp_path):
+    for seed in (0, 1):
+        finish(tmp_path / f"{seed}", 0.9, seed=seed, teacher="network.nnp", taught_by=f"own{seed}")
+    assert len(only_row(tmp_path).runs) == 2
+    finish(tmp_path / "wide", 0.95, seed=0, teacher="network.nnp", taught_by="wide")
+    rows = results_table([tmp_path]).rows
+    assert sorted(row.accuracy for row in rows) == [90, 90, 95]
+    assert "teacher.checksum=wide" in str(results_table([tmp_path]))
+    finish(tmp_path / "again", 0.94, seed=0, teacher="network.nnp", taught_by="wide")
+    with pytest.raises(RunError, match=r"has the recipe and the seed \(0\) of"):
         results_table([tmp_path])
 
 
