@@ -20,14 +20,14 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Optional
+from typing import Any, Dict, List, NamedTuple, Sequence
 
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE))
 
-from runner import environment, measure, train_alone  # noqa: E402
+from runner import environment, measure, shown, train_alone  # noqa: E402
 
 from nnabla_dqa.data import open_data  # noqa: E402
 from nnabla_dqa.nnp.summary import summarize  # noqa: E402
@@ -65,7 +65,11 @@ KINDS = (
 )
 
 
-def main(words: Optional[List[str]] = None) -> None:
+PLACES = {"--cifar": "CIFAR", "--nnp": "FOLDER", "--mnist": "FOLDER", "--work": "", "-o": ""}
+"""What a page shows of the paths of an option."""
+
+
+def main(words: Sequence[str]) -> None:
     arguments = parse(words)
     nets = [net for net in NETS if getattr(arguments, net)]
     rows = [Row(net, *kind) for net in nets for kind in KINDS if kind[0] in arguments.sets]
@@ -80,7 +84,7 @@ def main(words: Optional[List[str]] = None) -> None:
         print(line_of(row))
     if arguments.output:
         content = {
-            "command": command_of(sys.argv[1:] if words is None else words),
+            "command": " ".join(["python examples/budget.py", *shown(words, PLACES)]),
             "measured_on": "held-out images" if arguments.holdout else "10,000 test images",
             **environment(),
             "rows": table,
@@ -88,21 +92,7 @@ def main(words: Optional[List[str]] = None) -> None:
         Path(arguments.output).write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
-PLACES = {"--cifar": "CIFAR", "--nnp": "FOLDER", "--mnist": "FOLDER", "--work": "", "-o": ""}
-"""What a page shows of the paths of an option; nothing of some options."""
-
-
-def command_of(words: List[str]) -> str:
-    """The command as others would type it: paths are theirs, and where files are kept."""
-    shown = ["python", "examples/budget.py", *words]
-    for name, place in PLACES.items():
-        if name in shown:
-            at = shown.index(name)
-            shown[at : at + 2] = [name, place] if place else []
-    return " ".join(shown)
-
-
-def parse(words: Optional[List[str]]) -> argparse.Namespace:
+def parse(words: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -224,4 +214,4 @@ def line_of(row: Dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    main(sys.argv[1:])

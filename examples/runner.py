@@ -12,7 +12,7 @@ import sys
 import threading
 import warnings
 from pathlib import Path
-from typing import Any, Callable, Dict, Hashable, List, Mapping
+from typing import Any, Callable, Dict, Hashable, List, Mapping, Sequence
 
 import nnabla as nn
 import numpy as np
@@ -111,6 +111,27 @@ def measure(paths: List[str], x: np.ndarray, t: np.ndarray, folder: str) -> Dict
         raise RuntimeError(f"evaluate_plain.py failed: {done.stderr.strip().splitlines()[-1]}")
     accuracies: Dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return accuracies
+
+
+def shown(words: Sequence[str], places: Mapping[str, str]) -> List[str]:
+    """The words of a command as others would type them.
+
+    Args:
+        words: As they were given.
+        places: What is shown of the path behind each of these options; "": neither.
+    """
+    result = list(words)
+    for name, place in places.items():
+        if name in result:
+            at = result.index(name)
+            result[at : at + 2] = [name, place] if place else []
+    return result
+
+
+def paired(scores: Sequence[float], base: Sequence[float]) -> str:
+    """By how much ``scores`` are above ``base``, seed by seed: mean and its standard error."""
+    found = np.subtract(scores, base)
+    return f"{found.mean():+.2f} ± {found.std(ddof=1) / len(found) ** 0.5:.2f}"
 
 
 def environment() -> Dict[str, Any]:

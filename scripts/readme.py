@@ -12,7 +12,7 @@ import json
 import re
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -21,6 +21,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "examples" / "nnp")]
 
 from run import format_lengths  # noqa: E402
 from run import format_results as format_nnp  # noqa: E402
+from runner import paired  # noqa: E402
 
 from benchmarks import export_tables, question_tables  # noqa: E402
 from benchmarks.bench import tables  # noqa: E402
@@ -267,18 +268,29 @@ def fine_tuned(content: Dict[str, Any]) -> str:
     rows = []
     for row in content["rows"]:
         plain = row["accuracies"]["plain"]
-        gain = np.subtract(row["accuracies"]["mixture"], plain)
-        error = gain.std(ddof=1) / len(gain) ** 0.5
         accuracy = f"{np.mean(plain):.2f} ± {np.std(plain, ddof=1):.2f}"
-        of = f"{gain.mean():+.2f} ± {error:.2f}"
-        rows.append([row["net"], f"`{row['row']}`", str(len(plain)), accuracy, of])
-    meta = content["meta"]
+        gain = paired(row["accuracies"]["mixture"], plain)
+        rows.append([row["net"], f"`{row['row']}`", str(len(plain)), accuracy, gain])
+    meta, scores = content["meta"], [row["accuracies"] for row in content["rows"]]
+    mean = np.mean([np.mean(own["mixture"]) - np.mean(own["plain"]) for own in scores])
     tail = (
         f"`{meta['command']}`: accuracy in % on {meta['measured_on']}, mean ± sample sd, and what "
-        f"DQA has more, seed by seed, mean ± standard error. {meta['machine']}."
+        f"DQA has more, seed by seed, mean ± standard error; {mean:+.2f} in the mean of the rows. "
+        f"{meta['machine']}."
     )
     table = markdown(["net", "quantizers", "seeds", "plain", "DQA, to plain"], rows)
     return f"{table}\n\n{tail}"
+
+
+def compared(rows: Sequence[Dict[str, Any]], bases: Sequence[Dict[str, Any]]) -> str:
+    """Rows beside others, seed by seed."""
+    found = [
+        f"`{row['quantizers']}` ({row['method']}) to `{base['quantizers']}` ({base['method']}) "
+        f"{paired(row['accuracies'], base['accuracies'])}"
+        for row in rows
+        for base in bases
+    ]
+    return f"Seed by seed, mean ± standard error: {'; '.join(found)}."
 
 
 SIDES = ("kernels", "numba")
@@ -326,11 +338,14 @@ def all_tables() -> Iterator[Tuple[str, str, str]]:
     yield "docs/cifar.md", "narrow", narrow(load("cifar_table_1.json"))
     yield "docs/cifar.md", "narrow_12", narrow(load("cifar_table_1_12_epochs.json"))
     yield "docs/cifar.md", "resnet20", narrow(load("cifar_resnet20.json"))
-    yield "docs/cifar.md", "resnet20_bwn", narrow(load("cifar_resnet20_bwn.json"))
+    bwn, mnist = load("cifar_resnet20_bwn.json"), load("budget_mnist.json")
+    *others, dqa = bwn["rows"]
+    yield "docs/cifar.md", "resnet20_bwn", f"{narrow(bwn)}\n\n{compared([dqa], others)}"
     yield "docs/cifar.md", "narrow_w2a2", narrow(load("cifar_narrow_w2a2.json"))
     yield "docs/cifar.md", "grids", narrow(load("cifar_grids.json"))
     yield "docs/cifar.md", "budget", budgets(load("budget.json"))
-    yield "docs/cifar.md", "budget_mnist", budgets(load("budget_mnist.json"))
+    uniform, *chosen = mnist["rows"]
+    yield "docs/cifar.md", "budget_mnist", f"{budgets(mnist)}\n\n{compared(chosen, [uniform])}"
     yield "docs/cifar.md", "teacher", variants(load("cifar_teacher_validation.json"))
     yield "docs/method.md", "order", variants(load("cifar_order_validation.json"))
     yield "docs/method.md", "fine_tuning", variants(load("cifar_fine_tuning_validation.json"))

@@ -35,6 +35,7 @@ from nnabla_dqa.recipes.recipe import Recipe
 HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
+import runner  # noqa: E402
 from runner import environment, measure, train_alone  # noqa: E402
 
 ROWS = (
@@ -150,10 +151,7 @@ def parse() -> argparse.Namespace:
 
 def shown(words: List[str]) -> List[str]:
     """The command as others would type it: paths are theirs."""
-    result = list(words)
-    for name, value in (("--data", "CIFAR"), ("--work", "WORK"), ("-o", "JSON")):
-        if name in result:
-            result[result.index(name) + 1] = value
+    result = runner.shown(words, {"--data": "CIFAR", "--work": "WORK", "-o": "JSON"})
     files = {"teacher=": "teacher=FLOAT.nnp", "init=": "init=FLOAT.nnp"}
     for i, word in enumerate(result):
         result[i] = next((files[key] for key in files if word.startswith(key)), word)

@@ -35,7 +35,8 @@ def test_a_row(fine_tuning, monkeypatch):
     run = lambda kind, method, seed, given: scores[method][seed]  # noqa: E731
     monkeypatch.setitem(fine_tuning.NETS, "digits", run)
     row = fine_tuning.line("digits", "minmax", 2, argparse.Namespace(work=None))
-    assert fine_tuning.gain(row) == "+3.00 ± 2.00"
+    accuracies = row["accuracies"]
+    assert fine_tuning.paired(accuracies["mixture"], accuracies["plain"]) == "+3.00 ± 2.00"
     meta = {"command": "c", "measured_on": "m", "machine": "x"}
     table = readme.fine_tuned({"rows": [row], "meta": meta})
     assert "| digits | `minmax` | 2 | 91.00 ± 1.41 | +3.00 ± 2.00 |" in table

@@ -209,7 +209,7 @@ def _runs_table(groups: Sequence[Group]) -> Markup:
 def _counted(group: Group) -> str:
     finished = len(group.scores)
     count = str(finished) if finished == len(group.runs) else f"{finished} of {len(group.runs)}"
-    teachers = {run.teacher_checksum for run in group.runs}
+    teachers = {run.teacher_checksum for run in group.runs} - {""}
     return count if len(teachers) < 2 else f"{count}, {len(teachers)} teachers"
 
 

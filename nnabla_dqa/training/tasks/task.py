@@ -87,12 +87,11 @@ class Task(Trainable):
                 recipe.batch_size // self.communicator.size,
                 len(self.validation) if self.validation is not None else 0,
             )
-            self._check_columns()
+            messages += self._check_columns()
             with in_float32():
                 self.loss = self._with_regularizer(self.objective.loss)
                 self.solver = self._solver()
         self._statistics = moving(self.loss)
-        messages += self._notes
         messages = [*network.messages, *messages, *self._unused_keys(), *self._taught()]
         self.messages = list(dict.fromkeys(messages))
         self._checksum = dataset_checksum(self.data)
@@ -123,16 +122,20 @@ class Task(Trainable):
                 f"{self.source}: has {len(self.data)} samples, fewer than batch_size={size}"
             )
 
-    def _check_columns(self) -> None:
-        """Raise DataError unless classes fit and the validation data have what evaluating needs."""
+    def _check_columns(self) -> List[str]:
+        """What to tell of the classes.
+
+        Raises:
+            DataError: Classes do not fit, or the validation data lack what evaluating needs.
+        """
         hard = self.objective.hard
         note = None
         if hard.metric == "accuracy":
             hint = " (key 'model.classes')" if self.recipe.model else ""
             note = check_classes(self.data, hard.classes, self.source, hint)
-        self._notes = [note] if note else []
+        notes = [] if note is None else [note]
         if self.validation is None:
-            return
+            return notes
         shapes = self.data.shapes
         for column in [*(f.column for f in hard.feeds), *([hard.target] if hard.metric else [])]:
             found = self.validation.shapes.get(column)
@@ -142,6 +145,7 @@ class Task(Trainable):
                     f"{self.recipe.data.validation or self.source}: validation has {what} for "
                     f"{column!r}, training has shape {shapes[column]}"
                 )
+        return notes
 
     def _with_regularizer(self, loss: Variable) -> Variable:
         strength, budget = self.recipe.strength, self.recipe.budget
