@@ -510,7 +510,7 @@ def without_names(decisive: Mapping[str, Any]) -> Dict[str, Any]:
     """
     values = {**decisive, "data": {**decisive["data"], "train": None}}
     if values.get("teacher") is not None:
-        values["teacher"] = True
+        values["teacher"] = "a file"
     return values
 
 

@@ -384,6 +384,8 @@ def test_data_and_teacher_may_be_called_otherwise_where_a_run_goes_on(tmp_path):
     assert_same_parameters(parameters_of(parts.path), parameters_of(whole.path))
 
     interrupted(2, moved, tmp_path / "more")
+    with pytest.raises(RunError, match=r"recipe\.teacher is 'a file' there and None here"):
+        run(Recipe.from_mapping({**values, "teacher": None}), tmp_path / "more", resume=True)
     write_images(tmp_path / "moved.npz", seed=1)
     with pytest.raises(CheckpointError, match=r"moved\.npz: "):
         run(moved, tmp_path / "more", resume=True)
